@@ -1,0 +1,117 @@
+// swift-tools-version: 6.2
+//
+// Rooms stand in the order of their layers (docs/architecture.md); inside a layer they are alphabetical. An arrow
+// that points up, or sideways without being named in docs/architecture.md, fails ArchitectureTests.
+
+import PackageDescription
+
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .treatAllWarnings(as: .error),
+]
+
+/// A room: a library target with the house's settings.
+func room(
+    _ name: String, path: String? = nil, _ dependencies: [Target.Dependency] = [], linker: [LinkerSetting] = []
+) -> Target {
+    .target(
+        name: name, dependencies: dependencies, path: path ?? "Sources/\(name)", swiftSettings: settings,
+        linkerSettings: linker)
+}
+
+/// The tests of one room.
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .testTarget(
+        name: "\(name)Tests", dependencies: [.byName(name: name)] + dependencies, path: "Tests/\(name)Tests",
+        swiftSettings: settings)
+}
+
+let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
+let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioTLS: Target.Dependency = .product(name: "NIOTLS", package: "swift-nio")
+let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
+let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
+let x509: Target.Dependency = .product(name: "X509", package: "swift-certificates")
+let asn1: Target.Dependency = .product(name: "SwiftASN1", package: "swift-asn1")
+let protobuf: Target.Dependency = .product(name: "SwiftProtobuf", package: "swift-protobuf")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let grdb: Target.Dependency = .product(name: "GRDB", package: "GRDB.swift")
+let yams: Target.Dependency = .product(name: "Yams", package: "Yams")
+let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdTLS: Target.Dependency = .product(name: "HummingbirdTLS", package: "hummingbird")
+let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
+let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let subprocess: Target.Dependency = .product(name: "Subprocess", package: "swift-subprocess")
+let systemPackage: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
+let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+
+let package = Package(
+    name: "sciferry",
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-asn1", from: "1.7.4"),
+        .package(url: "https://github.com/apple/swift-certificates", from: "1.21.1"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1", traits: []),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.2", traits: []),
+    ],
+    targets: [
+        // Layer 0
+        .target(name: "CCurl", path: "Sources/CCurl", linkerSettings: [.linkedLibrary("curl")]),
+        .target(name: "CLinux", path: "Sources/CLinux"),
+        .target(
+            name: "CSquashfs", path: "Sources/CSquashfs",
+            linkerSettings: [
+                .linkedLibrary(":libsquashfs.a"), .linkedLibrary(":libzstd.a"), .linkedLibrary(":liblzma.a"),
+                .linkedLibrary(":liblz4.a"), .linkedLibrary(":libz.a"),
+            ]),
+        .target(name: "CZstd", path: "Sources/CZstd", linkerSettings: [.linkedLibrary(":libzstd.a")]),
+        // Layer 1
+        room("FarmModel", [crypto]),
+        room("HTTPTransport", ["CCurl", "FarmModel", "SystemIO"]),
+        room("Microarchitecture"),
+        room("Observability", ["FarmModel", logging]),
+        room("SingularityImage", ["FarmModel"]),
+        room("SystemIO", ["CLinux", "FarmModel"]),
+        room("TemplateEngine", ["FarmModel"]),
+        room("Zstandard", ["CZstd", "FarmModel"]),
+        // Layer 2
+        room("Attestation", ["FarmModel", "SystemIO", crypto]),
+        room("FarmIdentity", ["FarmModel", "SystemIO", asn1, crypto, x509]),
+        room("FarmMessages", path: "protocol/Messages", ["FarmModel", protobuf]),
+        room("ObjectStorage", ["FarmModel", "HTTPTransport", "SystemIO", crypto]),
+        room("ProcessRunner", ["FarmModel", "SystemIO", subprocess, systemPackage]),
+        room("Recipes", ["FarmModel", "Microarchitecture", "SystemIO", "TemplateEngine", yams]),
+        room("TestSuites", ["FarmModel"]),
+        // Layer 3
+        room("ChunkStore", ["FarmModel", "ObjectStorage", "SystemIO", "Zstandard"]),
+        room("FarmWire", path: "protocol/Wire", ["FarmMessages", "FarmModel", nioCore, protobuf]),
+        room("ImageAssembly", ["CSquashfs", "FarmModel", "ProcessRunner", "SingularityImage", "SystemIO"]),
+        room("RegionSync", ["FarmModel", "ObjectStorage"]),
+        // Layer 4
+        room(
+            "FarmLink", path: "protocol/Link",
+            ["FarmIdentity", "FarmMessages", "FarmModel", "FarmWire", logging, nioCore, nioPosix, nioSSL, nioTLS, protobuf]),
+        room("SiteDelivery", ["Attestation", "ChunkStore", "FarmModel", "Microarchitecture", "ObjectStorage", "SingularityImage", "SystemIO"]),
+        // Layer 5
+        room(
+            "CoordinatorCore", path: "coordinator/Core",
+            [
+                "Attestation", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "HTTPTransport",
+                "Microarchitecture", "ObjectStorage", "Recipes", "RegionSync", "SiteDelivery", "SystemIO", crypto, grdb,
+                logging, nioCore, nioPosix, nioSSL, protobuf,
+            ]),
+    ]
+)

@@ -1,0 +1,127 @@
+import enum Crypto.Curve25519
+import FarmModel
+import Foundation
+import SystemIO
+
+/// A signed document: DSSE (secure-systems-lab/dsse, envelope v1.0.0) with Ed25519 (RFC 8032).
+package struct Envelope: Codable, Sendable, Hashable {
+    /// What the payload is; signed together with it.
+    package var payloadType: String
+    /// Base64.
+    package var payload: String
+    package var signatures: [Signature]
+
+    package struct Signature: Codable, Sendable, Hashable {
+        package var keyid: String
+        /// Base64 of the 64 bytes.
+        package var sig: String
+    }
+
+    /// Signs the canonical form of a value.
+    package static func sign(_ value: some Encodable, type: String, with key: SigningKey) throws -> Envelope {
+        let payload = try CanonicalJSON.encode(value)
+        let signature = try key.signature(of: encoding(type: type, payload: payload))
+        return Envelope(
+            payloadType: type, payload: Data(payload).base64EncodedString(),
+            signatures: [Signature(keyid: key.verifier.keyID, sig: Data(signature).base64EncodedString())])
+    }
+
+    /// The payload, once one of the keys has signed it for this type; throws `attestation.refused` otherwise.
+    ///
+    /// - Parameter source: what the document is, for the message.
+    package func verified<Value: Decodable>(
+        _ type: Value.Type = Value.self, payloadType expected: String, by keys: [VerifyingKey], source: String
+    ) throws -> Value {
+        guard payloadType == expected else {
+            throw refusal(source, "it is a \"\(payloadType)\", not a \"\(expected)\"")
+        }
+        guard let payload = Data(base64Encoded: payload) else { throw refusal(source, "its payload is no base64") }
+        let signed = Envelope.encoding(type: payloadType, payload: Array(payload))
+        let accepted = signatures.contains { signature in
+            guard let bytes = Data(base64Encoded: signature.sig) else { return false }
+            return keys.contains { $0.accepts(Array(bytes), for: signed) }
+        }
+        guard accepted else { throw refusal(source, "none of the trusted keys signed it") }
+        return try CanonicalJSON.decode(type, from: payload, source: source)
+    }
+
+    private func refusal(_ source: String, _ reason: String) -> FarmError {
+        FarmError(
+            "attestation.refused", .corrupt, "\(source) is refused: \(reason)",
+            hint: "compare the release key of the site with the one that the farm publishes")
+    }
+
+    /// DSSE's pre-authentication encoding.
+    package static func encoding(type: String, payload: [UInt8]) -> [UInt8] {
+        Array("DSSEv1 \(type.utf8.count) \(type) \(payload.count) ".utf8) + payload
+    }
+}
+
+/// The media types of what the farm signs.
+package enum PayloadType {
+    package static let release = "application/vnd.sciferry.release+json"
+    package static let channel = "application/vnd.sciferry.channel+json"
+}
+
+/// A public Ed25519 key.
+package struct VerifyingKey: Sendable, Hashable, Codable {
+    /// The 32 bytes, as base64.
+    package let text: String
+
+    package init(text: String) throws {
+        guard let bytes = Data(base64Encoded: text), bytes.count == 32 else {
+            throw FarmError("attestation.key", .invalid, "\"\(text)\" is no Ed25519 public key in base64")
+        }
+        self.text = text
+    }
+
+    /// `SHA256:` and the first 16 digits of the digest of the key's bytes.
+    package var keyID: String {
+        "SHA256:" + Digest(hashing: Array(Data(base64Encoded: text) ?? Data())).hex.prefix(16)
+    }
+
+    fileprivate func accepts(_ signature: [UInt8], for bytes: [UInt8]) -> Bool {
+        guard let raw = Data(base64Encoded: text), let key = try? Curve25519.Signing.PublicKey(rawRepresentation: raw)
+        else { return false }
+        return key.isValidSignature(Data(signature), for: Data(bytes))
+    }
+}
+
+/// A private Ed25519 key; never printed.
+package struct SigningKey: Sendable, CustomStringConvertible {
+    private let raw: Data
+    package let verifier: VerifyingKey
+
+    /// A new key.
+    package static func generate() throws -> SigningKey {
+        try SigningKey(raw: Curve25519.Signing.PrivateKey().rawRepresentation)
+    }
+
+    /// Reads a key file: base64 of the 32 bytes.
+    package init(file path: String) throws {
+        let text = String(decoding: try Disk.read(path, limit: 4096), as: UTF8.self)
+        guard let raw = Data(base64Encoded: text.trimmingCharacters(in: .whitespacesAndNewlines)) else {
+            throw FarmError("attestation.key", .invalid, "\(path) holds no key")
+        }
+        do { try self.init(raw: raw) } catch {
+            throw FarmError("attestation.key", .invalid, "\(path) holds no Ed25519 key", cause: error)
+        }
+    }
+
+    private init(raw: Data) throws {
+        self.raw = raw
+        let key = try Curve25519.Signing.PrivateKey(rawRepresentation: raw)
+        verifier = try VerifyingKey(text: key.publicKey.rawRepresentation.base64EncodedString())
+    }
+
+    /// Writes the key file, readable by its owner only.
+    package func write(_ path: String) throws {
+        try Disk.replace(path, with: Array((raw.base64EncodedString() + "\n").utf8), mode: 0o600)
+    }
+
+    package var description: String { "SigningKey(\(verifier.keyID), <redacted>)" }
+
+    fileprivate func signature(of bytes: [UInt8]) throws -> [UInt8] {
+        Array(try Curve25519.Signing.PrivateKey(rawRepresentation: raw).signature(for: Data(bytes)))
+    }
+}

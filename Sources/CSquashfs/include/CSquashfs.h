@@ -1,0 +1,50 @@
+// libsquashfs (squashfs-tools-ng) with what Swift cannot express: an output file that starts at an offset, inodes with
+// a flexible tail, and calls through the library's function tables.
+#ifndef SCIFERRY_CSQUASHFS_H
+#define SCIFERRY_CSQUASHFS_H
+#include <stddef.h>
+#include <sqfs/block.h>
+#include <sqfs/block_processor.h>
+#include <sqfs/block_writer.h>
+#include <sqfs/compressor.h>
+#include <sqfs/dir.h>
+#include <sqfs/dir_writer.h>
+#include <sqfs/error.h>
+#include <sqfs/frag_table.h>
+#include <sqfs/id_table.h>
+#include <sqfs/inode.h>
+#include <sqfs/io.h>
+#include <sqfs/meta_writer.h>
+#include <sqfs/predef.h>
+#include <sqfs/super.h>
+#include <sqfs/table.h>
+#include <sqfs/xattr_writer.h>
+
+/// A squashfs output that begins `offset` bytes into the open, writable descriptor `fd` (which stays the caller's).
+/// NULL when memory is short.
+sqfs_file_t *sciferry_sqfs_file(int fd, sqfs_u64 offset);
+
+/// Size so far, counted from the offset.
+sqfs_u64 sciferry_sqfs_file_size(const sqfs_file_t *file);
+
+/// Writes the compressor's options behind the super block; bytes written or a negative error.
+int sciferry_sqfs_write_options(sqfs_compressor_t *compressor, sqfs_file_t *file);
+
+/// Frees any libsquashfs object; NULL is allowed.
+void sciferry_sqfs_destroy(const void *object);
+
+/// A zstd compressor of that level and block size; a negative SQFS_ERROR on failure.
+int sciferry_sqfs_zstd(sqfs_u32 block_size, sqfs_u32 level, int uncompress, sqfs_compressor_t **out);
+
+/// A symbolic link's inode whose target is `length` bytes (no NUL needed). NULL when memory is short.
+sqfs_inode_generic_t *sciferry_sqfs_symlink(const char *target, size_t length);
+
+/// A device (`type` is an SQFS_INODE_TYPE), pipe or socket inode. NULL when memory is short.
+sqfs_inode_generic_t *sciferry_sqfs_special(sqfs_u16 type, sqfs_u32 device);
+
+/// Sets the link count in whichever layout the inode has, making a file inode extended when it needs one.
+int sciferry_sqfs_set_links(sqfs_inode_generic_t *inode, sqfs_u32 links);
+
+/// Frees an inode.
+void sciferry_sqfs_free(void *memory);
+#endif

@@ -1,0 +1,145 @@
+package import FarmModel
+import Zstandard
+
+/// How a chunk's bytes are stored.
+package enum ChunkCodec: UInt8, Sendable, Hashable, Codable {
+    case raw = 0
+    case zstd = 1
+}
+
+/// Where one chunk lies in a pack.
+package struct PackEntry: Sendable, Hashable {
+    package var digest: Digest
+    /// Bytes from the pack's start.
+    package var offset: Int64
+    package var storedSize: Int
+    package var size: Int
+    package var codec: ChunkCodec
+
+    package init(digest: Digest, offset: Int64, storedSize: Int, size: Int, codec: ChunkCodec) {
+        self.digest = digest
+        self.offset = offset
+        self.storedSize = storedSize
+        self.size = size
+        self.codec = codec
+    }
+
+    /// The bytes of this chunk as they lie in the pack.
+    package var range: Range<Int64> { offset..<offset + Int64(storedSize) }
+
+    /// Undoes the codec and checks the digest; throws `chunk.damaged`.
+    ///
+    /// - Parameter source: where the bytes came from, for the message.
+    package func open(_ stored: UnsafeRawBufferPointer, source: String) throws -> [UInt8] {
+        let damaged = FarmError(
+            "chunk.damaged", .corrupt, "chunk \(digest.short) at byte \(offset) of \(source) is damaged")
+        guard stored.count == storedSize else { throw damaged }
+        let bytes: [UInt8]
+        switch codec {
+        case .raw: bytes = Array(stored)
+        case .zstd:
+            guard let opened = try? Zstandard.decompress(stored, size: size) else { throw damaged }
+            bytes = opened
+        }
+        guard bytes.count == size, Digest(hashing: bytes) == digest else { throw damaged }
+        return bytes
+    }
+}
+
+/// An immutable object that holds many chunks (`docs/formats/chunk-store.md`, "Packs"): magic, stored chunks, a table
+/// of 49-byte entries, the table's length and the magic again. Its name is the SHA-256 of all of it.
+package enum Pack {
+    package static let magic = Array("SFPACK1\n".utf8)
+    package static let entrySize = 49
+    /// No chunk and no table of ours comes near this.
+    package static let largest = 1 << 30
+
+    /// The object's key.
+    package static func key(_ digest: Digest) -> String { "packs/\(digest.hex.prefix(2))/\(digest.hex)" }
+
+    /// Reads the table of a whole pack; throws `pack.damaged`, naming `source`.
+    package static func entries(of pack: [UInt8], source: String) throws -> [PackEntry] {
+        func damaged(_ why: String) -> FarmError { FarmError("pack.damaged", .corrupt, "\(source) is no pack: \(why)") }
+        let footer = magic.count + 4
+        guard pack.count >= magic.count + footer, pack.count <= largest, Array(pack.prefix(magic.count)) == magic,
+            Array(pack.suffix(magic.count)) == magic
+        else { throw damaged("the magic is missing") }
+        let count = Int(integer(pack, at: pack.count - footer, bytes: 4))
+        let tableStart = pack.count - footer - count * entrySize
+        guard count <= pack.count / entrySize, tableStart >= magic.count else { throw damaged("the table is too long") }
+        var entries: [PackEntry] = []
+        entries.reserveCapacity(count)
+        var expected = Int64(magic.count)
+        for number in 0..<count {
+            let entry = try entry(pack, at: tableStart + number * entrySize, damaged)
+            guard entry.offset == expected else { throw damaged("chunk \(number) does not follow the one before") }
+            expected += Int64(entry.storedSize)
+            entries.append(entry)
+        }
+        guard expected == Int64(tableStart) else { throw damaged("there are bytes that no chunk claims") }
+        return entries
+    }
+
+    static func entry(_ bytes: [UInt8], at start: Int, _ damaged: (String) -> FarmError) throws -> PackEntry {
+        guard let digest = Digest(bytes: bytes[start..<start + 32]),
+            let codec = ChunkCodec(rawValue: bytes[start + 48])
+        else { throw damaged("an entry is unreadable") }
+        let offset = integer(bytes, at: start + 32, bytes: 8)
+        guard offset <= UInt64(largest) else { throw damaged("an offset is out of range") }
+        return PackEntry(
+            digest: digest, offset: Int64(offset), storedSize: Int(integer(bytes, at: start + 40, bytes: 4)),
+            size: Int(integer(bytes, at: start + 44, bytes: 4)), codec: codec)
+    }
+
+    static func encode(_ entry: PackEntry) -> [UInt8] {
+        entry.digest.bytes + bigEndian(UInt64(entry.offset), bytes: 8) + bigEndian(UInt64(entry.storedSize), bytes: 4)
+            + bigEndian(UInt64(entry.size), bytes: 4) + [entry.codec.rawValue]
+    }
+
+    static func bigEndian(_ value: UInt64, bytes: Int) -> [UInt8] {
+        (0..<bytes).map { UInt8(truncatingIfNeeded: value >> (8 * UInt64(bytes - 1 - $0))) }
+    }
+
+    static func integer(_ source: [UInt8], at start: Int, bytes: Int) -> UInt64 {
+        source[start..<start + bytes].reduce(0) { $0 << 8 | UInt64($1) }
+    }
+}
+
+/// Gathers chunks until a pack is full.
+package struct PackBuilder {
+    private var body: [UInt8] = Pack.magic
+    private var entries: [PackEntry] = []
+    private let compressor = Zstandard.Compressor()
+    private let level: Int32
+
+    /// - Parameter level: zstd's, for chunks that shrink.
+    package init(level: Int32 = 3) { self.level = level }
+
+    package var isEmpty: Bool { entries.isEmpty }
+    package var size: Int { body.count + entries.count * Pack.entrySize + 12 }
+
+    /// Adds a chunk, compressed only where that saves at least a sixteenth.
+    package mutating func add(_ digest: Digest, _ bytes: UnsafeRawBufferPointer) throws {
+        var stored = try Zstandard.compress(bytes, level: level, using: compressor)
+        var codec = ChunkCodec.zstd
+        if stored.count > bytes.count - bytes.count / 16 {
+            stored = Array(bytes)
+            codec = .raw
+        }
+        entries.append(
+            PackEntry(
+                digest: digest, offset: Int64(body.count), storedSize: stored.count, size: bytes.count, codec: codec))
+        body += stored
+    }
+
+    /// The finished pack with its name; the builder is empty afterwards.
+    package mutating func finish() -> (digest: Digest, bytes: [UInt8], entries: [PackEntry]) {
+        var bytes = body
+        for entry in entries { bytes += Pack.encode(entry) }
+        bytes += Pack.bigEndian(UInt64(entries.count), bytes: 4) + Pack.magic
+        let result = (Digest(hashing: bytes), bytes, entries)
+        body = Pack.magic
+        entries = []
+        return result
+    }
+}

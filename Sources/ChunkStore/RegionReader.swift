@@ -1,0 +1,147 @@
+package import FarmModel
+package import ObjectStorage
+import Synchronization
+import SystemIO
+
+/// A damage or failure that a reader met and went around.
+package struct ReadIncident: Sendable, Hashable, Codable {
+    package var region: String
+    package var object: String
+    package var message: String
+}
+
+/// Reads verified objects from several regions: each is asked in order, the next one when an answer is missing, damaged
+/// or late. What went wrong is kept for a report, so that damage never passes in silence.
+package final class RegionReader: Sendable {
+    /// Regions in order of preference.
+    private let regions: [any ObjectStore]
+    private let state = Mutex<[ReadIncident]>([])
+
+    package init(regions: [any ObjectStore]) { self.regions = regions }
+
+    /// What was met so far.
+    package var incidents: [ReadIncident] { state.withLock { $0 } }
+
+    /// The first answer that `verify` accepts. Throws the last region's error when none does.
+    package func read<Value: Sendable>(
+        _ key: String, range: Range<Int64>? = nil,
+        verify: @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
+    ) async throws -> Value {
+        var last: any Error = FarmError("storage.absent", .notFound, "there is no region to read \(key) from")
+        for region in regions {
+            do {
+                return try verify(try await region.get(key, range: range), "\(key) in \(region.name)")
+            } catch let error as FarmError {
+                last = error
+                let incident = ReadIncident(region: region.name, object: key, message: error.message)
+                state.withLock { $0.append(incident) }
+            }
+        }
+        throw last
+    }
+
+    /// An object whose name is the digest of its bytes.
+    package func content(_ digest: Digest, key: String) async throws -> [UInt8] {
+        try await read(key) { bytes, source in
+            guard Digest(hashing: bytes) == digest else {
+                throw FarmError("object.damaged", .corrupt, "\(source) is damaged: its bytes are not those of its name")
+            }
+            return bytes
+        }
+    }
+
+    /// A manifest by its digest.
+    package func manifest(_ digest: Digest) async throws -> ImageManifest {
+        let key = ImageManifest.key(digest)
+        return try ImageManifest.read(try await content(digest, key: key), source: key)
+    }
+
+    /// Where each of a manifest's chunks lies; throws `manifest.uncovered` when one lies nowhere.
+    package func locations(of manifest: ImageManifest, digest: Digest) async throws -> [Digest: ChunkLocation] {
+        let coverKey = ImageManifest.coverKey(digest)
+        let cover = try await read(coverKey) { bytes, source in
+            try CanonicalJSON.decode(ManifestCover.self, from: bytes, source: source)
+        }
+        var missing = Set(manifest.chunks.map(\.digest))
+        var found: [Digest: ChunkLocation] = [:]
+        for name in cover.indexes where !missing.isEmpty {
+            let key = PackIndex.key(name)
+            for listing in try PackIndex(try await content(name, key: key), source: key).listings {
+                for entry in listing.entries where missing.remove(entry.digest) != nil {
+                    found[entry.digest] = ChunkLocation(pack: listing.pack, entry: entry)
+                }
+            }
+        }
+        guard missing.isEmpty else {
+            throw FarmError("manifest.uncovered", .corrupt, "\(missing.count) chunks of image \(manifest.image.short) lie in no index")
+        }
+        return found
+    }
+
+    /// The opened bytes of chunks that lie in one pack, in the order asked. Neighbours are read in one request; when a
+    /// run is damaged its chunks are read one by one, each from whichever region has it whole.
+    package func chunks(_ entries: [PackEntry], in pack: Digest) async throws -> [Digest: [UInt8]] {
+        var result: [Digest: [UInt8]] = [:]
+        let key = Pack.key(pack)
+        for run in RegionReader.runs(entries) {
+            guard let first = run.first, let last = run.last else { continue }
+            let range = first.range.lowerBound..<last.range.upperBound
+            let opened: [Digest: [UInt8]]
+            do {
+                opened = try await read(key, range: range) { try RegionReader.open(run, from: $0, at: range.lowerBound, source: $1) }
+            } catch is FarmError where run.count > 1 {
+                var single: [Digest: [UInt8]] = [:]
+                for entry in run {
+                    single.merge(
+                        try await read(key, range: entry.range) {
+                            try RegionReader.open([entry], from: $0, at: entry.offset, source: $1)
+                        }
+                    ) { first, _ in first }
+                }
+                opened = single
+            }
+            result.merge(opened) { first, _ in first }
+        }
+        return result
+    }
+
+    /// Groups entries whose bytes lie close together: gaps up to 64 KiB are read along, runs end at 8 MiB.
+    package static func runs(_ entries: [PackEntry]) -> [[PackEntry]] {
+        var runs: [[PackEntry]] = []
+        for entry in entries.sorted(by: { $0.offset < $1.offset }) {
+            if let last = runs.last?.last, let first = runs.last?.first,
+                entry.offset - last.range.upperBound <= 64 << 10, entry.range.upperBound - first.offset <= 8 << 20
+            {
+                runs[runs.count - 1].append(entry)
+            } else {
+                runs.append([entry])
+            }
+        }
+        return runs
+    }
+
+    private static func open(
+        _ run: [PackEntry], from bytes: [UInt8], at start: Int64, source: String
+    ) throws -> [Digest: [UInt8]] {
+        var result: [Digest: [UInt8]] = [:]
+        try bytes.withUnsafeBytes { raw in
+            for entry in run {
+                let from = Int(entry.offset - start)
+                result[entry.digest] = try entry.open(
+                    UnsafeRawBufferPointer(rebasing: raw[from..<from + entry.storedSize]), source: source)
+            }
+        }
+        return result
+    }
+}
+
+/// A chunk's place in the store.
+package struct ChunkLocation: Sendable, Hashable {
+    package var pack: Digest
+    package var entry: PackEntry
+
+    package init(pack: Digest, entry: PackEntry) {
+        self.pack = pack
+        self.entry = entry
+    }
+}

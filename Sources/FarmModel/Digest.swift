@@ -1,0 +1,131 @@
+import Crypto
+
+/// A SHA-256 digest (FIPS 180-4), the name of everything content-addressed in the farm.
+///
+/// Text form: 64 lower-case hexadecimal digits; in image references `sha256:` stands before them.
+package struct Digest: Hashable, Sendable, Comparable, CustomStringConvertible {
+    /// Number of bytes in a digest.
+    package static let byteCount = 32
+
+    private let words: (UInt64, UInt64, UInt64, UInt64)
+
+    /// Takes the 32 raw bytes of a digest; `nil` for any other count.
+    package init?(bytes: some Collection<UInt8>) {
+        guard bytes.count == Digest.byteCount else { return nil }
+        var parts: [UInt64] = [0, 0, 0, 0]
+        for (position, byte) in bytes.enumerated() {
+            parts[position / 8] = parts[position / 8] << 8 | UInt64(byte)
+        }
+        words = (parts[0], parts[1], parts[2], parts[3])
+    }
+
+    /// Reads 64 hexadecimal digits, with or without `sha256:` before them; `nil` for anything else.
+    package init?(_ text: some StringProtocol) {
+        let digits = text.hasPrefix("sha256:") ? text.dropFirst(7)[...] : text[...]
+        guard digits.utf8.count == 2 * Digest.byteCount else { return nil }
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(Digest.byteCount)
+        var high: UInt8?
+        for digit in digits.utf8 {
+            guard let value = Digest.value(ofHexDigit: digit) else { return nil }
+            if let first = high {
+                bytes.append(first << 4 | value)
+                high = nil
+            } else {
+                high = value
+            }
+        }
+        self.init(bytes: bytes)
+    }
+
+    /// The digest of `bytes`.
+    package init(hashing bytes: some Collection<UInt8>) {
+        var hasher = Hasher()
+        hasher.update(bytes)
+        self = hasher.finish()
+    }
+
+    /// The digest of a text's UTF-8 form.
+    package init(hashing text: String) {
+        self.init(hashing: Array(text.utf8))
+    }
+
+    /// The 32 raw bytes, first byte first.
+    package var bytes: [UInt8] {
+        [words.0, words.1, words.2, words.3].flatMap { word in
+            (0..<8).map { UInt8(truncatingIfNeeded: word >> (56 - 8 * UInt64($0))) }
+        }
+    }
+
+    /// 64 lower-case hexadecimal digits.
+    package var hex: String {
+        let digits = Array("0123456789abcdef".utf8)
+        var text: [UInt8] = []
+        text.reserveCapacity(2 * Digest.byteCount)
+        for byte in bytes {
+            text.append(digits[Int(byte >> 4)])
+            text.append(digits[Int(byte & 15)])
+        }
+        return String(decoding: text, as: UTF8.self)
+    }
+
+    /// The first twelve digits, for people.
+    package var short: String { String(hex.prefix(12)) }
+
+    package var description: String { hex }
+
+    package static func == (left: Digest, right: Digest) -> Bool { left.words == right.words }
+    package static func < (left: Digest, right: Digest) -> Bool { left.words < right.words }
+    package func hash(into hasher: inout Swift.Hasher) { hasher.combine(words.0) }
+
+    private static func value(ofHexDigit digit: UInt8) -> UInt8? {
+        switch digit {
+        case UInt8(ascii: "0")...UInt8(ascii: "9"): digit - UInt8(ascii: "0")
+        case UInt8(ascii: "a")...UInt8(ascii: "f"): digit - UInt8(ascii: "a") + 10
+        default: nil
+        }
+    }
+
+    /// Hashes bytes as they come.
+    package struct Hasher: Sendable {
+        private var state = SHA256()
+
+        package init() {}
+
+        /// Adds bytes.
+        package mutating func update(_ bytes: some Collection<UInt8>) {
+            if bytes.withContiguousStorageIfAvailable({ state.update(bufferPointer: UnsafeRawBufferPointer($0)) }) == nil {
+                state.update(data: Array(bytes))
+            }
+        }
+
+        /// Adds the bytes behind a pointer.
+        package mutating func update(_ buffer: UnsafeRawBufferPointer) {
+            state.update(bufferPointer: buffer)
+        }
+
+        /// The digest of all bytes so far.
+        package func finish() -> Digest {
+            guard let digest = Digest(bytes: Array(state.finalize())) else {
+                preconditionFailure("SHA-256 always gives 32 bytes")
+            }
+            return digest
+        }
+    }
+}
+
+extension Digest: Codable {
+    package init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        let text = try container.decode(String.self)
+        guard let digest = Digest(text) else {
+            throw DecodingError.dataCorruptedError(in: container, debugDescription: "\"\(text)\" is no SHA-256 digest")
+        }
+        self = digest
+    }
+
+    package func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        try container.encode(hex)
+    }
+}

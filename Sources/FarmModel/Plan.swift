@@ -1,0 +1,242 @@
+/// Where a base image came from.
+package enum BaseOrigin: String, Codable, Sendable, Hashable {
+    /// Pulled from a registry; `digest` is the registry's manifest digest.
+    case registry
+    /// Bootstrapped by the farm because no registry offered it; `digest` is that of its root file system's tar.
+    case bootstrap
+}
+
+/// A recipe's base image, resolved.
+package struct BaseImage: Codable, Sendable, Hashable {
+    /// As the recipe writes it, for example `debian:bookworm`.
+    package var name: String
+    package var digest: Digest
+    package var origin: BaseOrigin
+    /// Bytes of the root file system's tar; 0 when the base lies in a registry.
+    package var size: Int64
+    /// How it was bootstrapped (suite and snapshot date); `nil` for a registry's image.
+    package var bootstrap: String?
+
+    package init(name: String, digest: Digest, origin: BaseOrigin, size: Int64, bootstrap: String?) {
+        self.name = name
+        self.digest = digest
+        self.origin = origin
+        self.size = size
+        self.bootstrap = bootstrap
+    }
+
+    /// What stands behind `FROM` in a rendered Dockerfile.
+    package var reference: String {
+        switch origin {
+        case .registry: "\(repository)@sha256:\(digest.hex)"
+        case .bootstrap: "sciferry-base:\(digest.hex.prefix(24))"
+        }
+    }
+
+    /// The name without its tag.
+    private var repository: String {
+        guard let colon = name.lastIndex(of: ":"), !name[colon...].contains("/") else { return name }
+        return String(name[..<colon])
+    }
+}
+
+/// A file or image that a recipe declares and whose bytes the lock pins.
+package struct LockedInput: Codable, Sendable, Hashable {
+    package enum Kind: String, Codable, Sendable, Hashable { case base, download }
+
+    package var kind: Kind
+    /// The base image's name or the download's URL.
+    package var name: String
+    /// The architecture it was resolved for, for example `x86_64`.
+    package var architecture: String
+    package var digest: Digest
+    package var size: Int64
+    package var origin: BaseOrigin
+    package var bootstrap: String?
+    package var lockedAt: Timestamp
+
+    package init(
+        kind: Kind, name: String, architecture: String, digest: Digest, size: Int64, origin: BaseOrigin,
+        bootstrap: String?, lockedAt: Timestamp
+    ) {
+        self.kind = kind
+        self.name = name
+        self.architecture = architecture
+        self.digest = digest
+        self.size = size
+        self.origin = origin
+        self.bootstrap = bootstrap
+        self.lockedAt = lockedAt
+    }
+
+    /// The key under which the lock keeps it.
+    package var key: String { LockedInput.key(kind: kind, name: name, architecture: architecture) }
+
+    /// The key of an input that may not be locked yet.
+    package static func key(kind: Kind, name: String, architecture: String) -> String {
+        "\(kind.rawValue) \(architecture) \(name)"
+    }
+}
+
+/// A file of the build context: where it lies and which bytes it has.
+package struct ContextFile: Codable, Sendable, Hashable {
+    /// Relative to the context's root; no `..`, no leading slash.
+    package var path: String
+    package var digest: Digest
+    package var size: Int64
+    package var executable: Bool
+
+    package init(path: String, digest: Digest, size: Int64, executable: Bool) {
+        self.path = path
+        self.digest = digest
+        self.size = size
+        self.executable = executable
+    }
+}
+
+/// One functional test of a finished image.
+package struct FunctionalTest: Codable, Sendable, Hashable {
+    package var name: String
+    /// A bash script, run inside the image.
+    package var command: String
+    package var expectedExitCode: Int32
+    /// Each text must occur in standard output or standard error.
+    package var expectedOutput: [String]
+    /// Files, relative to the working directory, that must exist afterwards and not be empty.
+    package var outputFiles: [String]
+    package var timeoutSeconds: Int
+
+    package init(
+        name: String, command: String, expectedExitCode: Int32 = 0, expectedOutput: [String] = [],
+        outputFiles: [String] = [], timeoutSeconds: Int = 120
+    ) {
+        self.name = name
+        self.command = command
+        self.expectedExitCode = expectedExitCode
+        self.expectedOutput = expectedOutput
+        self.outputFiles = outputFiles
+        self.timeoutSeconds = timeoutSeconds
+    }
+}
+
+/// The functional tests of a recipe and what runs before them.
+package struct TestSuite: Codable, Sendable, Hashable {
+    /// A bash script run inside the image before the first test, in the tests' working directory; may be empty.
+    package var setup: String
+    package var tests: [FunctionalTest]
+
+    package init(setup: String = "", tests: [FunctionalTest] = []) {
+        self.setup = setup
+        self.tests = tests
+    }
+}
+
+/// How the image's bytes are made; part of the plan because it decides them.
+package struct ImageFormat: Codable, Sendable, Hashable {
+    /// The version of the image writer; a change of it that changes bytes raises this number.
+    package var writer: Int
+    package var blockSize: Int
+    package var zstdLevel: Int
+
+    package init(writer: Int = 1, blockSize: Int = 131_072, zstdLevel: Int = 9) {
+        self.writer = writer
+        self.blockSize = blockSize
+        self.zstdLevel = zstdLevel
+    }
+}
+
+/// Everything a worker needs to build and test one image; its canonical SHA-256 is the build key.
+package struct Plan: Codable, Sendable, Hashable {
+    /// Format of this document; readers refuse numbers they do not know.
+    package var format: Int
+    package var name: String
+    package var version: String
+    /// The machine architecture, for example `x86_64`.
+    package var architecture: String
+    /// The CPU target, an archspec name.
+    package var target: String
+    package var base: BaseImage
+    package var dockerfile: String
+    package var context: [ContextFile]
+    /// Commands that the release offers.
+    package var commands: [String]
+    /// Directories inside the image whose executables are commands too.
+    package var commandPaths: [String]
+    package var description: String
+    package var categories: [String]
+    package var licences: [String]
+    package var suite: TestSuite
+    package var image: ImageFormat
+    /// Free bytes that a worker must have before it starts.
+    package var diskBytes: Int64
+
+    package static let currentFormat = 1
+
+    package init(
+        name: String, version: String, architecture: String, target: String, base: BaseImage, dockerfile: String,
+        context: [ContextFile], commands: [String], commandPaths: [String], description: String, categories: [String],
+        licences: [String], suite: TestSuite, image: ImageFormat = ImageFormat(), diskBytes: Int64
+    ) {
+        self.format = Plan.currentFormat
+        self.name = name
+        self.version = version
+        self.architecture = architecture
+        self.target = target
+        self.base = base
+        self.dockerfile = dockerfile
+        self.context = context
+        self.commands = commands
+        self.commandPaths = commandPaths
+        self.description = description
+        self.categories = categories
+        self.licences = licences
+        self.suite = suite
+        self.image = image
+        self.diskBytes = diskBytes
+    }
+
+    /// The bytes that are hashed, stored and fetched.
+    package func canonicalBytes() throws -> [UInt8] { try CanonicalJSON.encode(self) }
+
+    /// Reads a plan and refuses formats it does not know (`plan.format`).
+    package static func read(_ bytes: [UInt8]) throws -> Plan {
+        let plan = try CanonicalJSON.decode(Plan.self, from: bytes, source: "the plan")
+        guard plan.format == currentFormat else {
+            throw FarmError(
+                "plan.format", .invalid, "the plan has format \(plan.format); this program reads \(currentFormat)",
+                hint: "upgrade the worker")
+        }
+        return plan
+    }
+}
+
+/// What resolving one input means; given to a trusted worker.
+package struct ResolveOrder: Codable, Sendable, Hashable {
+    package var kind: LockedInput.Kind
+    package var name: String
+    package var architecture: String
+    /// How to bootstrap the base when no registry offers it; `nil` forbids it.
+    package var bootstrap: BootstrapSource?
+
+    package init(kind: LockedInput.Kind, name: String, architecture: String, bootstrap: BootstrapSource?) {
+        self.kind = kind
+        self.name = name
+        self.architecture = architecture
+        self.bootstrap = bootstrap
+    }
+}
+
+/// A Debian suite at a date, from which a base image can be made without a registry.
+package struct BootstrapSource: Codable, Sendable, Hashable {
+    package var suite: String
+    /// `YYYYMMDDTHHMMSSZ`; stands for `{snapshot}` in the mirror and is the time stamp of every file made.
+    package var snapshot: String
+    /// A mirror's URL, or empty for the sources that the worker's own apt uses.
+    package var mirror: String
+
+    package init(suite: String, snapshot: String, mirror: String) {
+        self.suite = suite
+        self.snapshot = snapshot
+        self.mirror = mirror
+    }
+}

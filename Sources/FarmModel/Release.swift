@@ -1,0 +1,100 @@
+/// One published image of a release.
+package struct ReleaseImage: Codable, Sendable, Hashable {
+    package var target: String
+    package var architecture: String
+    /// SHA-256 of the SIF.
+    package var digest: Digest
+    package var size: Int64
+    /// SHA-256 of the manifest's canonical bytes.
+    package var manifest: Digest
+    package var buildKey: Digest
+
+    package init(
+        target: String, architecture: String, digest: Digest, size: Int64, manifest: Digest, buildKey: Digest
+    ) {
+        self.target = target
+        self.architecture = architecture
+        self.digest = digest
+        self.size = size
+        self.manifest = manifest
+        self.buildKey = buildKey
+    }
+}
+
+/// A signed statement: this name and version, for this CPU target, is this image, made so and tested so.
+package struct Release: Codable, Sendable, Hashable {
+    package var format: Int
+    package var name: String
+    package var version: String
+    package var image: ReleaseImage
+    package var base: BaseImage
+    package var commands: [String]
+    package var description: String
+    package var categories: [String]
+    package var licences: [String]
+    package var tests: [TestOutcome]
+    package var testRuntime: String
+    package var builtOn: String
+    package var publishedAt: Timestamp
+
+    package static let currentFormat = 1
+
+    package init(plan: Plan, buildKey: Digest, result: BuildResult, builtOn: String, publishedAt: Timestamp) {
+        format = Release.currentFormat
+        name = plan.name
+        version = plan.version
+        image = ReleaseImage(
+            target: plan.target, architecture: plan.architecture, digest: result.image, size: result.imageSize,
+            manifest: result.manifest.digest, buildKey: buildKey)
+        base = plan.base
+        commands = plan.commands
+        description = plan.description
+        categories = plan.categories
+        licences = plan.licences
+        tests = result.tests
+        testRuntime = result.testRuntime
+        self.builtOn = builtOn
+        self.publishedAt = publishedAt
+    }
+
+    /// `dcm2niix 1.0 (x86_64_v3)`, for people.
+    package var title: String { "\(name) \(version) (\(image.target))" }
+}
+
+/// A release as a channel names it.
+package struct ChannelEntry: Codable, Sendable, Hashable {
+    package var name: String
+    package var version: String
+    package var target: String
+    /// SHA-256 of the signed release document.
+    package var release: Digest
+
+    package init(name: String, version: String, target: String, release: Digest) {
+        self.name = name
+        self.version = version
+        self.target = target
+        self.release = release
+    }
+}
+
+/// The signed, versioned, expiring list of releases that sites follow.
+package struct ReleaseChannel: Codable, Sendable, Hashable {
+    package var format: Int
+    package var name: String
+    /// Rises by one with every change; a reader never goes back to a lower one.
+    package var version: Int
+    package var issuedAt: Timestamp
+    package var expiresAt: Timestamp
+    package var entries: [ChannelEntry]
+
+    package static let currentFormat = 1
+
+    package init(name: String, version: Int, issuedAt: Timestamp, expiresAt: Timestamp, entries: [ChannelEntry]) {
+        format = ReleaseChannel.currentFormat
+        self.name = name
+        self.version = version
+        self.issuedAt = issuedAt
+        self.expiresAt = expiresAt
+        self.entries = entries
+    }
+}

@@ -1,0 +1,190 @@
+/// What the farm is asked for.
+package enum JobKind: String, Codable, Sendable, Hashable {
+    case build
+    case resolve
+}
+
+/// Where a job stands.
+package enum JobState: String, Codable, Sendable, Hashable, CaseIterable {
+    /// Waits for its inputs to be resolved.
+    case resolving
+    /// Waits for a worker.
+    case queued
+    /// An attempt runs.
+    case running
+    /// Built; the publication is under way.
+    case publishing
+    case succeeded
+    case failed
+    case cancelled
+
+    /// Nothing will change it any more.
+    package var isFinal: Bool { self == .succeeded || self == .failed || self == .cancelled }
+}
+
+/// Where one attempt stands.
+package enum AttemptState: String, Codable, Sendable, Hashable {
+    /// Given to a worker that has not confirmed it yet.
+    case assigned
+    case running
+    case succeeded
+    case failed
+    /// The lease ended: the worker fell silent, lost the attempt or was revoked.
+    case lost
+    case cancelled
+
+    package var isFinal: Bool { self != .assigned && self != .running }
+}
+
+/// What a worker is doing with an attempt, in order.
+package enum Phase: String, Codable, Sendable, Hashable, CaseIterable {
+    case prepare, base, build, assemble, test, chunk, upload, done
+}
+
+/// Who is to blame, which decides whether the job is tried again.
+package enum FailureClass: String, Codable, Sendable, Hashable {
+    /// The recipe: a step or a test failed. Failed once, never retried.
+    case recipe
+    /// The worker, the network or a store. Retried elsewhere.
+    case infrastructure
+    /// Someone asked for it to stop.
+    case cancelled
+}
+
+/// Why an attempt or a job ended badly, in a form that people and programs can read.
+package struct Failure: Codable, Sendable, Hashable {
+    package var failureClass: FailureClass
+    /// A `FarmError` code.
+    package var code: String
+    package var message: String
+    /// The last lines of the log, for a failing step.
+    package var tail: [String]
+
+    package init(_ failureClass: FailureClass, code: String, message: String, tail: [String] = []) {
+        self.failureClass = failureClass
+        self.code = code
+        self.message = message
+        self.tail = tail
+    }
+
+    /// Takes over an error of ours, or wraps a stranger as `worker.fault`.
+    package init(_ failureClass: FailureClass, _ error: any Error, tail: [String] = []) {
+        if let error = error as? FarmError {
+            var message = error.message
+            if let cause = error.cause { message += " (\(cause))" }
+            if let hint = error.hint { message += "; \(hint)" }
+            self.init(failureClass, code: error.code.rawValue, message: message, tail: tail)
+        } else {
+            self.init(failureClass, code: "worker.fault", message: String(describing: error), tail: tail)
+        }
+    }
+}
+
+/// The outcome of one functional test.
+package struct TestOutcome: Codable, Sendable, Hashable {
+    package var name: String
+    package var passed: Bool
+    /// What was expected and what came instead; empty when it passed.
+    package var problems: [String]
+    package var seconds: Double
+
+    package init(name: String, passed: Bool, problems: [String], seconds: Double) {
+        self.name = name
+        self.passed = passed
+        self.problems = problems
+        self.seconds = seconds
+    }
+}
+
+/// A pack that waits under `incoming/` for a trusted process.
+package struct IncomingObject: Codable, Sendable, Hashable {
+    package var digest: Digest
+    package var size: Int64
+
+    package init(digest: Digest, size: Int64) {
+        self.digest = digest
+        self.size = size
+    }
+}
+
+/// What a successful build attempt hands over.
+package struct BuildResult: Codable, Sendable, Hashable {
+    package var image: Digest
+    package var imageSize: Int64
+    /// The manifest's bytes, uploaded under `incoming/`.
+    package var manifest: IncomingObject
+    package var packs: [IncomingObject]
+    package var chunkCount: Int
+    package var newChunkCount: Int
+    package var newBytes: Int64
+    package var tests: [TestOutcome]
+    /// How the tests ran the image, for example `apptainer` or `squashfuse+bubblewrap`.
+    package var testRuntime: String
+    /// The CPU target of the host that built and tested.
+    package var hostTarget: String
+    package var phaseSeconds: [String: Double]
+
+    package init(
+        image: Digest, imageSize: Int64, manifest: IncomingObject, packs: [IncomingObject], chunkCount: Int,
+        newChunkCount: Int, newBytes: Int64, tests: [TestOutcome], testRuntime: String, hostTarget: String,
+        phaseSeconds: [String: Double]
+    ) {
+        self.image = image
+        self.imageSize = imageSize
+        self.manifest = manifest
+        self.packs = packs
+        self.chunkCount = chunkCount
+        self.newChunkCount = newChunkCount
+        self.newBytes = newBytes
+        self.tests = tests
+        self.testRuntime = testRuntime
+        self.hostTarget = hostTarget
+        self.phaseSeconds = phaseSeconds
+    }
+}
+
+/// How an attempt ended on its worker.
+package enum AttemptOutcome: Codable, Sendable, Hashable {
+    case built(BuildResult)
+    case resolved(LockedInput)
+    case failed(Failure)
+}
+
+/// What a worker says of itself when it connects.
+package struct HostFacts: Codable, Sendable, Hashable {
+    package var hostName: String
+    package var architecture: String
+    /// The best archspec name that the host can run.
+    package var target: String
+    package var processors: Int
+    package var memoryBytes: Int64
+    /// Bytes free where the worker keeps its files.
+    package var diskFreeBytes: Int64
+    package var engine: String
+    package var kernel: String
+    /// Build slots.
+    package var slots: Int
+    package var programVersion: String
+
+    package init(
+        hostName: String, architecture: String, target: String, processors: Int, memoryBytes: Int64,
+        diskFreeBytes: Int64, engine: String, kernel: String, slots: Int, programVersion: String
+    ) {
+        self.hostName = hostName
+        self.architecture = architecture
+        self.target = target
+        self.processors = processors
+        self.memoryBytes = memoryBytes
+        self.diskFreeBytes = diskFreeBytes
+        self.engine = engine
+        self.kernel = kernel
+        self.slots = slots
+        self.programVersion = programVersion
+    }
+}
+
+/// This program.
+package enum Program {
+    /// Semantic version of the whole house.
+    package static let version = "0.1.0"
+}

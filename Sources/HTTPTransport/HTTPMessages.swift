@@ -1,0 +1,94 @@
+import FarmModel
+
+/// What is sent as a request's body.
+package enum HTTPBody: Sendable {
+    case none
+    case bytes([UInt8])
+    /// A run of a file, streamed.
+    case file(path: String, offset: Int64, count: Int64)
+
+    var count: Int64 {
+        switch self {
+        case .none: 0
+        case .bytes(let bytes): Int64(bytes.count)
+        case .file(_, _, let count): count
+        }
+    }
+}
+
+/// One HTTP request.
+package struct HTTPRequest: Sendable {
+    package var method: String
+    package var url: String
+    /// Names and values as they go over the wire.
+    package var headers: [(name: String, value: String)]
+    package var body: HTTPBody
+    /// PEM of the only certificate authority that is trusted; `nil` for the system's.
+    package var authority: [UInt8]?
+    /// Do not verify the server at all; only for fetching a certificate whose fingerprint is checked afterwards.
+    package var skipsVerification: Bool
+    /// Ends a request that moves less than one byte a second for so long.
+    package var stallSeconds: Int
+    package var connectSeconds: Int
+    /// A longer response body is refused.
+    package var responseLimit: Int64
+
+    package init(
+        _ method: String, _ url: String, headers: [(name: String, value: String)] = [], body: HTTPBody = .none,
+        authority: [UInt8]? = nil, skipsVerification: Bool = false, stallSeconds: Int = 60, connectSeconds: Int = 10,
+        responseLimit: Int64 = 64 << 20
+    ) {
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.body = body
+        self.authority = authority
+        self.skipsVerification = skipsVerification
+        self.stallSeconds = stallSeconds
+        self.connectSeconds = connectSeconds
+        self.responseLimit = responseLimit
+    }
+
+    /// The URL without its query, which may hold a signature.
+    package var redactedURL: String { url.split(separator: "?", maxSplits: 1).first.map(String.init) ?? url }
+}
+
+/// The answer to a request, whatever its status.
+package struct HTTPResponse: Sendable {
+    package var status: Int
+    /// Names in lower case.
+    package var headers: [String: String]
+    /// Empty when the body was streamed to a sink.
+    package var body: [UInt8]
+
+    package var isSuccess: Bool { (200..<300).contains(status) }
+
+    /// Seconds that the server asks to wait; dates are not read.
+    package var retryAfter: Double? { headers["retry-after"].flatMap(Double.init) }
+}
+
+/// How often and how long a failed request is tried again.
+package struct RetryPolicy: Sendable {
+    package var attempts: Int
+    package var firstDelay: Double
+    package var longestDelay: Double
+
+    package init(attempts: Int = 5, firstDelay: Double = 0.2, longestDelay: Double = 20) {
+        self.attempts = attempts
+        self.firstDelay = firstDelay
+        self.longestDelay = longestDelay
+    }
+
+    /// Seconds before try `number` (2 is the first repetition), or `nil` to give up. A server's Retry-After counts
+    /// when it is longer, up to `longestDelay`.
+    package func delay(beforeTry number: Int, retryAfter: Double?) -> Double? {
+        guard number <= attempts else { return nil }
+        let backoff = firstDelay * Double(1 << min(number - 2, 16))
+        return min(longestDelay, max(backoff, retryAfter ?? 0))
+    }
+
+    /// Whether a status says "later" rather than "no".
+    package static func isTransient(status: Int) -> Bool {
+        status == 408 || status == 429 || status == 500 || status == 502 || status == 503 || status == 504
+    }
+}

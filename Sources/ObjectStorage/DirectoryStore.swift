@@ -1,0 +1,121 @@
+import FarmModel
+import Glibc
+import SystemIO
+
+/// A bucket in a directory of the local file system (`file:`).
+package struct DirectoryStore: ObjectStore {
+    package let path: String
+    private static let pageSize = 1000
+    /// Files that are being written; never part of a listing.
+    private static let staging = ".staging"
+
+    /// Makes the directory when it is not there.
+    package init(_ path: String) throws {
+        self.path = path
+        try Disk.makeDirectory(path)
+    }
+
+    package var name: String { "file:\(path)" }
+
+    package func head(_ key: String) async throws -> ObjectInfo? {
+        try ObjectKey.check(key)
+        return try await Blocking.run {
+            Disk.isDirectory(location(key)) ? nil : Disk.size(location(key)).map { ObjectInfo(key: key, size: $0) }
+        }
+    }
+
+    package func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+        try ObjectKey.check(key)
+        return try await Blocking.run {
+            guard let size = Disk.size(location(key)), !Disk.isDirectory(location(key)) else {
+                throw StorageFailure.absent(key, in: name)
+            }
+            let file = try OpenFile(location(key), flags: O_RDONLY)
+            defer { file.close() }
+            let wanted = range ?? 0..<size
+            guard wanted.upperBound <= size else { throw StorageFailure.short(key, in: name) }
+            return try file.read(at: wanted.lowerBound, count: wanted.count)
+        }
+    }
+
+    package func put(_ key: String, _ source: ObjectSource) async throws {
+        try ObjectKey.check(key)
+        try await Blocking.run {
+            let staging = "\(path)/\(DirectoryStore.staging)"
+            try Disk.makeDirectory(staging)
+            let temporary = "\(staging)/\(Nonce.hex(bytes: 12))"
+            do {
+                try write(source, to: temporary)
+                try Disk.makeDirectory(Disk.parent(of: location(key)))
+                try Disk.rename(temporary, to: location(key))
+                try Disk.syncDirectory(Disk.parent(of: location(key)))
+            } catch {
+                unlink(temporary)
+                throw error
+            }
+        }
+    }
+
+    package func delete(_ key: String) async throws {
+        try ObjectKey.check(key)
+        try await Blocking.run {
+            guard unlink(location(key)) == 0 || errno == ENOENT || errno == ENOTDIR else {
+                throw Disk.failure("remove", location(key))
+            }
+            // Directories are not objects: those that became empty go too.
+            var above = Disk.parent(of: location(key))
+            while above.count > path.count, rmdir(above) == 0 { above = Disk.parent(of: above) }
+        }
+    }
+
+    package func list(prefix: String, after: String?) async throws -> ObjectPage {
+        try await Blocking.run {
+            // Everything below the prefix's last complete directory, then the page that follows `after`.
+            let directory = prefix.contains("/") ? Disk.parent(of: prefix) : ""
+            var found: [ObjectInfo] = []
+            try walk(directory, into: &found)
+            found = found.filter { object in
+                object.key.hasPrefix(prefix)
+                    && (after.map { Array($0.utf8).lexicographicallyPrecedes(Array(object.key.utf8)) } ?? true)
+            }
+            found.sort { Array($0.key.utf8).lexicographicallyPrecedes(Array($1.key.utf8)) }
+            let page = Array(found.prefix(DirectoryStore.pageSize))
+            return ObjectPage(objects: page, next: page.count < found.count ? page.last?.key : nil)
+        }
+    }
+
+    package func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? { nil }
+
+    private func location(_ key: String) -> String { "\(path)/\(key)" }
+
+    private func write(_ source: ObjectSource, to temporary: String) throws {
+        let file = try OpenFile(temporary, flags: O_WRONLY | O_CREAT | O_EXCL)
+        defer { file.close() }
+        switch source {
+        case .bytes(let bytes): try file.write(bytes)
+        case .file(let origin, let size):
+            let input = try OpenFile(origin, flags: O_RDONLY)
+            defer { input.close() }
+            var offset: Int64 = 0
+            while offset < size {
+                let count = Int(min(1 << 20, size - offset))
+                try file.write(try input.read(at: offset, count: count))
+                offset += Int64(count)
+            }
+        }
+        try file.sync()
+    }
+
+    private func walk(_ directory: String, into found: inout [ObjectInfo]) throws {
+        let absolute = directory.isEmpty ? path : "\(path)/\(directory)"
+        guard Disk.isDirectory(absolute) else { return }
+        for entry in try Disk.list(absolute) where entry != DirectoryStore.staging {
+            let key = directory.isEmpty ? entry : "\(directory)/\(entry)"
+            if Disk.isDirectory("\(path)/\(key)") {
+                try walk(key, into: &found)
+            } else if let size = Disk.size("\(path)/\(key)") {
+                found.append(ObjectInfo(key: key, size: size))
+            }
+        }
+    }
+}

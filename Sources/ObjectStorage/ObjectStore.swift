@@ -1,0 +1,124 @@
+package import FarmModel
+
+/// What a store says of an object without sending it.
+package struct ObjectInfo: Sendable, Hashable, Codable {
+    package var key: String
+    package var size: Int64
+    /// The store's own tag of the content, where it has one; comparable only within one store.
+    package var tag: String?
+
+    package init(key: String, size: Int64, tag: String? = nil) {
+        self.key = key
+        self.size = size
+        self.tag = tag
+    }
+}
+
+/// One page of a listing; ask again after `next` until it is `nil`.
+package struct ObjectPage: Sendable {
+    package var objects: [ObjectInfo]
+    package var next: String?
+
+    package init(objects: [ObjectInfo], next: String?) {
+        self.objects = objects
+        self.next = next
+    }
+}
+
+/// A URL that lets its holder write one object until it expires.
+package struct UploadGrant: Sendable, Hashable, Codable {
+    package var url: String
+    package var headers: [String: String]
+
+    package init(url: String, headers: [String: String] = [:]) {
+        self.url = url
+        self.headers = headers
+    }
+}
+
+/// Where an object's bytes come from when it is written.
+package enum ObjectSource: Sendable {
+    case bytes([UInt8])
+    case file(path: String, size: Int64)
+
+    package var size: Int64 {
+        switch self {
+        case .bytes(let bytes): Int64(bytes.count)
+        case .file(_, let size): size
+        }
+    }
+}
+
+/// A bucket: named objects, each written whole.
+///
+/// Contract, proven by one conformance suite for every implementation: a `put` is all or nothing and replaces; `get` of
+/// an absent key throws `storage.absent`; `delete` of an absent key succeeds; a listing names every object that was
+/// there throughout, in any order; errors that may pass are of the category `unavailable`. Implementations retry
+/// transient faults themselves. No operation relies on conditional writes.
+package protocol ObjectStore: Sendable {
+    /// The bucket's URL, without secrets.
+    var name: String { get }
+
+    /// What the store knows of an object, or `nil` when there is none.
+    func head(_ key: String) async throws -> ObjectInfo?
+
+    /// The bytes of an object or of a range of it. A range past the end throws `storage.short`.
+    func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8]
+
+    /// Writes an object.
+    func put(_ key: String, _ source: ObjectSource) async throws
+
+    /// Removes an object.
+    func delete(_ key: String) async throws
+
+    /// One page of the objects whose keys begin with `prefix`.
+    func list(prefix: String, after: String?) async throws -> ObjectPage
+
+    /// A grant to write `key`, or `nil` when the store has no such thing (a directory).
+    func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant?
+}
+
+extension ObjectStore {
+    /// The bytes of a whole object.
+    package func get(_ key: String) async throws -> [UInt8] { try await get(key, range: nil) }
+
+    /// Writes bytes.
+    package func put(_ key: String, _ bytes: [UInt8]) async throws { try await put(key, .bytes(bytes)) }
+
+    /// All objects below a prefix, sorted by the bytes of their keys, whatever order the store lists in.
+    package func all(prefix: String = "") async throws -> [ObjectInfo] {
+        var objects: [ObjectInfo] = []
+        var after: String?
+        repeat {
+            let page = try await list(prefix: prefix, after: after)
+            objects += page.objects
+            after = page.next
+        } while after != nil
+        return objects.sorted { Array($0.key.utf8).lexicographicallyPrecedes(Array($1.key.utf8)) }
+    }
+}
+
+/// Errors that all implementations share.
+package enum StorageFailure {
+    /// No object has that key.
+    package static func absent(_ key: String, in store: String) -> FarmError {
+        FarmError("storage.absent", .notFound, "\(store) has no object \(key)")
+    }
+
+    /// The object ends before the range does.
+    package static func short(_ key: String, in store: String) -> FarmError {
+        FarmError("storage.short", .corrupt, "object \(key) in \(store) is shorter than it should be")
+    }
+}
+
+/// What an object may be called: no empty, `.` or `..` component, so that a key is also a safe relative path.
+package enum ObjectKey {
+    /// Throws `storage.key` for anything else.
+    package static func check(_ key: String) throws {
+        let parts = key.split(separator: "/", omittingEmptySubsequences: false)
+        let sound = parts.allSatisfy { !$0.isEmpty && $0 != "." && $0 != ".." && !$0.utf8.contains(0) }
+        guard sound, key.utf8.count <= 1024 else {
+            throw FarmError("storage.key", .invalid, "\"\(key)\" is no object name")
+        }
+    }
+}

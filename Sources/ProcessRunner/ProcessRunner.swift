@@ -1,0 +1,163 @@
+import FarmModel
+import Glibc
+import Subprocess
+import Synchronization
+import SystemIO
+import SystemPackage
+
+/// A command to run, with everything that it inherits spelled out.
+package struct Command: Sendable {
+    package var executable: String
+    package var arguments: [String]
+    /// Added to the caller's environment; a `nil` value removes the variable.
+    package var environment: [String: String?]
+    package var directory: String?
+    /// The whole tree is killed after so long.
+    package var deadlineSeconds: Double?
+
+    /// - Parameter executable: a name looked up in PATH, or a path when it holds a slash.
+    package init(
+        _ executable: String, _ arguments: [String], environment: [String: String?] = [:], directory: String? = nil,
+        deadlineSeconds: Double? = nil
+    ) {
+        self.executable = executable
+        self.arguments = arguments
+        self.environment = environment
+        self.directory = directory
+        self.deadlineSeconds = deadlineSeconds
+    }
+}
+
+/// How a command ended.
+package struct CommandResult: Sendable {
+    /// The exit status, or 128 + the signal that ended it.
+    package var status: Int32
+    /// The end of its combined output, at most 256 KiB.
+    package var output: [UInt8]
+    package var timedOut: Bool
+
+    package var text: String { String(decoding: output, as: UTF8.self) }
+    package var succeeded: Bool { status == 0 && !timedOut }
+}
+
+/// Runs commands in sessions of their own, streams their combined output, and leaves no process of the tree behind:
+/// after the end, a cancellation or the deadline the whole process group gets SIGTERM, then SIGKILL.
+package enum ProcessRunner {
+    private static let keptOutput = 256 * 1024
+
+    /// Runs a command to its end. Standard input is empty.
+    ///
+    /// - Parameter onOutput: receives the output as it comes, in order.
+    /// - Throws: `process.missing` when there is no such program; `CancellationError` after a cancellation.
+    package static func run(
+        _ command: Command, onOutput: (@Sendable ([UInt8]) async -> Void)? = nil
+    ) async throws -> CommandResult {
+        var options = PlatformOptions()
+        options.createSession = true
+        options.teardownSequence = [.send(signal: .terminate, toProcessGroup: true, allowedDurationToNextStep: .seconds(2))]
+        let group = Atomic<Int32>(0)
+        let expired = Flag()
+        defer {
+            let leader = group.load(ordering: .acquiring)
+            if leader > 1 { kill(-leader, SIGKILL) }
+        }
+        do {
+            let result = try await Subprocess.run(
+                executable(command.executable), arguments: Arguments(command.arguments),
+                environment: environment(command.environment),
+                workingDirectory: command.directory.map { FilePath($0) }, platformOptions: options, input: .none,
+                output: .sequence, error: .combinedWithOutput
+            ) { execution in
+                let leader = execution.processIdentifier.value
+                group.store(leader, ordering: .releasing)
+                let timer = command.deadlineSeconds.map { seconds in
+                    Task {
+                        try await Task.sleep(for: .seconds(seconds))
+                        if expired.raise() { kill(-leader, SIGKILL) }
+                    }
+                }
+                defer { timer?.cancel() }
+                var kept: [UInt8] = []
+                for try await buffer in execution.standardOutput {
+                    let bytes = buffer.withUnsafeBytes { Array($0) }
+                    await onOutput?(bytes)
+                    kept += bytes
+                    if kept.count > 2 * keptOutput { kept.removeFirst(kept.count - keptOutput) }
+                }
+                return kept
+            }
+            try Task.checkCancellation()
+            return CommandResult(
+                status: status(result.terminationStatus), output: Array(result.closureResult.suffix(keptOutput)),
+                timedOut: expired.isRaised)
+        } catch let error as SubprocessError {
+            try Task.checkCancellation()
+            throw FarmError(
+                "process.missing", .unavailable, "cannot run \(command.executable)",
+                hint: "install it or put it on PATH", cause: error)
+        }
+    }
+
+    /// Runs a command that must succeed and returns its output; throws `process.failed` with the output's end.
+    @discardableResult
+    package static func require(
+        _ command: Command, onOutput: (@Sendable ([UInt8]) async -> Void)? = nil
+    ) async throws -> String {
+        let result = try await run(command, onOutput: onOutput)
+        guard result.succeeded else {
+            let words = ([command.executable] + command.arguments.prefix(3)).joined(separator: " ")
+            let tail = result.text.split(separator: "\n").suffix(8).joined(separator: "\n")
+            let reason = result.timedOut ? "took too long" : "ended with status \(result.status)"
+            throw FarmError("process.failed", .unavailable, "\(words) … \(reason): \(tail)")
+        }
+        return result.text
+    }
+
+    /// Where a program stands in PATH, or `nil`.
+    package static func find(_ name: String) -> String? {
+        guard let path = getenv("PATH") else { return nil }
+        return String(cString: path).split(separator: ":").map { "\($0)/\(name)" }.first { Disk.isExecutable($0) }
+    }
+
+    /// Kills every process whose environment holds `variable=value`, whoever its parent is now. Returns how many.
+    ///
+    /// A worker marks what it starts, so that after its own death by SIGKILL it finds what is left.
+    package static func killMarked(_ variable: String, _ value: String) -> Int {
+        let mark = Array("\(variable)=\(value)".utf8)
+        var count = 0
+        for name in (try? Disk.list("/proc")) ?? [] {
+            guard let identifier = pid_t(name), identifier != getpid(), identifier > 1 else { continue }
+            guard let environment = readPseudoFile("/proc/\(name)/environ") else { continue }
+            if environment.split(separator: 0).contains(where: { $0.elementsEqual(mark) }) {
+                kill(identifier, SIGKILL)
+                count += 1
+            }
+        }
+        return count
+    }
+
+    /// Files of `/proc` have no size; they are read until they end.
+    private static func readPseudoFile(_ path: String) -> [UInt8]? {
+        guard let file = try? OpenFile(path, flags: O_RDONLY) else { return nil }
+        defer { file.close() }
+        var buffer = [UInt8](repeating: 0, count: 256 * 1024)
+        let count = buffer.withUnsafeMutableBytes { try? file.read(at: 0, into: $0) }
+        return count.map { Array(buffer.prefix($0)) }
+    }
+
+    private static func executable(_ name: String) -> Executable {
+        name.contains("/") ? .path(FilePath(name)) : .name(name)
+    }
+
+    private static func environment(_ changes: [String: String?]) -> Environment {
+        .inherit.updating(
+            Dictionary(uniqueKeysWithValues: changes.map { (Environment.Key(stringLiteral: $0.key), $0.value) }))
+    }
+
+    private static func status(_ status: TerminationStatus) -> Int32 {
+        switch status {
+        case .exited(let code): code
+        case .signaled(let code): 128 + code
+        }
+    }
+}

@@ -1,0 +1,168 @@
+/// The one program that all wrappers lead to: a POSIX shell script, because site machines have old C libraries.
+///
+/// It is called as `sciferry-launch IMAGE-DIRECTORY COMMAND [ARGUMENT…]`, or through a wrapper, a symbolic link named
+/// like a command that stands in `wrappers/NAME/VERSION/bin`. It always replaces itself by the runtime, so signals and
+/// exit codes are the tool's own.
+package enum Launcher {
+    /// The script; called with `--runtime` it prints the runtime that it would take.
+    package static let script =
+        #"""
+        #!/bin/sh
+        # Sciferry launcher. One for all images: a fix here reaches every wrapper.
+        #
+        # SCIFERRY_RUNTIME   apptainer, singularity, squashfuse or kernel (default: the first that works)
+        # SCIFERRY_BIND      further directories to show inside, separated by colons
+        # SCIFERRY_MOUNTS    where squashfuse and kernel mounts are kept
+        set -u
+        fail() {
+            echo "sciferry: $1" >&2
+            exit "${2:-126}"
+        }
+
+        find_runtime() {
+            if command -v apptainer >/dev/null 2>&1; then echo apptainer
+            elif command -v singularity >/dev/null 2>&1; then echo singularity
+            elif command -v bwrap >/dev/null 2>&1 && command -v squashfuse >/dev/null 2>&1 && [ -w /dev/fuse ]; then echo squashfuse
+            elif command -v bwrap >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then echo kernel
+            fi
+        }
+
+        # Which image and which command: from the link's place, or from the arguments.
+        self=$0
+        case $self in
+        */*) ;;
+        *) self=$(command -v -- "$self") || fail "cannot find myself" ;;
+        esac
+        here=$(cd -P -- "$(dirname -- "$self")" && pwd -P) || fail "cannot find myself"
+        if [ "${self##*/}" = sciferry-launch ]; then
+            if [ "${1:-}" = --runtime ]; then
+                runtime=${SCIFERRY_RUNTIME:-$(find_runtime)}
+                [ -n "$runtime" ] || exit 1
+                echo "$runtime"
+                exit 0
+            fi
+            [ $# -ge 2 ] || fail "usage: sciferry-launch IMAGE-DIRECTORY COMMAND [ARGUMENT...]" 64
+            image_dir=$1
+            command=$2
+            shift 2
+        else
+            image_dir=$here/../image
+            command=${self##*/}
+        fi
+        [ -z "${SCIFERRY_INSIDE:-}" ] || fail "$command: there are no containers inside a container"
+        image_dir=$(cd -P -- "$image_dir" 2>/dev/null && pwd -P) || fail "the image of $command is gone: $image_dir" 127
+        image=$image_dir/image.sif
+        [ -r "$image" ] || fail "the image of $command cannot be read: $image" 127
+
+        # The working directory, as it is and as the user names it.
+        physical=$(pwd -P 2>/dev/null) || fail "the working directory is gone"
+        logical=${PWD:-$physical}
+
+        runtime=${SCIFERRY_RUNTIME:-$(find_runtime)}
+        [ -n "$runtime" ] || fail "$command needs a container runtime: install apptainer, or squashfuse and bubblewrap" 127
+
+        # Host settings that would lead tools astray inside.
+        unset PYTHONPATH PYTHONHOME PERL5LIB PERL5OPT R_LIBS R_LIBS_USER R_LIBS_SITE LD_LIBRARY_PATH LD_PRELOAD \
+            JULIA_LOAD_PATH JULIA_DEPOT_PATH CONDA_PREFIX VIRTUAL_ENV
+        PYTHONNOUSERSITE=1
+        SCIFERRY_INSIDE=1
+        export PYTHONNOUSERSITE SCIFERRY_INSIDE
+
+        first_part() { printf '/%s' "$(printf %s "${1#/}" | cut -d/ -f1)"; }
+
+        case $runtime in
+        apptainer | singularity)
+            set -- "$image" "$command" "$@"
+            old_ifs=$IFS
+            IFS=:
+            set -f
+            for extra in ${SCIFERRY_BIND:-} ${TMPDIR:-}; do
+                [ -d "$extra" ] && set -- --mount "type=bind,\"src=$extra\",\"dst=$extra\"" "$@"
+            done
+            set +f
+            IFS=$old_ifs
+            [ "$logical" = "$physical" ] || set -- --mount "type=bind,\"src=$physical\",\"dst=$logical\"" "$@"
+            [ -e /dev/nvidiactl ] && set -- --nv "$@"
+            [ -e /dev/kfd ] && set -- --rocm "$@"
+            set -- --mount "type=bind,\"src=$physical\",\"dst=$physical\"" --pwd "$physical" "$@"
+            exec "$runtime" --silent exec --no-eval "$@"
+            ;;
+        squashfuse | kernel) ;;
+        *) fail "SCIFERRY_RUNTIME=$runtime is none of apptainer, singularity, squashfuse, kernel" 64 ;;
+        esac
+
+        # Mounted once for each user and image; later calls find it mounted.
+        offset=$(cat "$image_dir/offset") || fail "the image of $command is incomplete: $image_dir/offset" 127
+        mounts=${SCIFERRY_MOUNTS:-${XDG_RUNTIME_DIR:-/tmp}/sciferry-mounts-$(id -u)}
+        root=$mounts/${image_dir##*/}
+        if ! [ -e "$root/.singularity.d" ]; then
+            (umask 077 && mkdir -p "$root") || fail "cannot make $root"
+            [ "$(stat -c %u "$mounts")" = "$(id -u)" ] || fail "$mounts belongs to somebody else"
+            exec 9>"$mounts/.lock"
+            if command -v flock >/dev/null 2>&1; then flock 9; fi
+            if ! [ -e "$root/.singularity.d" ]; then
+                if [ "$runtime" = kernel ]; then
+                    mount -t squashfs -o "ro,loop,offset=$offset" "$image" "$root" || fail "cannot mount $image"
+                else
+                    squashfuse -o "offset=$offset,ro" "$image" "$root" 9>&- >/dev/null 2>&1 ||
+                        fail "cannot mount $image through squashfuse"
+                fi
+            fi
+            exec 9>&-
+        fi
+
+        # Host directories that hold the user's data take the place of the image's.
+        hosts=" /tmp"
+        for directory in /home /root /mnt /media /data /scratch /project /projects /work /srv; do
+            [ -d "$directory" ] && hosts="$hosts $directory"
+        done
+        first=$(first_part "$physical")
+        case "$hosts " in
+        *" $first "*) ;;
+        *)
+            case $first in
+            / | /usr | /bin | /sbin | /lib | /lib32 | /lib64 | /libx32 | /etc | /opt | /var | /run | /proc | /sys | /dev | /boot)
+                bound=
+                case :${SCIFERRY_BIND:-}: in *":$physical:"*) bound=yes ;; esac
+                [ -n "$bound" ] || fail "$command cannot run in $physical: inside, that directory belongs to the image; work elsewhere"
+                ;;
+            *) hosts="$hosts $first" ;;
+            esac
+            ;;
+        esac
+
+        # Put together from the last to the first, because set -- puts each in front.
+        set -- --chdir "$physical" -- /bin/sh -c '
+            for script in /.singularity.d/env/*.sh; do [ -r "$script" ] && . "$script"; done
+            command -v -- "$1" >/dev/null 2>&1 || { echo "sciferry: $1: not in this image" >&2; exit 127; }
+            exec "$@"' sciferry "$command" "$@"
+        old_ifs=$IFS
+        IFS=:
+        set -f
+        for extra in ${SCIFERRY_BIND:-} ${TMPDIR:-}; do
+            [ -d "$extra" ] && set -- --bind "$extra" "$extra" "$@"
+        done
+        set +f
+        IFS=$old_ifs
+        for directory in $hosts; do set -- --bind "$directory" "$directory" "$@"; done
+        if [ "$logical" != "$physical" ] && [ -d "$logical" ]; then
+            case "$hosts " in
+            *" $(first_part "$logical") "*) ;;
+            *) set -- --bind "$physical" "$logical" "$@" ;;
+            esac
+        fi
+        for file in /etc/resolv.conf /etc/hosts /etc/passwd /etc/group; do
+            [ -r "$file" ] && [ -e "$root$file" ] && set -- --ro-bind "$file" "$file" "$@"
+        done
+        for entry in "$root"/* "$root"/.singularity.d; do
+            base=/${entry##*/}
+            case " /dev /proc /sys$hosts " in *" $base "*) continue ;; esac
+            if [ -L "$entry" ]; then
+                set -- --symlink "$(readlink "$entry")" "$base" "$@"
+            elif [ -e "$entry" ]; then
+                set -- --ro-bind "$entry" "$base" "$@"
+            fi
+        done
+        exec bwrap --dev-bind /dev /dev --proc /proc --ro-bind /sys /sys "$@"
+        """# + "\n"
+}

@@ -1,0 +1,142 @@
+package import Attestation
+import ChunkStore
+package import FarmModel
+import Foundation
+import Glibc
+import Microarchitecture
+package import ObjectStorage
+import SingularityImage
+import SystemIO
+
+/// What a site follows and whom it trusts: `site.json` in the site's directory.
+package struct SiteConfiguration: Codable, Sendable, Hashable {
+    package var format = 1
+    package var farm: String
+    package var channel: String
+    /// Buckets in order of preference.
+    package var regions: [BucketLocation]
+    package var releaseKeys: [VerifyingKey]
+
+    package init(farm: String, channel: String, regions: [BucketLocation], releaseKeys: [VerifyingKey]) {
+        self.farm = farm
+        self.channel = channel
+        self.regions = regions
+        self.releaseKeys = releaseKeys
+    }
+}
+
+/// What is installed of one release; `images/DIGEST/release.json` holds the rest.
+package struct InstalledRelease: Codable, Sendable, Hashable {
+    package var release: Release
+    package var commands: [String]
+    package var installedAt: Timestamp
+
+    package init(release: Release, commands: [String], installedAt: Timestamp) {
+        self.release = release
+        self.commands = commands
+        self.installedAt = installedAt
+    }
+}
+
+/// A directory that carries images, wrappers and modules:
+///
+///     site.json  state/channel.json
+///     bin/sciferry-launch
+///     images/DIGEST/{image.sif,manifest.json,release.json,offset}
+///     wrappers/NAME/VERSION -> ../../wrappers/.versions/…   {bin/COMMAND, image}
+///     modules/NAME/VERSION.lua
+///
+/// Nothing in it names its own place, so it may be moved, mounted elsewhere and read-only.
+package struct Site: Sendable {
+    package let root: String
+
+    /// Opens a site; throws `site.absent` when the directory is none.
+    package init(_ path: String) throws {
+        root = Disk.absolute(path)
+        guard Disk.exists("\(root)/site.json") else {
+            throw FarmError("site.absent", .notFound, "\(root) is no site", hint: "make one: sciferry pull NAME --site DIR --farm HOME")
+        }
+    }
+
+    /// Makes a site, or gives one that is there new settings.
+    package static func create(_ path: String, _ configuration: SiteConfiguration) throws -> Site {
+        let root = Disk.absolute(path)
+        for directory in ["state", "bin", "images", "wrappers", "modules"] { try Disk.makeDirectory("\(root)/\(directory)") }
+        try Disk.replace("\(root)/site.json", with: Array(try CanonicalJSON.pretty(configuration).utf8))
+        return try Site(path)
+    }
+
+    package func configuration() throws -> SiteConfiguration {
+        try CanonicalJSON.decode(from: try Disk.read("\(root)/site.json", limit: 1 << 20), source: "\(root)/site.json")
+    }
+
+    /// Everything that is installed, by name and version.
+    package func installed() throws -> [InstalledRelease] {
+        var result: [InstalledRelease] = []
+        for name in try Disk.list("\(root)/wrappers") {
+            for version in try Disk.list("\(root)/wrappers/\(name)") where !version.hasPrefix(".") {
+                let path = "\(root)/wrappers/\(name)/\(version)/installed.json"
+                guard let bytes = try? Disk.read(path, limit: 1 << 24) else { continue }
+                result.append(try CanonicalJSON.decode(from: bytes, source: path))
+            }
+        }
+        return result
+    }
+
+    /// Where an image lies, whether or not it is there.
+    package func imageDirectory(_ digest: Digest) -> String { "\(root)/images/\(digest.hex)" }
+
+    /// Makes an image's commands available: launcher, wrappers, module. The image must be complete. Each step replaces
+    /// in one rename, so a job that runs meanwhile keeps what it has.
+    package func install(_ release: Release, commands: [String], now: Timestamp) throws {
+        try installLauncher()
+        let name = release.name
+        let version = release.version
+        let unique = "\(version).\(release.image.digest.hex.prefix(12)).\(Nonce.hex(bytes: 3))"
+        let staging = "\(root)/wrappers/\(name)/.\(unique)"
+        try Disk.makeDirectory("\(staging)/bin")
+        for command in commands { try Disk.link("\(staging)/bin/\(command)", to: "../../../../bin/sciferry-launch") }
+        try Disk.link("\(staging)/image", to: "../../../images/\(release.image.digest.hex)")
+        let record = InstalledRelease(release: release, commands: commands, installedAt: now)
+        try Disk.replace("\(staging)/installed.json", with: try CanonicalJSON.encode(record))
+        let current = "\(root)/wrappers/\(name)/\(version)"
+        let previous = try? FileManager.default.destinationOfSymbolicLink(atPath: current)
+        try Disk.link(current, to: ".\(unique)")
+        try Disk.makeDirectory("\(root)/modules/\(name)")
+        try Disk.replace(
+            "\(root)/modules/\(name)/\(version).lua", with: Array(ModuleFile(release, commands: commands).lua.utf8))
+        if let previous, previous != ".\(unique)" { try Disk.remove("\(root)/wrappers/\(name)/\(previous)") }
+    }
+
+    /// Takes a release's module and wrappers away, and its image when nothing else uses it.
+    package func uninstall(name: String, version: String?) throws -> [InstalledRelease] {
+        let victims = try installed().filter { $0.release.name == name && (version == nil || $0.release.version == version) }
+        guard !victims.isEmpty else {
+            throw FarmError(
+                "site.not-installed", .notFound, "\(name)\(version.map { " \($0)" } ?? "") is not installed in \(root)",
+                hint: "sciferry list --site \(root) shows what is")
+        }
+        for victim in victims {
+            let release = victim.release
+            try Disk.remove("\(root)/modules/\(name)/\(release.version).lua")
+            let current = "\(root)/wrappers/\(name)/\(release.version)"
+            let target = try? FileManager.default.destinationOfSymbolicLink(atPath: current)
+            try Disk.remove(current)
+            if let target { try Disk.remove("\(root)/wrappers/\(name)/\(target)") }
+        }
+        rmdir("\(root)/modules/\(name)")
+        rmdir("\(root)/wrappers/\(name)")
+        let used = Set(try installed().map(\.release.image.digest))
+        for victim in victims where !used.contains(victim.release.image.digest) {
+            try Disk.remove(imageDirectory(victim.release.image.digest))
+        }
+        return victims
+    }
+
+    private func installLauncher() throws {
+        let path = "\(root)/bin/sciferry-launch"
+        let script = Array(Launcher.script.utf8)
+        if let present = try? Disk.read(path, limit: 1 << 20), present == script { return }
+        try Disk.replace(path, with: script, mode: 0o755)
+    }
+}

@@ -1,0 +1,222 @@
+import Attestation
+package import ChunkStore
+package import FarmModel
+import Foundation
+import Glibc
+package import Microarchitecture
+package import ObjectStorage
+package import SingularityImage
+import SystemIO
+
+/// Brings releases of a channel into a site.
+package struct SitePull: Sendable {
+    /// A release that a channel offers and this host can run.
+    package struct Offer: Sendable {
+        package var release: Release
+        package var digest: Digest
+    }
+
+    /// What a pull did.
+    package struct Report: Codable, Sendable, Hashable {
+        package var release: Release
+        package var alreadyThere: Bool
+        package var quote: ImageRebuild.Quote
+        package var incidents: [ReadIncident]
+        package var seconds: Double
+    }
+
+    private let site: Site
+    private let configuration: SiteConfiguration
+    package let reader: RegionReader
+
+    /// - Parameter regions: the configuration's buckets, opened, in the same order.
+    package init(site: Site, regions: [any ObjectStore]) throws {
+        self.site = site
+        configuration = try site.configuration()
+        reader = RegionReader(regions: regions)
+    }
+
+    /// The channel, verified and not older than the last one seen; throws `channel.expired`, `channel.rollback`.
+    package func channel(now: Timestamp) async throws -> ReleaseChannel {
+        let statePath = "\(site.root)/state/channel.json"
+        let seen: ReleaseChannel? = try? CanonicalJSON.decode(from: try Disk.read(statePath, limit: 1 << 26), source: statePath)
+        let key = "channels/\(configuration.channel).json"
+        let keys = configuration.releaseKeys
+        let channel = try await reader.read(key) { bytes, source in
+            let channel: ReleaseChannel = try CanonicalJSON.decode(Envelope.self, from: bytes, source: source)
+                .verified(payloadType: PayloadType.channel, by: keys, source: source)
+            guard channel.expiresAt > now else {
+                throw FarmError(
+                    "channel.expired", .corrupt, "\(source) expired at \(channel.expiresAt)",
+                    hint: "the farm's coordinator renews it; ask the operator whether it runs")
+            }
+            if let seen, seen.name == channel.name, channel.version < seen.version {
+                throw FarmError(
+                    "channel.rollback", .corrupt, "\(source) has version \(channel.version), older than \(seen.version) seen before")
+            }
+            return channel
+        }
+        // A read-only site may be read from; it only cannot remember.
+        try? Disk.replace(statePath, with: try CanonicalJSON.encode(channel))
+        return channel
+    }
+
+    /// The best offer for a host: the named version or the newest, for the highest target that the host dominates.
+    package func offer(
+        _ name: String, version: String?, target: String?, host: Microarchitecture, now: Timestamp
+    ) async throws -> Offer {
+        let entries = try await channel(now: now).entries.filter { $0.name == name }
+        guard !entries.isEmpty else {
+            throw FarmError("channel.absent", .notFound, "channel \(configuration.channel) has no \(name)", hint: "sciferry list shows what it has")
+        }
+        let versioned = entries.filter { version == nil || $0.version == version }
+        guard !versioned.isEmpty else {
+            let known = Set(entries.map(\.version)).sorted().joined(separator: ", ")
+            throw FarmError("channel.absent", .notFound, "channel \(configuration.channel) has no \(name) \(version ?? "")", hint: "it has: \(known)")
+        }
+        let usable = versioned.filter { entry in
+            if let target { return entry.target == target }
+            return Microarchitecture.named(entry.target).map { host.dominates($0) } ?? false
+        }
+        let best = usable.max { left, right in
+            if left.version != right.version { return VersionOrder.precedes(left.version, right.version) }
+            guard let a = Microarchitecture.named(left.target), let b = Microarchitecture.named(right.target) else { return false }
+            return b != a && b.dominates(a)
+        }
+        guard let best else {
+            let known = Set(versioned.map(\.target)).sorted().joined(separator: ", ")
+            throw FarmError(
+                "channel.target", .unavailable, "\(name) is there for \(known), not for \(target ?? host.name)",
+                hint: "ask the farm for a build: sciferry build \(name) --for \(target ?? host.name)")
+        }
+        return Offer(release: try await release(best), digest: best.release)
+    }
+
+    /// A release document, verified.
+    package func release(_ entry: ChannelEntry) async throws -> Release {
+        let key = ReleaseDocument.key(name: entry.name, version: entry.version, digest: entry.release)
+        let bytes = try await reader.content(entry.release, key: key)
+        return try CanonicalJSON.decode(Envelope.self, from: bytes, source: key)
+            .verified(payloadType: PayloadType.release, by: configuration.releaseKeys, source: key)
+    }
+
+    /// What pulling a release costs, from what the site has.
+    package func quote(_ release: Release) async throws -> ImageRebuild.Quote {
+        try await rebuild(release).rebuild.quote
+    }
+
+    private func rebuild(_ release: Release) async throws -> (rebuild: ImageRebuild, manifest: ImageManifest) {
+        let manifest = try await reader.manifest(release.image.manifest)
+        guard manifest.image == release.image.digest, manifest.size == release.image.size else {
+            throw FarmError("manifest.invalid", .corrupt, "the manifest of \(release.title) is of another image")
+        }
+        let locations = try await reader.locations(of: manifest, digest: release.image.manifest)
+        return (ImageRebuild(manifest: manifest, locations: locations, seeds: try seeds()), manifest)
+    }
+
+    /// Fetches, rebuilds, verifies and installs. Killing it at any point leaves the site as it was or as it shall be.
+    package func install(
+        _ offer: Offer, now: Timestamp, progress: @escaping @Sendable (_ done: Int64, _ total: Int64) -> Void
+    ) async throws -> Report {
+        let started = Timestamp.now
+        let release = offer.release
+        let directory = site.imageDirectory(release.image.digest)
+        var quote = ImageRebuild.Quote(imageBytes: release.image.size, fetchBytes: 0, fetchChunks: 0, seedBytes: release.image.size)
+        let present = Disk.exists("\(directory)/offset")
+        if !present { quote = try await fetch(release, into: directory, progress: progress) }
+        try site.install(release, commands: try commands(of: release), now: now)
+        return Report(
+            release: release, alreadyThere: present, quote: quote, incidents: reader.incidents,
+            seconds: Timestamp.now.seconds(since: started))
+    }
+
+    private func fetch(
+        _ release: Release, into directory: String, progress: @escaping @Sendable (Int64, Int64) -> Void
+    ) async throws -> ImageRebuild.Quote {
+        let (rebuild, manifest) = try await rebuild(release)
+        try SitePull.requireSpace(release.image.size, at: site.root)
+        let staging = "\(site.root)/images/.\(release.image.digest.hex.prefix(16)).\(Nonce.hex(bytes: 4))"
+        try Disk.makeDirectory(staging)
+        do {
+            try await rebuild.write(to: "\(staging)/image.sif", from: reader) { progress($0, release.image.size) }
+            let partition = try SitePull.partition(of: "\(staging)/image.sif")
+            try Disk.replace("\(staging)/manifest.json", with: try CanonicalJSON.encode(manifest))
+            try Disk.replace("\(staging)/release.json", with: try CanonicalJSON.encode(release))
+            try Disk.replace("\(staging)/offset", with: Array("\(partition.offset)\n".utf8))
+            try Disk.remove(directory)
+            try Disk.rename(staging, to: directory)
+            try Disk.syncDirectory(Disk.parent(of: directory))
+        } catch {
+            try? Disk.remove(staging)
+            throw error
+        }
+        return rebuild.quote
+    }
+
+    private func seeds() throws -> [ImageRebuild.Seed] {
+        try Disk.list("\(site.root)/images").filter { !$0.hasPrefix(".") }.compactMap { name in
+            let directory = "\(site.root)/images/\(name)"
+            guard let bytes = try? Disk.read("\(directory)/manifest.json") else { return nil }
+            return try? ImageRebuild.Seed(
+                path: "\(directory)/image.sif", manifest: ImageManifest.read(bytes, source: directory))
+        }
+    }
+
+    /// The release's commands; a name that could leave the wrapper's directory is refused.
+    private func commands(of release: Release) throws -> [String] {
+        for command in release.commands where !PlainName.isValid(command) || command == "sciferry-launch" {
+            throw FarmError("release.command", .invalid, "\(release.title) offers the command \"\(command)\", which is no command name")
+        }
+        return release.commands
+    }
+
+    static func requireSpace(_ bytes: Int64, at path: String) throws {
+        let free = try Disk.freeBytes(at: path)
+        guard free > bytes + (64 << 20) else {
+            throw FarmError(
+                "disk.full", .full, "\(path) has \(free >> 20) MiB free, \((bytes >> 20) + 64) MiB are needed",
+                hint: "free space there or use another directory")
+        }
+    }
+
+    /// Where the file system lies in an image.
+    package static func partition(of path: String) throws -> SingularityImage.Partition {
+        let file = try OpenFile(path, flags: O_RDONLY)
+        defer { file.close() }
+        let size = try file.size()
+        let head = try file.read(at: 0, count: Int(min(size, Int64(SingularityImage.dataOffset))))
+        return try SingularityImage.primaryPartition(of: SingularityImage.read(head, fileSize: size))
+    }
+}
+
+/// Where signed documents lie in a bucket.
+package enum ReleaseDocument {
+    package static func key(name: String, version: String, digest: Digest) -> String {
+        "releases/\(name)/\(version)/\(digest.hex)"
+    }
+}
+
+/// An order of version texts: runs of digits by value, the rest by bytes.
+package enum VersionOrder {
+    package static func precedes(_ left: String, _ right: String) -> Bool {
+        let a = parts(left)
+        let b = parts(right)
+        for (x, y) in zip(a, b) where x != y {
+            if let m = Int(x), let n = Int(y) { return m < n }
+            return x < y
+        }
+        return a.count < b.count
+    }
+
+    private static func parts(_ text: String) -> [String] {
+        var result: [String] = []
+        for character in text {
+            if let last = result.last?.last, last.isNumber == character.isNumber {
+                result[result.count - 1].append(character)
+            } else {
+                result.append(String(character))
+            }
+        }
+        return result
+    }
+}

@@ -1,0 +1,247 @@
+package import FarmModel
+import Foundation
+package import Glibc
+
+/// Files on a local disk, with the durability that journals and stores rest on. Errors carry the path.
+package enum Disk {
+    /// Reads a whole file; throws `file.too-large` beyond `limit` bytes.
+    package static func read(_ path: String, limit: Int64 = 1 << 30) throws -> [UInt8] {
+        let file = try OpenFile(path, flags: O_RDONLY)
+        defer { file.close() }
+        let size = try file.size()
+        guard size <= limit else {
+            throw FarmError("file.too-large", .invalid, "\(path) has \(size) bytes; the limit is \(limit)")
+        }
+        return try file.read(at: 0, count: Int(size))
+    }
+
+    /// Writes a file so that after a crash there is the old content or the new, never a part: temporary file, fsync,
+    /// rename, fsync of the directory.
+    package static func replace(_ path: String, with bytes: some Collection<UInt8>, mode: mode_t = 0o644) throws {
+        let temporary = "\(path).tmp.\(getpid()).\(Nonce.hex(bytes: 4))"
+        do {
+            let file = try OpenFile(temporary, flags: O_WRONLY | O_CREAT | O_EXCL, mode: mode)
+            defer { file.close() }
+            try file.write(Array(bytes))
+            try file.sync()
+        } catch {
+            unlink(temporary)
+            throw error
+        }
+        try rename(temporary, to: path)
+        try syncDirectory(parent(of: path))
+    }
+
+    /// Renames, replacing what stands there.
+    package static func rename(_ from: String, to destination: String) throws {
+        guard Glibc.rename(from, destination) == 0 else { throw failure("rename", from) }
+    }
+
+    /// Makes a directory's entries durable.
+    package static func syncDirectory(_ path: String) throws {
+        let file = try OpenFile(path, flags: O_RDONLY | O_DIRECTORY)
+        defer { file.close() }
+        try file.sync()
+    }
+
+    /// Makes a directory and those above it.
+    package static func makeDirectory(_ path: String, mode: mode_t = 0o755) throws {
+        if isDirectory(path) { return }
+        let above = parent(of: path)
+        if above != path && !above.isEmpty { try makeDirectory(above) }
+        guard mkdir(path, mode) == 0 || errno == EEXIST else { throw failure("make directory", path) }
+    }
+
+    /// Removes a file or a whole tree; what is not there is no error. Never follows links or crosses a mount.
+    package static func remove(_ path: String) throws {
+        var info = stat()
+        guard lstat(path, &info) == 0 else {
+            if errno == ENOENT { return }
+            throw failure("look at", path)
+        }
+        if info.st_mode & S_IFMT == S_IFDIR {
+            for name in try list(path) { try remove("\(path)/\(name)") }
+            guard rmdir(path) == 0 || errno == ENOENT else { throw failure("remove directory", path) }
+        } else {
+            guard unlink(path) == 0 || errno == ENOENT else { throw failure("remove", path) }
+        }
+    }
+
+    /// Names in a directory, sorted by bytes, without `.` and `..`.
+    package static func list(_ path: String) throws -> [String] {
+        guard let handle = opendir(path) else { throw failure("list", path) }
+        defer { closedir(handle) }
+        var names: [String] = []
+        while let entry = readdir(handle) {
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) { raw in
+                String(decoding: raw.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if name != "." && name != ".." { names.append(name) }
+        }
+        return names.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) }
+    }
+
+    /// Whether something, even a dangling link, has that name.
+    package static func exists(_ path: String) -> Bool {
+        var info = stat()
+        return lstat(path, &info) == 0
+    }
+
+    /// Whether the path leads to a directory.
+    package static func isDirectory(_ path: String) -> Bool {
+        var info = stat()
+        return stat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFDIR
+    }
+
+    /// Whether the path leads to a regular file that the caller may execute.
+    package static func isExecutable(_ path: String) -> Bool {
+        var info = stat()
+        return stat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFREG && access(path, X_OK) == 0
+    }
+
+    /// Size in bytes of the file, or `nil` when there is none.
+    package static func size(_ path: String) -> Int64? {
+        var info = stat()
+        return stat(path, &info) == 0 ? Int64(info.st_size) : nil
+    }
+
+    /// Bytes that an ordinary user can still write on the file system that holds `path`.
+    package static func freeBytes(at path: String) throws -> Int64 {
+        var info = statvfs()
+        guard statvfs(path, &info) == 0 else { throw failure("measure", path) }
+        return Int64(info.f_bavail) * Int64(info.f_frsize)
+    }
+
+    /// Makes a symbolic link, replacing one that is there, in one step.
+    package static func link(_ path: String, to target: String) throws {
+        let temporary = "\(path).tmp.\(getpid()).\(Nonce.hex(bytes: 4))"
+        guard symlink(target, temporary) == 0 else { throw failure("link", path) }
+        try rename(temporary, to: path)
+    }
+
+    /// The absolute path without links, or `nil` when nothing is there.
+    package static func realPath(_ path: String) -> String? {
+        guard let resolved = realpath(path, nil) else { return nil }
+        defer { free(resolved) }
+        return String(cString: resolved)
+    }
+
+    /// The absolute form of a path, whether or not something is there.
+    package static func absolute(_ path: String) -> String {
+        if path.hasPrefix("/") { return path }
+        guard let here = getcwd(nil, 0) else { return path }
+        defer { free(here) }
+        return path == "." ? String(cString: here) : "\(String(cString: here))/\(path)"
+    }
+
+    /// What stands before the last slash.
+    package static func parent(of path: String) -> String {
+        guard let slash = path.lastIndex(of: "/") else { return "." }
+        return slash == path.startIndex ? "/" : String(path[..<slash])
+    }
+
+    /// What stands behind the last slash.
+    package static func name(of path: String) -> String {
+        path.split(separator: "/").last.map(String.init) ?? path
+    }
+
+    /// An error that names the deed, the path and the system's reason; `disk.full` when the disk is.
+    package static func failure(_ deed: String, _ path: String) -> FarmError {
+        let number = errno
+        let reason = String(cString: strerror(number))
+        if number == ENOSPC || number == EDQUOT {
+            return FarmError(
+                "disk.full", .full, "cannot \(deed) \(path): \(reason)",
+                hint: "free space on that file system, then try again")
+        }
+        let category: FarmError.Category = number == ENOENT ? .notFound : number == EACCES ? .denied : .fault
+        return FarmError("file.failed", category, "cannot \(deed) \(path): \(reason)")
+    }
+}
+
+/// An open descriptor that closes at the latest when it is dropped.
+package final class OpenFile: Sendable {
+    package let descriptor: Int32
+    package let path: String
+    private let closed = Flag()
+
+    /// Opens with `open(2)` flags; close-on-exec is always set.
+    package init(_ path: String, flags: Int32, mode: mode_t = 0o644) throws {
+        descriptor = open(path, flags | O_CLOEXEC, mode)
+        self.path = path
+        guard descriptor >= 0 else {
+            _ = closed.raise()
+            throw Disk.failure("open", path)
+        }
+    }
+
+    deinit { close() }
+
+    /// Closes; a second call does nothing.
+    package func close() {
+        if closed.raise() { _ = Glibc.close(descriptor) }
+    }
+
+    /// Size in bytes.
+    package func size() throws -> Int64 {
+        var info = stat()
+        guard fstat(descriptor, &info) == 0 else { throw Disk.failure("measure", path) }
+        return Int64(info.st_size)
+    }
+
+    /// Reads exactly `count` bytes at `offset`; throws `file.short` when there are fewer.
+    package func read(at offset: Int64, count: Int) throws -> [UInt8] {
+        try [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
+            filled = try read(at: offset, into: UnsafeMutableRawBufferPointer(buffer))
+            guard filled == count else {
+                throw FarmError("file.short", .corrupt, "\(path) ends before byte \(offset + Int64(count))")
+            }
+        }
+    }
+
+    /// Fills the buffer from `offset`; returns how many bytes there were.
+    package func read(at offset: Int64, into buffer: UnsafeMutableRawBufferPointer) throws -> Int {
+        var done = 0
+        while done < buffer.count {
+            let rest = UnsafeMutableRawBufferPointer(rebasing: buffer[done...])
+            let got = pread(descriptor, rest.baseAddress, rest.count, off_t(offset) + off_t(done))
+            if got < 0 && errno == EINTR { continue }
+            guard got >= 0 else { throw Disk.failure("read", path) }
+            if got == 0 { break }
+            done += got
+        }
+        return done
+    }
+
+    /// Writes all bytes at the descriptor's position.
+    package func write(_ bytes: [UInt8]) throws {
+        try bytes.withUnsafeBytes { buffer in
+            var done = 0
+            while done < buffer.count {
+                let put = Glibc.write(descriptor, buffer.baseAddress?.advanced(by: done), buffer.count - done)
+                if put < 0 && errno == EINTR { continue }
+                guard put >= 0 else { throw Disk.failure("write", path) }
+                done += put
+            }
+        }
+    }
+
+    /// Writes all bytes at `offset`.
+    package func write(_ bytes: [UInt8], at offset: Int64) throws {
+        try bytes.withUnsafeBytes { buffer in
+            var done = 0
+            while done < buffer.count {
+                let put = pwrite(
+                    descriptor, buffer.baseAddress?.advanced(by: done), buffer.count - done, off_t(offset) + off_t(done))
+                if put < 0 && errno == EINTR { continue }
+                guard put >= 0 else { throw Disk.failure("write", path) }
+                done += put
+            }
+        }
+    }
+
+    /// Waits until the bytes are on the disk.
+    package func sync() throws {
+        guard fsync(descriptor) == 0 else { throw Disk.failure("sync", path) }
+    }
+}

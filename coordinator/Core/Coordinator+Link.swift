@@ -1,0 +1,180 @@
+import Logging
+import ObjectStorage
+package import FarmIdentity
+package import FarmLink
+package import FarmMessages
+package import FarmModel
+import Foundation
+import SystemIO
+
+/// The coordinator's ear for workers: checks what a worker may ask and hands it to the actor.
+package struct WorkerDesk: LinkServerDelegate {
+    private let coordinator: Coordinator
+    private static let piece = 256 * 1024
+
+    package init(_ coordinator: Coordinator) { self.coordinator = coordinator }
+
+    package func admit(_ certificate: IssuedCertificate) async throws -> WorkerName {
+        try await coordinator.admit(certificate)
+    }
+
+    package func hello(
+        _ worker: WorkerName, facts: HostFacts, process: String, session: LinkServerSession
+    ) async throws -> Sciferry_V1_Welcome {
+        let (welcome, former) = try await coordinator.hello(worker, facts: facts, session: session)
+        await former?.dismiss(FarmError("protocol.superseded", .conflict, "the worker connected anew"))
+        return welcome
+    }
+
+    package func state(_ worker: WorkerName, _ report: WorkerReport, session: LinkServerSession) async throws -> DesiredWork {
+        try await coordinator.exchange(worker, report)
+    }
+
+    package func blob(
+        _ digest: Digest, worker: WorkerName, offset: Int64, piece: @Sendable ([UInt8]) async throws -> Void
+    ) async throws {
+        let file = try coordinator.blobs.open(digest)
+        defer { file.close() }
+        let size = try file.size()
+        var position = offset
+        while position < size {
+            let start = position
+            let bytes = try await Blocking.run {
+                try file.read(at: start, count: Int(min(Int64(WorkerDesk.piece), size - start)))
+            }
+            try await piece(bytes)
+            position += Int64(bytes.count)
+        }
+    }
+
+    package func openLog(_ attempt: AttemptID, offset: Int64, worker: WorkerName) async throws {
+        try await coordinator.requireHeld(attempt, by: worker)
+        try coordinator.logs.check(attempt, offset: offset)
+    }
+
+    package func appendLog(_ attempt: AttemptID, _ bytes: [UInt8], worker: WorkerName) async throws {
+        let logs = coordinator.logs
+        try await Blocking.run { try logs.append(attempt, bytes) }
+    }
+
+    package func answer(_ question: Sciferry_V1_Ask, worker: WorkerName) async throws -> Sciferry_V1_Answer {
+        guard let attempt = AttemptID(question.attempt) else { throw MessageFailure.meaningless("a wrong attempt name") }
+        try await coordinator.requireHeld(attempt, by: worker)
+        var answer = Sciferry_V1_Answer()
+        switch question.question {
+        case .missing(let message): answer.missing = Data(try await missing(Array(message.digests)))
+        case .upload(let message): answer.upload = try await upload(attempt, message)
+        case .logPosition: answer.logBytes = UInt64(coordinator.logs.size(attempt))
+        case nil: throw MessageFailure.meaningless("an empty question")
+        }
+        return answer
+    }
+
+    package func closed(_ worker: WorkerName, session: LinkServerSession) async {
+        await coordinator.detach(worker, session)
+    }
+
+    private func missing(_ packed: [UInt8]) async throws -> [UInt8] {
+        guard packed.count % Digest.byteCount == 0, packed.count <= 4096 * Digest.byteCount else {
+            throw MessageFailure.meaningless("a wrong list of digests")
+        }
+        let digests = stride(from: 0, to: packed.count, by: Digest.byteCount).compactMap {
+            Digest(bytes: packed[$0..<$0 + Digest.byteCount])
+        }
+        let journal = coordinator.journal
+        let found = try await Blocking.run { try journal.locate(digests) }
+        var bits = [UInt8](repeating: 0, count: (digests.count + 7) / 8)
+        for (index, digest) in digests.enumerated() where found[digest] == nil { bits[index / 8] |= 1 << UInt8(index % 8) }
+        return bits
+    }
+
+    private func upload(_ attempt: AttemptID, _ message: Sciferry_V1_UploadRequest) async throws -> Sciferry_V1_UploadGrant {
+        guard let kind = UploadKind(rawValue: message.kind), let digest = Digest(bytes: message.digest),
+            message.size <= 64 << 30
+        else { throw MessageFailure.meaningless("a wrong upload request") }
+        var grant = Sciferry_V1_UploadGrant()
+        if kind == .input, coordinator.blobs.contains(digest) {
+            grant.present = true
+            return grant
+        }
+        let object = IncomingObject(digest: digest, size: Int64(message.size))
+        let given = try await coordinator.uploadDesk.grant(attempt, kind, object, now: .now)
+        grant.url = given.url
+        grant.headers = given.headers
+        return grant
+    }
+}
+
+extension Coordinator {
+    /// Lets a certificate's holder in; throws `identity.revoked`, `identity.unknown`.
+    func admit(_ certificate: IssuedCertificate) throws -> WorkerName {
+        guard case .worker(let name) = certificate.identity, let worker = state.workers[name] else {
+            throw FarmError("identity.unknown", .denied, "the farm does not know \(certificate.identity)")
+        }
+        try state.checkAdmitted(worker)
+        // A replaced machine of the same name has another key; the old one's certificate is worth nothing.
+        guard worker.keyDigest == certificate.keyDigest else {
+            throw FarmError("identity.revoked", .denied, "the worker \(name) was enrolled anew with another key")
+        }
+        return name
+    }
+
+    func hello(
+        _ worker: WorkerName, facts: HostFacts, session: LinkServerSession
+    ) throws -> (Sciferry_V1_Welcome, former: LinkServerSession?) {
+        try transition { try $0.hello(worker, facts: facts, now: .now) }
+        var welcome = Sciferry_V1_Welcome()
+        welcome.version = 1
+        welcome.farm = configuration.farm
+        welcome.silenceLimitMs = UInt32(configuration.silenceSeconds * 1000)
+        welcome.coordinatorTimeMs = UInt64(Timestamp.now.milliseconds)
+        welcome.process = process
+        logger.info("worker connected", metadata: ["worker.name": "\(worker)", "host.target": "\(facts.target)", "engine": "\(facts.engine)"])
+        return (welcome, attach(worker, session))
+    }
+
+    func exchange(_ worker: WorkerName, _ report: WorkerReport) throws -> DesiredWork {
+        var desired = stamped(try transition { try $0.report(worker, report, now: .now) })
+        if !report.renewalRequest.isEmpty {
+            let keyDigest = try CertificateAuthority.keyDigest(ofRequest: report.renewalRequest)
+            guard state.workers[worker]?.keyDigest == keyDigest else {
+                throw FarmError("identity.refused", .denied, "the worker \(worker) asked for a certificate for another key")
+            }
+            desired.renewedCertificate = try authority.issue(
+                request: report.renewalRequest, identity: .worker(worker), now: .now
+            ).der
+        }
+        return desired
+    }
+
+    /// Throws `attempt.not-held` unless the worker holds the attempt now.
+    package func requireHeld(_ attempt: AttemptID, by worker: WorkerName) throws {
+        guard state.holds(worker, attempt) else {
+            logger.warning("attempt not held", metadata: ["worker.name": "\(worker)", "attempt.id": "\(attempt)"])
+            throw FarmError("attempt.not-held", .denied, "the worker \(worker) does not hold attempt \(attempt)")
+        }
+    }
+
+    /// Whether an upload may still come in: its attempt is open.
+    package func requireOpen(_ attempt: AttemptID) throws {
+        guard state.attempts[attempt]?.isOpen ?? false else {
+            throw FarmError("attempt.not-held", .denied, "attempt \(attempt) has ended")
+        }
+    }
+
+    /// Takes an upload that was written to a file of the home's file system and verified.
+    package func accept(_ ticket: UploadTicket, file: String) async throws {
+        try requireOpen(ticket.attempt)
+        switch ticket.kind {
+        case .input: try blobs.adopt(file, as: ticket.digest)
+        case .pack, .manifest:
+            try await firstRegion.put(
+                UploadDesk.incomingKey(ticket.attempt, ticket.digest), .file(path: file, size: ticket.size))
+        }
+    }
+
+    /// Checks a ticket's signature and time; throws `upload.refused`.
+    package func check(_ ticket: UploadTicket, signature: String) throws {
+        try uploadDesk.check(ticket, signature: signature, now: .now)
+    }
+}

@@ -1,0 +1,323 @@
+package import Attestation
+import ChunkStore
+package import FarmIdentity
+import FarmLink
+import FarmMessages
+package import FarmModel
+package import HTTPTransport
+package import Logging
+import Microarchitecture
+import ObjectStorage
+import Recipes
+import SiteDelivery
+import Glibc
+import SystemIO
+
+/// The owner of the farm's state. Runs on an executor of its own, because journals block; a transition computes a new
+/// state, commits its changes in one transaction, and only then lets anyone see it.
+package actor Coordinator {
+    package let configuration: FarmConfiguration
+    package let home: FarmHome
+    package let authority: CertificateAuthority
+    package let releaseKey: VerifyingKey
+    package nonisolated let blobs: BlobStore
+    package nonisolated let logs: LogStore
+    package nonisolated let logger: Logger
+
+    private let executor = SerialQueueExecutor(label: "sciferry.coordinator")
+    private let lock: FileLock
+    nonisolated let journal: any FarmJournal
+    private let publisher: Publisher
+    nonisolated let firstRegion: any ObjectStore
+    private let uploadKey: [UInt8]
+    let process = Nonce.hex(bytes: 8)
+    private var revision: UInt64 = 0
+
+    private(set) var state: FarmState
+    private var tokens: [String: TokenRecord]
+    private var access: [Digest: AccessRecord]
+    private var sessions: [WorkerName: LinkServerSession] = [:]
+    private(set) var endpoints = FarmEndpoints(link: "", api: "", process: 0)
+
+    package nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+
+    /// Opens a farm's home. Throws `home.locked` when another coordinator has it.
+    package init(home: FarmHome, client: HTTPClient, logger: Logger) throws {
+        self.home = home
+        self.logger = logger
+        lock = try FileLock(
+            home.lock, holder: "coordinator, process \(getpid())",
+            hint: "one coordinator serves a home; stop the other one first")
+        configuration = try FarmConfiguration.read(home.configuration)
+        authority = try CertificateAuthority(directory: home.identity)
+        let key = try SigningKey(file: home.releaseKey)
+        releaseKey = key.verifier
+        blobs = try BlobStore(home.blobs)
+        logs = try LogStore(home.logs)
+        try Disk.makeDirectory(home.uploads)
+        uploadKey = try Disk.read(home.uploadKey, limit: 4096)
+        let journal = try SQLiteJournal(path: home.journal)
+        self.journal = journal
+        let snapshot = try journal.load()
+        let rules = FarmState.Rules(
+            silenceSeconds: configuration.silenceSeconds, contactSeconds: configuration.contactSeconds,
+            retrySeconds: configuration.retrySeconds)
+        state = FarmState(snapshot, rules: rules, now: .now)
+        tokens = Dictionary(uniqueKeysWithValues: snapshot.tokens.map { ($0.id, $0) })
+        access = Dictionary(uniqueKeysWithValues: snapshot.access.map { ($0.tokenDigest, $0) })
+        let regions = try configuration.regions.map { (name: $0.name, store: try $0.bucket.open(client: client)) }
+        firstRegion = regions[0].store
+        publisher = Publisher(regions: regions, key: key, journal: journal, farm: configuration.farm)
+        // What an upload left behind when the process was killed.
+        for name in try Disk.list(home.uploads) { try Disk.remove("\(home.uploads)/\(name)") }
+    }
+
+    // MARK: transitions
+
+    /// Runs a transition: `body` changes a copy of the state; the copy counts once its changes are in the journal.
+    func transition<Value>(_ body: (inout FarmState) throws -> Value) throws -> Value {
+        var next = state
+        let value = try body(&next)
+        let (changes, remarks) = next.drainChanges()
+        if !changes.isEmpty { try journal.commit(changes) }
+        state = next
+        for remark in remarks {
+            logger.notice("\(remark.message)", metadata: remark.metadata.mapValues { "\($0)" })
+        }
+        return value
+    }
+
+    /// Numbers a desired state, so that one that is overtaken on its way does no harm.
+    func stamped(_ desired: DesiredWork) -> DesiredWork {
+        var desired = desired
+        revision += 1
+        desired.revision = revision
+        return desired
+    }
+
+    /// Tells a worker at once, if it is connected, what it should be doing now.
+    func push(_ worker: WorkerName) {
+        guard let session = sessions[worker] else { return }
+        let desired = stamped(state.desired(worker, sequence: 0))
+        Task { await session.push(desired) }
+    }
+
+    package func listening(link: String, api: String) throws {
+        endpoints = FarmEndpoints(link: link, api: api, process: getpid())
+        try Disk.replace(home.endpoints, with: try CanonicalJSON.encode(endpoints))
+    }
+
+    var uploadDesk: UploadDesk { UploadDesk(key: uploadKey, region: firstRegion, apiURL: endpoints.api) }
+
+    // MARK: background work
+
+    /// Prepares the regions and works on leases, resolving jobs and publications until cancelled.
+    package func run() async throws {
+        try await publisher.prepareRegions()
+        try await adoptChannel()
+        await sweepIncoming()
+        var nextRenewal = Timestamp.now
+        while !Task.isCancelled {
+            do {
+                try transition { $0.expireLeases(now: .now) }
+                await advanceResolving()
+                for record in state.duePublications(now: .now) { await work(on: record) }
+                if nextRenewal <= .now {
+                    try await renewChannel()
+                    nextRenewal = Timestamp.now.adding(seconds: 3600)
+                }
+            } catch let error as FarmError {
+                logger.error("background work failed", metadata: ["error.code": "\(error.code.rawValue)", "reason": "\(error.message)"])
+            }
+            try await Task.sleep(for: .milliseconds(100))
+        }
+    }
+
+    /// A restored coordinator goes on from the highest pointer that any region shows.
+    private func adoptChannel() async throws {
+        for region in configuration.regions {
+            guard let store = try? region.bucket.open(client: HTTPClient()) else { continue }
+            let key = "channels/\(configuration.channel).json"
+            guard let bytes = try? await store.get(key),
+                let envelope = try? CanonicalJSON.decode(Envelope.self, from: bytes, source: key),
+                let channel: ReleaseChannel = try? envelope.verified(payloadType: PayloadType.channel, by: [releaseKey], source: key)
+            else { continue }
+            let name = configuration.channel
+            try transition { $0.raiseChannel(name, to: channel.version, now: .now) }
+        }
+    }
+
+    /// A channel must not expire while nothing is released: it is signed anew when half of its time is gone.
+    private func renewChannel() async throws {
+        guard let record = state.channels[configuration.channel] else { return }
+        guard Timestamp.now.seconds(since: record.issuedAt) > Double(configuration.channelDays) * 43200 else { return }
+        let bytes = try signNextChannel()
+        for region in configuration.regions {
+            try await publisher.point(bytes, name: configuration.channel, region: region.name)
+        }
+    }
+
+    private func signNextChannel() throws -> [UInt8] {
+        let name = configuration.channel
+        let days = configuration.channelDays
+        return try publisher.sign(try transition { $0.nextChannel(name, days: days, now: .now) })
+    }
+
+    /// Uploads of attempts that nothing will come of any more are removed.
+    private func sweepIncoming() async {
+        guard let objects = try? await firstRegion.all(prefix: "incoming/") else { return }
+        let publishing = Set(state.publications.values.filter { $0.step != .done }.map(\.attempt))
+        for object in objects {
+            let parts = object.key.split(separator: "/")
+            guard parts.count == 3, let attempt = AttemptID(String(parts[1])) else { continue }
+            if publishing.contains(attempt) || (state.attempts[attempt]?.isOpen ?? false) { continue }
+            try? await firstRegion.delete(object.key)
+        }
+    }
+
+    private func work(on record: PublicationRecord) async {
+        do {
+            switch record.step {
+            case .packs: try take(try await publisher.takePacks(record))
+            case .manifest: try take(try await publisher.writeManifest(record))
+            case .release: try take(try await publisher.signRelease(record, plan: try plan(record.plan), now: .now))
+            case .pointer: try await point(record)
+            case .mirrors: try await mirror(record)
+            case .cleanup:
+                try await publisher.cleanUp(record)
+                var next = record
+                next.step = .done
+                try take(Publisher.StepResult(record: next))
+            case .done: break
+            }
+        } catch {
+            let known = error as? FarmError ?? FarmError("publication.fault", .fault, "publication failed", cause: error)
+            logger.warning(
+                "publication step failed",
+                metadata: [
+                    "job.id": "\(record.job)", "step": "\(record.step.rawValue)", "error.code": "\(known.code.rawValue)",
+                    "reason": "\(known.message)",
+                ])
+            let retry = configuration.retrySeconds
+            try? transition { $0.publicationFailed(record, known, retrySeconds: retry, now: .now) }
+        }
+    }
+
+    private func take(_ result: Publisher.StepResult) throws {
+        try transition { $0.advance(result.record, result.changes) }
+    }
+
+    private func plan(_ digest: Digest) throws -> Plan { try Plan.read(try blobs.get(digest)) }
+
+    private func point(_ record: PublicationRecord) async throws {
+        let first = configuration.regions[0].name
+        let bytes = try signNextChannel()
+        try await publisher.point(bytes, name: configuration.channel, region: first)
+        var next = record
+        next.step = .mirrors
+        next.regionsDone = [first]
+        let document = Digest(hashing: Array((record.document ?? "").utf8))
+        try transition {
+            $0.advance(next, [])
+            $0.released(record.job, document: document, now: .now)
+        }
+        logger.notice("released", metadata: ["job.id": "\(record.job)", "release.digest": "\(document)"])
+    }
+
+    private func mirror(_ record: PublicationRecord) async throws {
+        let plan = try plan(record.plan)
+        var next = record
+        for region in configuration.regions where !next.regionsDone.contains(region.name) {
+            try await publisher.mirror(record, plan: plan, to: region.name)
+            let bytes = try await firstRegion.get("channels/\(configuration.channel).json")
+            try await publisher.point(bytes, name: configuration.channel, region: region.name)
+            next.regionsDone.append(region.name)
+            try take(Publisher.StepResult(record: next))
+        }
+        next.step = .cleanup
+        try take(Publisher.StepResult(record: next))
+    }
+}
+
+// MARK: people and tokens
+
+extension Coordinator {
+    /// Who holds a token of the API, or `nil`.
+    package func holder(ofToken token: String) -> AccessRecord? { access[Digest(hashing: token)] }
+
+    /// A new token of the API, to be shown once.
+    package func newAccess(name: String, role: AccessRole) throws -> String {
+        let token = "sf_\(Nonce.hex(bytes: 24))"
+        let record = AccessRecord(tokenDigest: Digest(hashing: token), name: name, role: role, createdAt: .now)
+        try journal.commit([.access(record)])
+        access[record.tokenDigest] = record
+        return token
+    }
+
+    /// A one-time join token for a worker of that name.
+    package func newJoinToken(worker: String, trusted: Bool, minutes: Int) throws -> (token: JoinToken, expiresAt: Timestamp) {
+        guard PlainName.isValid(worker) else {
+            throw FarmError("worker.name", .invalid, "\"\(worker)\" is no worker name", hint: "use letters, digits, dots and hyphens")
+        }
+        let id = Nonce.hex(bytes: 6)
+        let secret = Nonce.hex(bytes: 24)
+        let expires = Timestamp.now.adding(seconds: Double(minutes) * 60)
+        let record = TokenRecord(id: id, secret: secret, worker: WorkerName(worker), trusted: trusted, expiresAt: expires)
+        try journal.commit([.token(record)])
+        tokens[id] = record
+        return (JoinToken(url: endpoints.api, authority: authority.fingerprint, id: id, secret: secret), expires)
+    }
+
+    /// Redeems a join token; throws `identity.refused`.
+    package func enrol(token id: String, secret: String, request: [UInt8]) throws -> (certificate: String, worker: WorkerName) {
+        do {
+            guard var record = tokens[id] else { throw TokenRecord.refusal("its secret is wrong") }
+            let keyDigest = try CertificateAuthority.keyDigest(ofRequest: request)
+            switch try record.redeem(secret: secret, keyDigest: keyDigest, now: .now) {
+            case .again(let certificate): return (certificate, record.worker)
+            case .issue:
+                let issued = try authority.issue(request: request, identity: .worker(record.worker), now: .now)
+                record.accept(issued)
+                let (worker, trusted) = (record.worker, record.trusted)
+                try transition {
+                    $0.enrol(worker, trusted: trusted, keyDigest: keyDigest, now: .now)
+                    $0.add(.token(record))
+                }
+                tokens[id] = record
+                logger.notice("worker enrolled", metadata: ["worker.name": "\(worker)", "trusted": "\(trusted)"])
+                return (issued.pem, worker)
+            }
+        } catch let error as FarmError {
+            logger.warning("enrolment refused", metadata: ["token.id": "\(id)", "error.code": "\(error.code.rawValue)", "reason": "\(error.message)"])
+            throw error
+        }
+    }
+
+    package func drain(_ worker: WorkerName, _ drained: Bool) throws {
+        try transition { try $0.setDrained(worker, drained) }
+        push(worker)
+    }
+
+    package func revoke(_ worker: WorkerName) async throws {
+        try transition { try $0.revoke(worker, now: .now) }
+        let session = sessions.removeValue(forKey: worker)
+        await session?.dismiss(FarmError("identity.revoked", .denied, "the worker \(worker) was revoked"))
+        logger.notice("worker revoked", metadata: ["worker.name": "\(worker)"])
+    }
+}
+
+// MARK: sessions
+
+extension Coordinator {
+    func attach(_ worker: WorkerName, _ session: LinkServerSession) -> LinkServerSession? {
+        sessions.updateValue(session, forKey: worker)
+    }
+
+    func detach(_ worker: WorkerName, _ session: LinkServerSession) {
+        if sessions[worker] === session { sessions[worker] = nil }
+    }
+}
+
+extension Coordinator {
+    func sessionIsOpen(_ worker: WorkerName) -> Bool { sessions[worker] != nil }
+}

@@ -1,0 +1,97 @@
+package import FarmModel
+import Foundation
+package import ObjectStorage
+import SystemIO
+
+/// A region and the bucket that holds its objects.
+package struct RegionConfiguration: Codable, Sendable, Hashable {
+    package var name: String
+    package var bucket: BucketLocation
+
+    package init(name: String, bucket: BucketLocation) {
+        self.name = name
+        self.bucket = bucket
+    }
+}
+
+/// `farm.json` in a farm's home: what an operator sets. Every key has a default except the regions.
+package struct FarmConfiguration: Codable, Sendable, Hashable {
+    package var farm: String
+    /// Address and port of the worker protocol; port 0 takes a free one.
+    package var linkHost: String
+    package var linkPort: Int
+    /// Address and port of the HTTPS API.
+    package var apiHost: String
+    package var apiPort: Int
+    /// The name or address under which workers and people reach the coordinator.
+    package var advertise: String
+    /// The first is where builds are streamed to; the others mirror it.
+    package var regions: [RegionConfiguration]
+    package var channel: String
+    /// Days until a channel that is not renewed expires.
+    package var channelDays: Int
+    package var silenceSeconds: Double
+    package var contactSeconds: Double
+    /// Seconds before a failed publication step is tried again.
+    package var retrySeconds: Double
+    /// Base images that may be bootstrapped when no registry offers them.
+    package var bootstrap: [String: BootstrapSource]
+
+    package init(farm: String, regions: [RegionConfiguration]) {
+        self.farm = farm
+        linkHost = "127.0.0.1"
+        linkPort = 0
+        apiHost = "127.0.0.1"
+        apiPort = 0
+        advertise = "127.0.0.1"
+        self.regions = regions
+        channel = "main"
+        channelDays = 30
+        silenceSeconds = 60
+        contactSeconds = 2
+        retrySeconds = 2
+        bootstrap = [
+            "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: ""),
+        ]
+    }
+
+    package static func read(_ path: String) throws -> FarmConfiguration {
+        let configuration: FarmConfiguration = try CanonicalJSON.decode(from: try Disk.read(path, limit: 1 << 20), source: path)
+        guard !configuration.regions.isEmpty else {
+            throw FarmError("farm.regions", .invalid, "\(path) names no region", hint: "add one under \"regions\"")
+        }
+        return configuration
+    }
+}
+
+/// The directories of a farm's home.
+package struct FarmHome: Sendable, Hashable {
+    package let root: String
+
+    package init(_ path: String) { root = Disk.absolute(path) }
+
+    package var configuration: String { "\(root)/farm.json" }
+    package var identity: String { "\(root)/identity" }
+    package var releaseKey: String { "\(root)/identity/release.key" }
+    package var journal: String { "\(root)/journal.sqlite" }
+    package var blobs: String { "\(root)/blobs" }
+    package var logs: String { "\(root)/logs" }
+    package var uploads: String { "\(root)/uploads" }
+    package var lock: String { "\(root)/coordinator.lock" }
+    package var endpoints: String { "\(root)/endpoints.json" }
+    package var adminToken: String { "\(root)/identity/admin.token" }
+    package var uploadKey: String { "\(root)/identity/upload.key" }
+}
+
+/// Where a running coordinator can be reached; written at every start.
+package struct FarmEndpoints: Codable, Sendable, Hashable {
+    package var link: String
+    package var api: String
+    package var process: Int32
+
+    package init(link: String, api: String, process: Int32) {
+        self.link = link
+        self.api = api
+        self.process = process
+    }
+}

@@ -1,0 +1,239 @@
+package import FarmMessages
+package import FarmModel
+import Microarchitecture
+
+extension FarmState {
+    /// A worker connected with these facts.
+    package mutating func hello(_ name: WorkerName, facts: HostFacts, now: Timestamp) throws {
+        guard var worker = workers[name] else {
+            throw FarmError("identity.unknown", .denied, "the farm does not know the worker \(name)")
+        }
+        try checkAdmitted(worker)
+        worker.facts = facts
+        worker.lastSeen = now
+        put(worker)
+        noteContact(name, freeSlots: 0, now: now)
+    }
+
+    /// Throws `identity.revoked` for a worker that may not take part.
+    package func checkAdmitted(_ worker: WorkerRecord) throws {
+        if worker.revoked {
+            throw FarmError("identity.revoked", .denied, "the worker \(worker.name) was revoked", hint: "enrol it anew with a fresh token")
+        }
+    }
+
+    /// A worker said what it is doing; the answer is what it should be doing.
+    package mutating func report(_ name: WorkerName, _ report: WorkerReport, now: Timestamp) throws -> DesiredWork {
+        guard var worker = workers[name] else {
+            throw FarmError("identity.unknown", .denied, "the farm does not know the worker \(name)")
+        }
+        try checkAdmitted(worker)
+        noteContact(name, freeSlots: report.freeSlots, now: now)
+        if worker.refusal != report.refusal || worker.facts?.diskFreeBytes != report.diskFreeBytes {
+            worker.refusal = report.refusal
+            worker.facts?.diskFreeBytes = report.diskFreeBytes
+            // Free bytes change all the time and live in memory; a refusal is worth a row.
+            if workers[name]?.refusal != worker.refusal { put(worker) } else { workers[name] = worker }
+        }
+        for attempt in report.attempts { take(attempt, from: name, now: now) }
+        giveUpLost(name, Set(report.attempts.map(\.id)), now: now)
+        assign(to: name, slots: report.freeSlots, now: now)
+        return desired(name, sequence: report.sequence)
+    }
+
+    /// What a worker should be doing by the present state.
+    package func desired(_ name: WorkerName, sequence: UInt64) -> DesiredWork {
+        let assignments = openAttempts(on: name).compactMap { attempt -> DesiredWork.Assignment? in
+            guard let job = jobs[attempt.id.job], let key = job.key else { return nil }
+            let order: WorkOrder = job.resolve.map { .resolve($0) } ?? .build(plan: key)
+            return DesiredWork.Assignment(attempt: attempt.id, order: order)
+        }
+        return DesiredWork(
+            sequence: sequence, assignments: assignments, nextContactSeconds: rules.contactSeconds,
+            draining: workers[name]?.drained ?? false)
+    }
+
+    /// Ends the leases of workers that have been silent for too long.
+    package mutating func expireLeases(now: Timestamp) {
+        for attempt in attempts.values.filter(\.isOpen).sorted(by: { $0.startedAt < $1.startedAt }) {
+            guard !isConnected(attempt.worker, now: now) else { continue }
+            lose(attempt, "the worker \(attempt.worker) was silent for \(Int(rules.silenceSeconds)) s", now: now)
+        }
+    }
+
+    /// Stops giving a worker work, or goes on.
+    package mutating func setDrained(_ name: WorkerName, _ drained: Bool) throws {
+        guard var worker = workers[name] else { throw FarmState.unknownWorker(name) }
+        worker.drained = drained
+        put(worker)
+    }
+
+    /// Shuts a worker out; what it was doing is given to others.
+    package mutating func revoke(_ name: WorkerName, now: Timestamp) throws {
+        guard var worker = workers[name] else { throw FarmState.unknownWorker(name) }
+        worker.revoked = true
+        put(worker)
+        for attempt in openAttempts(on: name) { lose(attempt, "the worker \(name) was revoked", now: now) }
+    }
+
+    static func unknownWorker(_ name: WorkerName) -> FarmError {
+        FarmError("worker.unknown", .notFound, "there is no worker \(name)", hint: "sciferry workers lists them")
+    }
+
+    /// Adds a worker, or takes a known name's new key: the identity before it is worth nothing any more.
+    package mutating func enrol(_ name: WorkerName, trusted: Bool, keyDigest: Digest, now: Timestamp) {
+        var worker = workers[name] ?? WorkerRecord(name: name, trusted: trusted, enrolledAt: now)
+        if worker.keyDigest != keyDigest { worker.enrolledAt = now }
+        worker.trusted = trusted
+        worker.keyDigest = keyDigest
+        worker.revoked = false
+        put(worker)
+    }
+
+    // MARK: what a report leads to
+
+    private mutating func take(_ seen: AttemptReport, from name: WorkerName, now: Timestamp) {
+        guard var attempt = attempts[seen.id], attempt.worker == name else {
+            remark("attempt not held", ["worker.name": name.rawValue, "attempt.id": seen.id.description])
+            return
+        }
+        if attempt.state == .lost, !readopt(&attempt) {
+            remark("attempt not held", ["worker.name": name.rawValue, "attempt.id": seen.id.description])
+            return
+        }
+        guard attempt.isOpen else { return }
+        if let outcome = seen.outcome { return settle(attempt, outcome, now: now) }
+        let changed = attempt.state != .running || attempt.phase != seen.phase
+        attempt.state = .running
+        attempt.phase = seen.phase
+        attempt.progressPermille = seen.progressPermille
+        attempt.note = seen.note
+        if attempt.phaseStarts[seen.phase.rawValue] == nil { attempt.phaseStarts[seen.phase.rawValue] = now }
+        // Progress within a phase is for the eyes only.
+        if changed { put(attempt) } else { attempts[attempt.id] = attempt }
+        if var job = jobs[attempt.id.job], job.state != .running {
+            job.state = .running
+            put(job)
+        }
+    }
+
+    /// A worker came back with an attempt whose lease had ended: it keeps it unless a newer one has begun.
+    private mutating func readopt(_ attempt: inout AttemptRecord) -> Bool {
+        guard let job = jobs[attempt.id.job], job.state == .queued, job.attempts == attempt.id.number else { return false }
+        attempt.state = .running
+        attempt.finishedAt = nil
+        attempt.failure = nil
+        remark("attempt re-adopted", ["worker.name": attempt.worker.rawValue, "attempt.id": attempt.id.description])
+        put(attempt)
+        return true
+    }
+
+    private mutating func settle(_ attempt: AttemptRecord, _ outcome: AttemptOutcome, now: Timestamp) {
+        guard let job = jobs[attempt.id.job] else { return }
+        switch outcome {
+        case .built(let result):
+            guard job.kind == .build, let plan = job.key else { return refuse(attempt, "a build for another kind of job", now: now) }
+            end(attempt, .succeeded, failure: nil, now: now)
+            var job = job
+            job.state = .publishing
+            put(job)
+            put(
+                PublicationRecord(
+                    job: job.id, attempt: attempt.id, plan: plan, result: result, builtOn: attempt.worker.rawValue, startedAt: now))
+        case .resolved(var input):
+            guard let order = job.resolve, order.kind == input.kind, order.name == input.name,
+                order.architecture == input.architecture
+            else { return refuse(attempt, "an answer to another question", now: now) }
+            input.lockedAt = now
+            end(attempt, .succeeded, failure: nil, now: now)
+            inputs[input.key] = input
+            add(.input(input))
+            finish(job.id, .succeeded, now: now)
+        case .failed(let failure):
+            end(attempt, .failed, failure: failure, now: now)
+            if failure.failureClass == .recipe {
+                finish(job.id, .failed, failure: failure, now: now)
+            } else {
+                retry(job.id, failure, now: now)
+            }
+        }
+    }
+
+    private mutating func refuse(_ attempt: AttemptRecord, _ what: String, now: Timestamp) {
+        let failure = Failure(.infrastructure, code: "attempt.outcome", message: "the worker \(attempt.worker) reported \(what)")
+        end(attempt, .failed, failure: failure, now: now)
+        retry(attempt.id.job, failure, now: now)
+    }
+
+    /// Attempts that the worker had confirmed and no longer speaks of are gone: it restarted.
+    private mutating func giveUpLost(_ name: WorkerName, _ reported: Set<AttemptID>, now: Timestamp) {
+        for attempt in openAttempts(on: name) where attempt.state == .running && !reported.contains(attempt.id) {
+            lose(attempt, "the worker \(name) no longer has it; it was restarted", now: now)
+        }
+    }
+
+    private mutating func lose(_ attempt: AttemptRecord, _ why: String, now: Timestamp) {
+        let failure = Failure(.infrastructure, code: "attempt.lost", message: why)
+        remark("attempt lost", ["attempt.id": attempt.id.description, "reason": why])
+        end(attempt, .lost, failure: failure, now: now)
+        retry(attempt.id.job, failure, now: now)
+    }
+
+    /// Puts a job back into the queue after a failure that is not the recipe's.
+    mutating func retry(_ id: JobID, _ failure: Failure, now: Timestamp) {
+        guard var job = jobs[id], !job.state.isFinal else { return }
+        job.setbacks += 1
+        guard job.setbacks < rules.mostSetbacks else {
+            put(job)
+            return finish(id, .failed, failure: failure, note: "given up after \(job.setbacks) failures of the infrastructure", now: now)
+        }
+        job.state = .queued
+        job.failure = failure
+        job.notBefore = now.adding(seconds: rules.retrySeconds * Double(1 << (job.setbacks - 1)))
+        put(job)
+    }
+
+    // MARK: placement
+
+    private mutating func assign(to name: WorkerName, slots: Int, now: Timestamp) {
+        var free = slots - openAttempts(on: name).filter { $0.state == .assigned }.count
+        while free > 0, let job = nextJob(for: name, now: now) {
+            var job = job
+            job.attempts += 1
+            job.failure = nil
+            job.notBefore = nil
+            put(job)
+            put(AttemptRecord(id: AttemptID(job: job.id, number: job.attempts), worker: name, state: .assigned, startedAt: now))
+            free -= 1
+        }
+    }
+
+    private func nextJob(for name: WorkerName, now: Timestamp) -> JobRecord? {
+        // Resolving first: others wait for it.
+        jobs.values.filter { $0.state == .queued && $0.joined == nil && openAttempts(of: $0.id).isEmpty }
+            .sorted { ($0.kind == .resolve ? 0 : 1, $0.number) < ($1.kind == .resolve ? 0 : 1, $1.number) }
+            .first { job in
+                guard let worker = workers[name] else { return false }
+                return obstacle(job, worker, now: now) == nil
+            }
+    }
+
+    /// Why a worker does not get a job, in words; `nil` when it may have it.
+    package func obstacle(_ job: JobRecord, _ worker: WorkerRecord, now: Timestamp) -> String? {
+        if worker.revoked { return "revoked" }
+        guard isConnected(worker.name, now: now) else { return "not connected" }
+        if worker.drained { return "drained by an operator" }
+        if !worker.trusted { return "not trusted with releases" }
+        if !worker.refusal.isEmpty { return worker.refusal }
+        guard let facts = worker.facts, let host = Microarchitecture.named(facts.target) else { return "its CPU is unknown" }
+        if let target = Microarchitecture.named(job.target), !host.dominates(target) {
+            return "its CPU (\(facts.target)) cannot run \(job.target)"
+        }
+        if facts.diskFreeBytes < job.diskBytes {
+            return "has \(facts.diskFreeBytes >> 30) GiB free, the job wants \(job.diskBytes >> 30) GiB"
+        }
+        if slots(of: worker.name) <= 0 { return "busy" }
+        if let notBefore = job.notBefore, notBefore > now { return "the job waits \(Int(notBefore.seconds(since: now)) + 1) s after a failure" }
+        return nil
+    }
+}

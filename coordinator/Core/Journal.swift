@@ -1,0 +1,67 @@
+package import ChunkStore
+package import FarmIdentity
+package import FarmModel
+
+/// One change of the farm's state; a transition is a list of them in one transaction.
+package enum JournalChange: Sendable, Hashable {
+    case job(JobRecord)
+    case attempt(AttemptRecord)
+    case worker(WorkerRecord)
+    case token(TokenRecord)
+    case access(AccessRecord)
+    case input(LockedInput)
+    case publication(PublicationRecord)
+    case release(ReleaseRecord)
+    case channel(ChannelRecord)
+    /// Packs that have their final names, and the index that lists them.
+    case packs([PackIndex.Listing], index: Digest)
+}
+
+/// Everything but the chunks, as read at a start.
+package struct JournalSnapshot: Sendable, Hashable {
+    package var jobs: [JobRecord] = []
+    package var attempts: [AttemptRecord] = []
+    package var workers: [WorkerRecord] = []
+    package var tokens: [TokenRecord] = []
+    package var access: [AccessRecord] = []
+    package var inputs: [LockedInput] = []
+    package var publications: [PublicationRecord] = []
+    package var releases: [ReleaseRecord] = []
+    package var channels: [ChannelRecord] = []
+
+    package init() {}
+}
+
+/// The coordinator's truth. A conformance suite holds every implementation to this contract:
+///
+/// - `commit` is all or nothing, and durable when it returns;
+/// - a change replaces the record of the same key;
+/// - two open jobs that lead the same key, or two open attempts of one job, are refused (`journal.conflict`) and nothing
+///   of that commit stays;
+/// - `load` gives jobs in the order of their numbers, attempts in the order of their job's and their own.
+///
+/// Calls block; they belong on an executor of their own.
+package protocol FarmJournal: Sendable {
+    func load() throws -> JournalSnapshot
+    func commit(_ changes: [JournalChange]) throws
+    /// Where those of the chunks lie that are in published packs.
+    func locate(_ chunks: [Digest]) throws -> [Digest: ChunkLocation]
+    /// The index that lists each of the packs.
+    func indexes(of packs: Set<Digest>) throws -> [Digest: Digest]
+}
+
+extension JobRecord {
+    /// Whether it holds its key against others.
+    package var leadsKey: Bool { !state.isFinal && key != nil && joined == nil }
+}
+
+extension AttemptRecord {
+    package var isOpen: Bool { !state.isFinal }
+}
+
+/// Errors that all journals share.
+package enum JournalFailure {
+    package static func conflict(_ what: String) -> FarmError {
+        FarmError("journal.conflict", .fault, "the journal refuses \(what)")
+    }
+}

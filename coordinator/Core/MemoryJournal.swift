@@ -1,0 +1,86 @@
+package import ChunkStore
+import FarmIdentity
+package import FarmModel
+import Synchronization
+
+/// The contract of `FarmJournal` in memory: for tests, and as its plainest reading.
+package final class MemoryJournal: FarmJournal {
+    private struct Content {
+        var jobs: [JobID: JobRecord] = [:]
+        var attempts: [AttemptID: AttemptRecord] = [:]
+        var workers: [WorkerName: WorkerRecord] = [:]
+        var tokens: [String: TokenRecord] = [:]
+        var access: [Digest: AccessRecord] = [:]
+        var inputs: [String: LockedInput] = [:]
+        var publications: [JobID: PublicationRecord] = [:]
+        var releases: [Digest: ReleaseRecord] = [:]
+        var channels: [String: ChannelRecord] = [:]
+        var chunks: [Digest: ChunkLocation] = [:]
+        var packs: [Digest: Digest] = [:]
+    }
+
+    private let content = Mutex(Content())
+
+    package init() {}
+
+    package func load() throws -> JournalSnapshot {
+        content.withLock { content in
+            var snapshot = JournalSnapshot()
+            snapshot.jobs = content.jobs.values.sorted { $0.number < $1.number }
+            snapshot.attempts = content.attempts.values.sorted {
+                ((content.jobs[$0.id.job]?.number ?? 0), $0.id.number) < ((content.jobs[$1.id.job]?.number ?? 0), $1.id.number)
+            }
+            snapshot.workers = content.workers.values.sorted { $0.name < $1.name }
+            snapshot.tokens = content.tokens.values.sorted { $0.id < $1.id }
+            snapshot.access = content.access.values.sorted { $0.tokenDigest < $1.tokenDigest }
+            snapshot.inputs = content.inputs.values.sorted { $0.key < $1.key }
+            snapshot.publications = content.publications.values.sorted { $0.job < $1.job }
+            snapshot.releases = content.releases.values.sorted { $0.digest < $1.digest }
+            snapshot.channels = content.channels.values.sorted { $0.name < $1.name }
+            return snapshot
+        }
+    }
+
+    package func commit(_ changes: [JournalChange]) throws {
+        try content.withLock { content in
+            var next = content
+            for change in changes { MemoryJournal.apply(change, to: &next) }
+            let keys = next.jobs.values.filter(\.leadsKey).compactMap(\.key)
+            guard Set(keys).count == keys.count else { throw JournalFailure.conflict("two open jobs for one key") }
+            let open = next.attempts.values.filter(\.isOpen).map(\.id.job)
+            guard Set(open).count == open.count else { throw JournalFailure.conflict("two open attempts of one job") }
+            content = next
+        }
+    }
+
+    package func locate(_ chunks: [Digest]) throws -> [Digest: ChunkLocation] {
+        content.withLock { content in
+            Dictionary(chunks.compactMap { digest in content.chunks[digest].map { (digest, $0) } }) { first, _ in first }
+        }
+    }
+
+    package func indexes(of packs: Set<Digest>) throws -> [Digest: Digest] {
+        content.withLock { $0.packs.filter { packs.contains($0.key) } }
+    }
+
+    private static func apply(_ change: JournalChange, to content: inout Content) {
+        switch change {
+        case .job(let record): content.jobs[record.id] = record
+        case .attempt(let record): content.attempts[record.id] = record
+        case .worker(let record): content.workers[record.name] = record
+        case .token(let record): content.tokens[record.id] = record
+        case .access(let record): content.access[record.tokenDigest] = record
+        case .input(let record): content.inputs[record.key] = record
+        case .publication(let record): content.publications[record.job] = record
+        case .release(let record): content.releases[record.digest] = record
+        case .channel(let record): content.channels[record.name] = record
+        case .packs(let listings, let index):
+            for listing in listings {
+                content.packs[listing.pack] = index
+                for entry in listing.entries where content.chunks[entry.digest] == nil {
+                    content.chunks[entry.digest] = ChunkLocation(pack: listing.pack, entry: entry)
+                }
+            }
+        }
+    }
+}

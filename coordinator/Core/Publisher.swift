@@ -1,0 +1,225 @@
+package import Attestation
+import ChunkStore
+package import FarmModel
+import Foundation
+package import ObjectStorage
+import SiteDelivery
+import SystemIO
+
+/// Carries a publication over its steps. Every step may be repeated; nothing is visible to a reader before the pointer.
+///
+/// Holds no state: the record says where it stands, and the caller journals what each step returns.
+package struct Publisher: Sendable {
+    private let regions: [(name: String, store: any ObjectStore)]
+    private let key: SigningKey
+    private let journal: any FarmJournal
+    private let farm: String
+
+    package init(regions: [(name: String, store: any ObjectStore)], key: SigningKey, journal: any FarmJournal, farm: String) {
+        self.regions = regions
+        self.key = key
+        self.journal = journal
+        self.farm = farm
+    }
+
+    private var first: any ObjectStore { regions[0].store }
+
+    /// What a step changes, beside its record.
+    package struct StepResult: Sendable {
+        package var record: PublicationRecord
+        package var changes: [JournalChange] = []
+    }
+
+    /// Re-hashes every chunk of the uploaded packs, gives the packs their final names in the first region and writes
+    /// their index. An upload that does not verify fails the attempt (`upload.damaged`); nothing of it is kept.
+    package func takePacks(_ record: PublicationRecord) async throws -> StepResult {
+        var listings: [PackIndex.Listing] = []
+        for object in record.result.packs {
+            let bytes = try await fetchPack(record.attempt, object)
+            let entries = try await Blocking.run { try Publisher.verify(bytes, object) }
+            if try await first.head(Pack.key(object.digest))?.size != object.size {
+                try await first.put(Pack.key(object.digest), bytes)
+            }
+            listings.append(PackIndex.Listing(pack: object.digest, entries: entries))
+        }
+        var result = StepResult(record: record)
+        result.record.step = .manifest
+        if !listings.isEmpty {
+            let index = PackIndex(listings: listings).bytes
+            let name = Digest(hashing: index)
+            try await first.put(PackIndex.key(name), index)
+            result.record.index = name
+            result.changes = [.packs(listings, index: name)]
+        }
+        return result
+    }
+
+    /// The pack under `incoming/`, or, when a step is repeated after it was moved, under its own name.
+    private func fetchPack(_ attempt: AttemptID, _ object: IncomingObject) async throws -> [UInt8] {
+        let key = UploadDesk.incomingKey(attempt, object.digest)
+        do { return try await first.get(key) } catch let error as FarmError where error.code == "storage.absent" {
+            return try await first.get(Pack.key(object.digest))
+        }
+    }
+
+    private static func verify(_ bytes: [UInt8], _ object: IncomingObject) throws -> [PackEntry] {
+        let source = "upload \(object.digest.short)"
+        guard Digest(hashing: bytes) == object.digest, bytes.count == object.size else {
+            throw FarmError("upload.damaged", .corrupt, "\(source) is not what the worker said it would be")
+        }
+        let entries = try Pack.entries(of: bytes, source: source)
+        try bytes.withUnsafeBytes { raw in
+            for entry in entries {
+                let range = Int(entry.range.lowerBound)..<Int(entry.range.upperBound)
+                _ = try entry.open(UnsafeRawBufferPointer(rebasing: raw[range]), source: source)
+            }
+        }
+        return entries
+    }
+
+    /// Checks that the manifest's chunks are all there and make the image, then writes manifest and cover.
+    package func writeManifest(_ record: PublicationRecord) async throws -> StepResult {
+        let object = record.result.manifest
+        let bytes: [UInt8]
+        do { bytes = try await first.get(UploadDesk.incomingKey(record.attempt, object.digest)) } catch let error as FarmError
+        where error.code == "storage.absent" { bytes = try await first.get(ImageManifest.key(object.digest)) }
+        guard Digest(hashing: bytes) == object.digest else {
+            throw FarmError("upload.damaged", .corrupt, "the uploaded manifest is not what the worker said it would be")
+        }
+        let manifest = try ImageManifest.read(bytes, source: "the manifest of \(record.attempt)")
+        guard manifest.image == record.result.image, manifest.size == record.result.imageSize else {
+            throw FarmError("upload.damaged", .corrupt, "the manifest is of another image than the result")
+        }
+        let journal = journal
+        let names = Array(Set(manifest.chunks.map(\.digest)))
+        let (locations, indexes) = try await Blocking.run {
+            let locations = try journal.locate(names)
+            return (locations, try journal.indexes(of: Set(locations.values.map(\.pack))))
+        }
+        try await verifyImage(manifest, locations)
+        try await first.put(ImageManifest.key(object.digest), bytes)
+        let cover = ManifestCover(indexes: Set(indexes.values).sorted())
+        try await first.put(ImageManifest.coverKey(object.digest), try CanonicalJSON.encode(cover))
+        var result = StepResult(record: record)
+        result.record.step = .release
+        return result
+    }
+
+    /// The image's digest is believed only when all its bytes, read back from the store, give it.
+    private func verifyImage(_ manifest: ImageManifest, _ locations: [Digest: ChunkLocation]) async throws {
+        let reader = RegionReader(regions: [first])
+        var hasher = Digest.Hasher()
+        for start in stride(from: 0, to: manifest.chunks.count, by: 256) {
+            let window = manifest.chunks[start..<min(start + 256, manifest.chunks.count)]
+            var wanted: [Digest: [PackEntry]] = [:]
+            for chunk in Set(window) {
+                guard let location = locations[chunk.digest] else {
+                    throw FarmError("upload.incomplete", .corrupt, "chunk \(chunk.digest.short) of the image was never uploaded")
+                }
+                wanted[location.pack, default: []].append(location.entry)
+            }
+            var data: [Digest: [UInt8]] = [:]
+            for (pack, entries) in wanted { data.merge(try await reader.chunks(entries, in: pack)) { first, _ in first } }
+            for chunk in window { hasher.update(data[chunk.digest] ?? []) }
+        }
+        guard hasher.finish() == manifest.image else {
+            throw FarmError("upload.damaged", .corrupt, "the uploaded chunks do not make the image that the worker reported")
+        }
+    }
+
+    /// Signs the release, once: a repetition finds the document in the record.
+    package func signRelease(_ record: PublicationRecord, plan: Plan, now: Timestamp) async throws -> StepResult {
+        var record = record
+        if record.document == nil {
+            let release = Release(
+                plan: plan, buildKey: record.plan, result: record.result, builtOn: record.builtOn, publishedAt: now)
+            let envelope = try Envelope.sign(release, type: PayloadType.release, with: key)
+            record.document = String(decoding: try CanonicalJSON.encode(envelope), as: UTF8.self)
+            // Back to the journal first, so that the signed bytes are the same whatever happens next.
+            return StepResult(record: record)
+        }
+        let bytes = Array((record.document ?? "").utf8)
+        let name = Digest(hashing: bytes)
+        try await first.put(ReleaseDocument.key(name: plan.name, version: plan.version, digest: name), bytes)
+        var result = StepResult(record: record)
+        result.record.step = .pointer
+        let release = try Release(record: record, by: key.verifier)
+        result.changes = [.release(ReleaseRecord(release: release, digest: name, job: record.job))]
+        return result
+    }
+
+    /// The signed channel.
+    package func sign(_ channel: ReleaseChannel) throws -> [UInt8] {
+        try CanonicalJSON.encode(try Envelope.sign(channel, type: PayloadType.channel, with: key))
+    }
+
+    /// Points readers of one region at the new release.
+    package func point(_ channel: [UInt8], name: String, region: String) async throws {
+        guard let store = regions.first(where: { $0.name == region })?.store else { return }
+        try await store.put("channels/\(name).json", channel)
+    }
+
+    /// Brings everything that a release needs into another region, pointer excepted.
+    package func mirror(_ record: PublicationRecord, plan: Plan, to region: String) async throws {
+        guard let target = regions.first(where: { $0.name == region })?.store else { return }
+        let manifestDigest = record.result.manifest.digest
+        let manifest = try await first.get(ImageManifest.key(manifestDigest))
+        let chunks = try ImageManifest.read(manifest, source: "the manifest").chunks.map(\.digest)
+        let journal = journal
+        let (packs, indexes) = try await Blocking.run {
+            let packs = Set(try journal.locate(Array(Set(chunks))).values.map(\.pack))
+            return (packs, Set(try journal.indexes(of: packs).values))
+        }
+        for pack in packs.sorted() { try await copy(Pack.key(pack), named: pack, to: target) }
+        for index in indexes.sorted() { try await copy(PackIndex.key(index), named: index, to: target) }
+        try await copy(ImageManifest.key(manifestDigest), named: manifestDigest, to: target)
+        let cover = ImageManifest.coverKey(manifestDigest)
+        try await target.put(cover, try await first.get(cover))
+        let document = Array((record.document ?? "").utf8)
+        let name = Digest(hashing: document)
+        try await target.put(ReleaseDocument.key(name: plan.name, version: plan.version, digest: name), document)
+    }
+
+    private func copy(_ key: String, named digest: Digest, to target: any ObjectStore) async throws {
+        let size = try await first.head(key)?.size
+        if let there = try await target.head(key), there.size == size { return }
+        let bytes = try await first.get(key)
+        guard Digest(hashing: bytes) == digest else {
+            throw FarmError("object.damaged", .corrupt, "\(key) in \(first.name) is damaged", hint: "restore it from another region: sciferry sync")
+        }
+        try await target.put(key, bytes)
+    }
+
+    /// Empties what the attempt uploaded.
+    package func cleanUp(_ record: PublicationRecord) async throws {
+        for object in record.result.packs + [record.result.manifest] {
+            try await first.delete(UploadDesk.incomingKey(record.attempt, object.digest))
+        }
+    }
+
+    /// Writes what a bucket says of itself; throws `store.foreign` when it belongs to another farm.
+    package func prepareRegions() async throws {
+        let header = StoreHeader(farm: farm, chunker: .standard)
+        for region in regions {
+            do {
+                let bytes = try await region.store.get(StoreHeader.key)
+                let there = try CanonicalJSON.decode(StoreHeader.self, from: bytes, source: "\(StoreHeader.key) in \(region.store.name)")
+                guard there.format == header.format, there.farm == farm else {
+                    throw FarmError(
+                        "store.foreign", .conflict, "\(region.store.name) belongs to farm \"\(there.farm)\", format \(there.format)",
+                        hint: "give region \(region.name) a bucket of its own")
+                }
+            } catch let error as FarmError where error.code == "storage.absent" {
+                try await region.store.put(StoreHeader.key, try CanonicalJSON.encode(header))
+            }
+        }
+    }
+}
+
+extension Release {
+    /// The release inside a publication's signed document.
+    package init(record: PublicationRecord, by key: VerifyingKey) throws {
+        let envelope: Envelope = try CanonicalJSON.decode(from: Array((record.document ?? "").utf8), source: "the release")
+        self = try envelope.verified(payloadType: PayloadType.release, by: [key], source: "the release")
+    }
+}

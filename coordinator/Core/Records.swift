@@ -1,0 +1,193 @@
+import FarmIdentity
+package import FarmModel
+
+/// A wish as the journal keeps it.
+package struct JobRecord: Codable, Sendable, Hashable {
+    package var id: JobID
+    package var number: Int
+    package var kind: JobKind
+    package var state: JobState
+    /// For people: `dcm2niix 1.0 for x86_64_v2`.
+    package var title: String
+    package var recipe: String
+    package var version: String
+    package var target: String
+    package var requestedBy: String
+    package var createdAt: Timestamp
+    package var finishedAt: Timestamp?
+    /// The plan's digest, which is the build key; for a resolve job the digest of what is resolved.
+    package var key: Digest?
+    /// The uploaded recipe, in the blob store.
+    package var submission: Digest?
+    package var resolve: ResolveOrder?
+    /// Resolve jobs that must end first.
+    package var waitsFor: [JobID] = []
+    /// The job in flight for the same key, whose end is this one's.
+    package var joined: JobID?
+    package var attempts = 0
+    /// Infrastructure failures so far.
+    package var setbacks = 0
+    package var notBefore: Timestamp?
+    package var failure: Failure?
+    /// Why nothing was done, or what is still to do.
+    package var note: String?
+    /// The signed release that came of it, or that was there already.
+    package var release: Digest?
+    package var diskBytes: Int64 = 0
+
+    package init(
+        id: JobID, number: Int, kind: JobKind, state: JobState, title: String, recipe: String, version: String,
+        target: String, requestedBy: String, createdAt: Timestamp
+    ) {
+        self.id = id
+        self.number = number
+        self.kind = kind
+        self.state = state
+        self.title = title
+        self.recipe = recipe
+        self.version = version
+        self.target = target
+        self.requestedBy = requestedBy
+        self.createdAt = createdAt
+    }
+}
+
+/// One try as the journal keeps it.
+package struct AttemptRecord: Codable, Sendable, Hashable {
+    package var id: AttemptID
+    package var worker: WorkerName
+    package var state: AttemptState
+    package var phase: Phase = .prepare
+    package var progressPermille = 0
+    package var note = ""
+    package var startedAt: Timestamp
+    package var finishedAt: Timestamp?
+    package var failure: Failure?
+    /// When each phase was first reported.
+    package var phaseStarts: [String: Timestamp] = [:]
+
+    package init(id: AttemptID, worker: WorkerName, state: AttemptState, startedAt: Timestamp) {
+        self.id = id
+        self.worker = worker
+        self.state = state
+        self.startedAt = startedAt
+    }
+}
+
+/// A worker as the journal keeps it.
+package struct WorkerRecord: Codable, Sendable, Hashable {
+    package var name: WorkerName
+    package var trusted: Bool
+    package var drained = false
+    package var revoked = false
+    package var facts: HostFacts?
+    package var enrolledAt: Timestamp
+    package var lastSeen: Timestamp?
+    /// Why it takes no work, in its own words.
+    package var refusal = ""
+    package var keyDigest: Digest?
+
+    package init(name: WorkerName, trusted: Bool, enrolledAt: Timestamp) {
+        self.name = name
+        self.trusted = trusted
+        self.enrolledAt = enrolledAt
+    }
+}
+
+/// How far a publication has come. Steps are idempotent; the record says which need not be repeated.
+package struct PublicationRecord: Codable, Sendable, Hashable {
+    package enum Step: String, Codable, Sendable, Hashable, CaseIterable {
+        /// Packs are re-hashed and moved from `incoming/` to their names in the first region.
+        case packs
+        /// Index, manifest and cover are written.
+        case manifest
+        /// The signed release document is written.
+        case release
+        /// The channel points at it in the first region.
+        case pointer
+        /// All other regions have it too.
+        case mirrors
+        /// `incoming/` is empty again.
+        case cleanup
+        case done
+    }
+
+    package var job: JobID
+    package var attempt: AttemptID
+    package var plan: Digest
+    package var result: BuildResult
+    package var builtOn: String
+    package var step: Step
+    package var startedAt: Timestamp
+    /// Canonical bytes of the signed release, once made, so that a repetition writes the same ones.
+    package var document: String?
+    package var index: Digest?
+    package var setbacks = 0
+    package var notBefore: Timestamp?
+    package var lastError: String?
+    /// Regions that have everything.
+    package var regionsDone: [String] = []
+
+    package init(
+        job: JobID, attempt: AttemptID, plan: Digest, result: BuildResult, builtOn: String, startedAt: Timestamp
+    ) {
+        self.job = job
+        self.attempt = attempt
+        self.plan = plan
+        self.result = result
+        self.builtOn = builtOn
+        self.step = .packs
+        self.startedAt = startedAt
+    }
+}
+
+/// A published release as the journal keeps it.
+package struct ReleaseRecord: Codable, Sendable, Hashable {
+    package var release: Release
+    /// SHA-256 of the signed document.
+    package var digest: Digest
+    package var job: JobID
+
+    package init(release: Release, digest: Digest, job: JobID) {
+        self.release = release
+        self.digest = digest
+        self.job = job
+    }
+}
+
+/// The channel's counter, and when it was last signed.
+package struct ChannelRecord: Codable, Sendable, Hashable {
+    package var name: String
+    package var version: Int
+    package var issuedAt: Timestamp
+
+    package init(name: String, version: Int, issuedAt: Timestamp) {
+        self.name = name
+        self.version = version
+        self.issuedAt = issuedAt
+    }
+}
+
+/// What a token of the API allows; each role includes those before it.
+package enum AccessRole: String, Codable, Sendable, Hashable, CaseIterable, Comparable {
+    case reader, maintainer, releaser, `operator`, admin
+
+    private var rank: Int { AccessRole.allCases.firstIndex(of: self) ?? 0 }
+
+    package static func < (left: AccessRole, right: AccessRole) -> Bool { left.rank < right.rank }
+}
+
+/// A token of the API; the token itself is not kept.
+package struct AccessRecord: Codable, Sendable, Hashable {
+    package var tokenDigest: Digest
+    package var name: String
+    package var role: AccessRole
+    package var createdAt: Timestamp
+
+    package init(tokenDigest: Digest, name: String, role: AccessRole, createdAt: Timestamp) {
+        self.tokenDigest = tokenDigest
+        self.name = name
+        self.role = role
+        self.createdAt = createdAt
+    }
+}

@@ -1,0 +1,195 @@
+package import FarmModel
+import Foundation
+import SwiftProtobuf
+
+// Between the messages on the wire and the farm's own types. Anything that a peer may have got wrong throws
+// `protocol.message`; the session answers with Goodbye.
+
+package enum MessageFailure {
+    /// A message that parses but means nothing.
+    package static func meaningless(_ what: String) -> FarmError {
+        FarmError("protocol.message", .invalid, "the peer sent \(what)")
+    }
+}
+
+extension Sciferry_V1_HostFacts {
+    package init(_ facts: HostFacts) {
+        self.init()
+        hostName = facts.hostName
+        architecture = facts.architecture
+        target = facts.target
+        processors = UInt32(clamping: facts.processors)
+        memoryBytes = UInt64(clamping: facts.memoryBytes)
+        diskFreeBytes = UInt64(clamping: facts.diskFreeBytes)
+        engine = facts.engine
+        kernel = facts.kernel
+        slots = UInt32(clamping: facts.slots)
+        programVersion = facts.programVersion
+    }
+
+    package var model: HostFacts {
+        HostFacts(
+            hostName: hostName, architecture: architecture, target: target, processors: Int(processors),
+            memoryBytes: Int64(clamping: memoryBytes), diskFreeBytes: Int64(clamping: diskFreeBytes), engine: engine,
+            kernel: kernel, slots: Int(slots), programVersion: programVersion)
+    }
+}
+
+/// One attempt as its worker reports it.
+package struct AttemptReport: Sendable, Hashable {
+    package var id: AttemptID
+    package var phase: Phase
+    package var progressPermille: Int
+    package var note: String
+    package var outcome: AttemptOutcome?
+
+    package init(id: AttemptID, phase: Phase, progressPermille: Int, note: String, outcome: AttemptOutcome?) {
+        self.id = id
+        self.phase = phase
+        self.progressPermille = progressPermille
+        self.note = note
+        self.outcome = outcome
+    }
+}
+
+/// All that a worker says it is doing.
+package struct WorkerReport: Sendable, Hashable {
+    package var sequence: UInt64
+    package var attempts: [AttemptReport]
+    package var diskFreeBytes: Int64
+    package var refusal: String
+    package var freeSlots: Int
+    package var renewalRequest: [UInt8]
+
+    package init(
+        sequence: UInt64, attempts: [AttemptReport], diskFreeBytes: Int64, refusal: String, freeSlots: Int,
+        renewalRequest: [UInt8]
+    ) {
+        self.sequence = sequence
+        self.attempts = attempts
+        self.diskFreeBytes = diskFreeBytes
+        self.refusal = refusal
+        self.freeSlots = freeSlots
+        self.renewalRequest = renewalRequest
+    }
+}
+
+/// What one assignment asks for.
+package enum WorkOrder: Sendable, Hashable {
+    case build(plan: Digest)
+    case resolve(ResolveOrder)
+}
+
+/// All that a worker should be doing.
+package struct DesiredWork: Sendable, Hashable {
+    package struct Assignment: Sendable, Hashable {
+        package var attempt: AttemptID
+        package var order: WorkOrder
+
+        package init(attempt: AttemptID, order: WorkOrder) {
+            self.attempt = attempt
+            self.order = order
+        }
+    }
+
+    package var sequence: UInt64
+    package var assignments: [Assignment]
+    package var nextContactSeconds: Double
+    package var draining: Bool
+    package var renewedCertificate: [UInt8]
+    /// Rises with every one of a coordinator process.
+    package var revision: UInt64
+
+    package init(
+        sequence: UInt64, assignments: [Assignment], nextContactSeconds: Double, draining: Bool,
+        renewedCertificate: [UInt8] = [], revision: UInt64 = 0
+    ) {
+        self.revision = revision
+        self.sequence = sequence
+        self.assignments = assignments
+        self.nextContactSeconds = nextContactSeconds
+        self.draining = draining
+        self.renewedCertificate = renewedCertificate
+    }
+}
+
+extension Sciferry_V1_WorkerState {
+    /// Throws when an outcome has no JSON form.
+    package init(_ report: WorkerReport) throws {
+        self.init()
+        sequence = report.sequence
+        attempts = try report.attempts.map { attempt in
+            var message = Sciferry_V1_Attempt()
+            message.id = attempt.id.description
+            message.phase = attempt.phase.rawValue
+            message.progressPermille = UInt32(clamping: attempt.progressPermille)
+            message.note = attempt.note
+            if let outcome = attempt.outcome { message.outcome = Data(try CanonicalJSON.encode(outcome)) }
+            return message
+        }
+        diskFreeBytes = UInt64(clamping: report.diskFreeBytes)
+        refusal = report.refusal
+        freeSlots = UInt32(clamping: report.freeSlots)
+        renewalRequest = Data(report.renewalRequest)
+    }
+
+    package func model() throws -> WorkerReport {
+        WorkerReport(
+            sequence: sequence,
+            attempts: try attempts.map { attempt in
+                guard let id = AttemptID(attempt.id) else { throw MessageFailure.meaningless("a wrong attempt name") }
+                guard let phase = Phase(rawValue: attempt.phase) else {
+                    throw MessageFailure.meaningless("an unknown phase")
+                }
+                let outcome =
+                    attempt.outcome.isEmpty
+                    ? nil
+                    : try CanonicalJSON.decode(AttemptOutcome.self, from: attempt.outcome, source: "an outcome")
+                return AttemptReport(
+                    id: id, phase: phase, progressPermille: Int(min(1000, attempt.progressPermille)),
+                    note: String(attempt.note.prefix(200)), outcome: outcome)
+            }, diskFreeBytes: Int64(clamping: diskFreeBytes), refusal: String(refusal.prefix(400)),
+            freeSlots: Int(min(1024, freeSlots)), renewalRequest: Array(renewalRequest))
+    }
+}
+
+extension Sciferry_V1_DesiredState {
+    /// Throws when an order has no JSON form.
+    package init(_ desired: DesiredWork) throws {
+        self.init()
+        sequence = desired.sequence
+        assignments = try desired.assignments.map { assignment in
+            var message = Sciferry_V1_Assignment()
+            message.attempt = assignment.attempt.description
+            switch assignment.order {
+            case .build(let plan): message.plan = Data(plan.bytes)
+            case .resolve(let order): message.resolve = Data(try CanonicalJSON.encode(order))
+            }
+            return message
+        }
+        nextContactMs = UInt32(clamping: Int(desired.nextContactSeconds * 1000))
+        draining = desired.draining
+        renewedCertificate = Data(desired.renewedCertificate)
+        revision = desired.revision
+    }
+
+    package func model() throws -> DesiredWork {
+        DesiredWork(
+            sequence: sequence,
+            assignments: try assignments.map { message in
+                guard let attempt = AttemptID(message.attempt) else {
+                    throw MessageFailure.meaningless("a wrong attempt name")
+                }
+                switch message.order {
+                case .plan(let bytes):
+                    guard let digest = Digest(bytes: bytes) else { throw MessageFailure.meaningless("a wrong digest") }
+                    return .init(attempt: attempt, order: .build(plan: digest))
+                case .resolve(let bytes):
+                    let order = try CanonicalJSON.decode(ResolveOrder.self, from: bytes, source: "an order")
+                    return .init(attempt: attempt, order: .resolve(order))
+                case nil: throw MessageFailure.meaningless("an assignment without an order")
+                }
+            }, nextContactSeconds: Double(nextContactMs) / 1000, draining: draining,
+            renewedCertificate: Array(renewedCertificate), revision: revision)
+    }
+}

@@ -1,0 +1,101 @@
+package import FarmModel
+import Foundation
+package import ProcessRunner
+import SystemIO
+
+/// Finds out what a base image is, or makes it: the resolve step, on a trusted worker.
+package struct BaseProvider: Sendable {
+    private let engine: DockerEngine
+    private let scratch: String
+    private let marks: [String: String]
+
+    package init(engine: DockerEngine, scratch: String, marks: [String: String]) {
+        self.engine = engine
+        self.scratch = scratch
+        self.marks = marks
+    }
+
+    /// A resolved base and, for a bootstrapped one, the tar of its root file system.
+    package struct Resolved: Sendable {
+        package var input: LockedInput
+        package var tar: String?
+    }
+
+    /// The registry's digest when one answers, else a bootstrapped root file system. Throws `base.unavailable`.
+    package func resolve(_ order: ResolveOrder, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> Resolved {
+        func say(_ text: String) async { await onOutput(Array("\(text)\n".utf8)) }
+        await say("asking registries for \(order.name)")
+        if let digest = try await engine.pullDigest(order.name, onOutput: onOutput) {
+            await say("\(order.name) is sha256:\(digest.hex)")
+            return Resolved(
+                input: LockedInput(
+                    kind: .base, name: order.name, architecture: order.architecture, digest: digest, size: 0, origin: .registry,
+                    bootstrap: nil, lockedAt: .now), tar: nil)
+        }
+        guard let source = order.bootstrap else {
+            throw AttemptFailure(
+                Failure(
+                    .recipe, code: "base.unavailable",
+                    message: "no registry offers the base image \(order.name), and the farm may not bootstrap it; check the name, or add it under \"bootstrap\" in farm.json"))
+        }
+        await say("no registry offers \(order.name); bootstrapping \(source.suite) of \(source.snapshot)")
+        let tar = try await bootstrap(source, onOutput: onOutput)
+        let digest = try await Blocking.run { try BaseProvider.digest(of: tar) }
+        await say("bootstrapped \(order.name) as sha256:\(digest.hex)")
+        return Resolved(
+            input: LockedInput(
+                kind: .base, name: order.name, architecture: order.architecture, digest: digest, size: Disk.size(tar) ?? 0,
+                origin: .bootstrap, bootstrap: "\(source.suite) \(source.snapshot)", lockedAt: .now), tar: tar)
+    }
+
+    private func bootstrap(_ source: BootstrapSource, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> String {
+        let tar = "\(scratch)/base.tar"
+        var arguments = ["--variant=minbase", "--include=ca-certificates", "--mode=auto", source.suite, tar]
+        let mirror = source.mirror.replacingOccurrences(of: "{snapshot}", with: source.snapshot)
+        if !mirror.isEmpty { arguments.append(mirror) }
+        var environment: [String: String?] = ["SOURCE_DATE_EPOCH": String(BaseProvider.epoch(source.snapshot)), "TMPDIR": scratch]
+        for (name, value) in marks { environment[name] = value }
+        let result = try await ProcessRunner.run(
+            Command("mmdebstrap", arguments, environment: environment, deadlineSeconds: 3600), onOutput: onOutput)
+        guard result.succeeded, Disk.exists(tar) else {
+            throw FarmError(
+                "base.unavailable", .unavailable, "mmdebstrap cannot make \(source.suite): \(result.text.split(separator: "\n").last ?? "")",
+                hint: "check the mirror under \"bootstrap\" in farm.json")
+        }
+        return tar
+    }
+
+    /// Seconds since 1970 of `YYYYMMDDTHHMMSSZ`; 0 when unreadable.
+    package static func epoch(_ stamp: String) -> Int64 {
+        let digits = stamp.filter(\.isNumber)
+        guard digits.count == 14 else { return 0 }
+        func part(_ from: Int, _ count: Int) -> Int { Int(digits.dropFirst(from).prefix(count)) ?? 0 }
+        var components = DateComponents()
+        components.calendar = Calendar(identifier: .gregorian)
+        components.timeZone = TimeZone(secondsFromGMT: 0)
+        (components.year, components.month, components.day) = (part(0, 4), part(4, 2), part(6, 2))
+        (components.hour, components.minute, components.second) = (part(8, 2), part(10, 2), part(12, 2))
+        return Int64(components.date?.timeIntervalSince1970 ?? 0)
+    }
+
+    /// SHA-256 of a file; blocks.
+    package static func digest(of path: String) throws -> Digest {
+        let file = try OpenFile(path, flags: O_RDONLY)
+        defer { file.close() }
+        let size = try file.size()
+        var hasher = Digest.Hasher()
+        var position: Int64 = 0
+        while position < size {
+            let bytes = try file.read(at: position, count: Int(min(4 << 20, size - position)))
+            hasher.update(bytes)
+            position += Int64(bytes.count)
+        }
+        return hasher.finish()
+    }
+}
+
+/// A failure whose class is known where it happens.
+package struct AttemptFailure: Error, Sendable {
+    package let failure: Failure
+    package init(_ failure: Failure) { self.failure = failure }
+}

@@ -1,0 +1,133 @@
+package import FarmIdentity
+package import FarmModel
+import Foundation
+package import HTTPTransport
+import SystemIO
+
+/// What a worker's operator sets, and what enrolment told it: `worker.json` in its home.
+package struct WorkerConfiguration: Codable, Sendable, Hashable {
+    package var name: String
+    package var farm: String
+    /// `HOST:PORT` of the worker protocol.
+    package var link: String
+    /// URL of the coordinator's API.
+    package var api: String
+    /// Builds at a time.
+    package var slots: Int
+    /// With less than so much free, the worker takes nothing new.
+    package var minimumFreeGiB: Double
+    /// The engine's client program.
+    package var docker: String
+    /// The engine's address; empty for the client's default.
+    package var dockerHost: String
+    /// Days for which the image of a failed test is kept.
+    package var keepDays: Double
+
+    package init(name: String, farm: String, link: String, api: String) {
+        self.name = name
+        self.farm = farm
+        self.link = link
+        self.api = api
+        slots = 1
+        minimumFreeGiB = 2
+        docker = Disk.isExecutable("/usr/bin/docker") ? "/usr/bin/docker" : "docker"
+        dockerHost = ""
+        keepDays = 7
+    }
+}
+
+/// The directories of a worker's home.
+package struct WorkerHome: Sendable, Hashable {
+    package let root: String
+
+    package init(_ path: String) { root = Disk.absolute(path) }
+
+    package var configuration: String { "\(root)/worker.json" }
+    package var key: String { "\(root)/worker.key" }
+    package var certificate: String { "\(root)/worker.pem" }
+    package var authority: String { "\(root)/authority.pem" }
+    package var attempts: String { "\(root)/attempts" }
+    package var kept: String { "\(root)/kept" }
+    package var lock: String { "\(root)/worker.lock" }
+
+    package func readConfiguration() throws -> WorkerConfiguration {
+        guard Disk.exists(configuration) else {
+            throw FarmError(
+                "worker.not-enrolled", .notFound, "\(root) holds no worker",
+                hint: "enrol it: sciferry-worker join TOKEN --home \(root)")
+        }
+        return try CanonicalJSON.decode(from: try Disk.read(configuration, limit: 1 << 20), source: configuration)
+    }
+
+    package func write(_ value: WorkerConfiguration) throws {
+        try Disk.replace(configuration, with: Array(try CanonicalJSON.pretty(value).utf8))
+    }
+}
+
+/// Section 1 of the protocol: from a join token to a certificate.
+package struct Enrolment: Sendable {
+    private struct Request: Encodable {
+        var token: String
+        var secret: String
+        var request: String
+    }
+
+    private struct Reply: Decodable {
+        var certificate: String
+        var worker: String
+        var link: String
+        var api: String
+        var farm: String
+    }
+
+    private let client: HTTPClient
+
+    package init(client: HTTPClient) { self.client = client }
+
+    /// Enrols the home, or completes an enrolment that a crash interrupted. Throws `identity.pin` when the coordinator's
+    /// authority is not the token's.
+    @discardableResult
+    package func join(_ token: JoinToken, home: WorkerHome, slots: Int?) async throws -> WorkerConfiguration {
+        try Disk.makeDirectory(home.root, mode: 0o700)
+        // The key is on the disk before the token is spent: the same token and key may ask again.
+        if !Disk.exists(home.key) {
+            let fresh = try KeyAndRequest.generate(commonName: "sciferry worker")
+            try Disk.replace(home.key, with: Array(fresh.keyPEM.utf8), mode: 0o600)
+        }
+        let keyPEM = String(decoding: try Disk.read(home.key, limit: 1 << 16), as: UTF8.self)
+        let pair = try KeyAndRequest(keyPEM: keyPEM, commonName: "sciferry worker")
+        let authority = try await fetchAuthority(token)
+        let body = try CanonicalJSON.encode(
+            Request(token: token.id, secret: token.secret, request: Data(pair.request).base64EncodedString()))
+        let response = try await client.performRetrying(
+            HTTPRequest(
+                "POST", "\(token.url)/api/v1/enrol", headers: [("Content-Type", "application/json")], body: .bytes(body),
+                authority: Array(authority.utf8)))
+        guard response.isSuccess else { throw APIFailure.error(response) }
+        let reply: Reply = try CanonicalJSON.decode(from: response.body, source: "the coordinator's answer")
+        let previous = try? home.readConfiguration()
+        var configuration = previous ?? WorkerConfiguration(name: reply.worker, farm: reply.farm, link: reply.link, api: reply.api)
+        configuration.name = reply.worker
+        configuration.farm = reply.farm
+        configuration.link = reply.link
+        configuration.api = reply.api
+        if let slots { configuration.slots = slots }
+        try Disk.replace(home.authority, with: Array(authority.utf8))
+        try Disk.replace(home.certificate, with: Array(reply.certificate.utf8))
+        try home.write(configuration)
+        return configuration
+    }
+
+    private func fetchAuthority(_ token: JoinToken) async throws -> String {
+        let response = try await client.performRetrying(
+            HTTPRequest("GET", "\(token.url)/api/v1/authority", skipsVerification: true, responseLimit: 1 << 16))
+        guard response.isSuccess else { throw APIFailure.error(response) }
+        let pem = String(decoding: response.body, as: UTF8.self)
+        guard try CertificateAuthority.fingerprint(pem: pem) == token.authority else {
+            throw FarmError(
+                "identity.pin", .denied, "\(token.url) is not the coordinator that made this token: its authority has another fingerprint",
+                hint: "somebody may be in between; check the address and ask for a new token")
+        }
+        return pem
+    }
+}

@@ -1,0 +1,90 @@
+package import FarmMessages
+package import FarmModel
+
+/// What a worker does and should do, as a value: desired states go in, actions come out; reports are read off.
+package struct WorkerState: Sendable {
+    /// What obeying a desired state means.
+    package enum Action: Sendable, Hashable {
+        case start(DesiredWork.Assignment)
+        case kill(AttemptID)
+    }
+
+    private struct Running: Sendable {
+        var phase = Phase.prepare
+        var progressPermille = 0
+        var note = ""
+        var outcome: AttemptOutcome?
+        /// The task has ended and cleaned up.
+        var isOver = false
+        /// The coordinator no longer wants it.
+        var isUnwanted = false
+    }
+
+    private let slots: Int
+    private var attempts: [AttemptID: Running] = [:]
+    private var sequence: UInt64 = 0
+    private var revision: UInt64 = 0
+    private var coordinatorProcess = ""
+    package private(set) var isDraining = false
+
+    package init(slots: Int) { self.slots = slots }
+
+    /// A connection was made; revisions of another coordinator process start over.
+    package mutating func connected(to process: String) {
+        if process != coordinatorProcess { revision = 0 }
+        coordinatorProcess = process
+    }
+
+    /// Takes over a desired state.
+    package mutating func obey(_ desired: DesiredWork) -> [Action] {
+        guard desired.revision >= revision else { return [] }
+        revision = desired.revision
+        isDraining = desired.draining
+        var actions: [Action] = []
+        let wanted = Set(desired.assignments.map(\.attempt))
+        for (id, running) in attempts where !wanted.contains(id) && !running.isUnwanted {
+            if running.isOver {
+                attempts[id] = nil
+            } else {
+                attempts[id]?.isUnwanted = true
+                actions.append(.kill(id))
+            }
+        }
+        for assignment in desired.assignments where attempts[assignment.attempt] == nil {
+            attempts[assignment.attempt] = Running()
+            actions.append(.start(assignment))
+        }
+        return actions
+    }
+
+    package mutating func note(_ id: AttemptID, phase: Phase, permille: Int, note: String) -> Bool {
+        let changed = attempts[id]?.phase != phase
+        attempts[id]?.phase = phase
+        attempts[id]?.progressPermille = permille
+        attempts[id]?.note = note
+        return changed
+    }
+
+    /// An attempt's task ended, with an outcome unless it was killed.
+    package mutating func ended(_ id: AttemptID, _ outcome: AttemptOutcome?) {
+        attempts[id]?.isOver = true
+        attempts[id]?.outcome = outcome
+        if attempts[id]?.isUnwanted ?? true || outcome == nil { attempts[id] = nil }
+    }
+
+    /// The next report.
+    package mutating func report(diskFreeBytes: Int64, refusal: String, renewalRequest: [UInt8]) -> WorkerReport {
+        sequence += 1
+        let shown = attempts.filter { !$0.value.isUnwanted }.sorted { $0.key.description < $1.key.description }
+        let busy = attempts.values.filter { !$0.isOver }.count
+        return WorkerReport(
+            sequence: sequence,
+            attempts: shown.map { id, running in
+                AttemptReport(
+                    id: id, phase: running.phase, progressPermille: running.progressPermille, note: running.note,
+                    outcome: running.outcome)
+            }, diskFreeBytes: diskFreeBytes, refusal: refusal, freeSlots: max(0, slots - busy), renewalRequest: renewalRequest)
+    }
+
+    package var isIdle: Bool { attempts.isEmpty }
+}

@@ -113,5 +113,12 @@ let package = Package(
                 "Microarchitecture", "ObjectStorage", "Recipes", "RegionSync", "SiteDelivery", "SystemIO", crypto, grdb,
                 logging, nioCore, nioPosix, nioSSL, protobuf,
             ]),
+        room(
+            "WorkerCore", path: "worker/Core",
+            [
+                "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
+                "ImageAssembly", "Microarchitecture", "ProcessRunner", "SiteDelivery", "SystemIO", "TestSuites", logging,
+                nioCore, nioPosix, nioSSL, protobuf,
+            ]),
     ]
 )

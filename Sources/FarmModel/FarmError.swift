@@ -73,3 +73,26 @@ extension FarmError.Category {
     /// Whether the same request can succeed later without anything being changed by a person.
     package var isTransient: Bool { self == .unavailable }
 }
+
+/// An error as the coordinator's API sends it.
+package struct ErrorDocument: Codable, Sendable, Hashable {
+    package struct Body: Codable, Sendable, Hashable {
+        package var code: String
+        package var category: String
+        package var message: String
+        package var hint: String?
+    }
+    package var error: Body
+
+    package init(_ error: FarmError) {
+        self.error = Body(
+            code: error.code.rawValue, category: error.category.rawValue,
+            message: error.cause.map { "\(error.message) (\($0))" } ?? error.message, hint: error.hint)
+    }
+
+    /// The error it stands for.
+    package var farmError: FarmError {
+        FarmError(
+            .init(rawValue: error.code), FarmError.Category(rawValue: error.category) ?? .fault, error.message, hint: error.hint)
+    }
+}

@@ -1,4 +1,4 @@
-import FarmModel
+package import FarmModel
 
 /// What is sent as a request's body.
 package enum HTTPBody: Sendable {
@@ -90,5 +90,13 @@ package struct RetryPolicy: Sendable {
     /// Whether a status says "later" rather than "no".
     package static func isTransient(status: Int) -> Bool {
         status == 408 || status == 429 || status == 500 || status == 502 || status == 503 || status == 504
+    }
+}
+
+extension HTTPResponse {
+    /// The error that a refusal of the coordinator's API carries.
+    package var refusal: FarmError {
+        if let document = try? CanonicalJSON.decode(ErrorDocument.self, from: body, source: "the answer") { return document.farmError }
+        return FarmError("api.failed", RetryPolicy.isTransient(status: status) ? .unavailable : .fault, "the coordinator answered with status \(status)")
     }
 }

@@ -105,6 +105,13 @@ package enum Disk {
         return stat(path, &info) == 0 ? Int64(info.st_size) : nil
     }
 
+    /// When the file or directory was last changed.
+    package static func modified(_ path: String) -> Timestamp? {
+        var info = stat()
+        guard stat(path, &info) == 0 else { return nil }
+        return Timestamp(seconds: Int64(info.st_mtim.tv_sec))
+    }
+
     /// Bytes that an ordinary user can still write on the file system that holds `path`.
     package static func freeBytes(at path: String) throws -> Int64 {
         var info = statvfs()

@@ -1,6 +1,6 @@
 package import FarmModel
 import Foundation
-package import ProcessRunner
+import ProcessRunner
 import SystemIO
 
 /// Finds out what a base image is, or makes it: the resolve step, on a trusted worker.

@@ -1,6 +1,6 @@
 package import FarmModel
 import Glibc
-import Microarchitecture
+package import Microarchitecture
 import SystemIO
 
 /// Looks at the machine that the worker runs on.

@@ -1,5 +1,5 @@
 package import FarmIdentity
-package import FarmModel
+import FarmModel
 import Foundation
 package import HTTPTransport
 import SystemIO
@@ -103,7 +103,7 @@ package struct Enrolment: Sendable {
             HTTPRequest(
                 "POST", "\(token.url)/api/v1/enrol", headers: [("Content-Type", "application/json")], body: .bytes(body),
                 authority: Array(authority.utf8)))
-        guard response.isSuccess else { throw APIFailure.error(response) }
+        guard response.isSuccess else { throw response.refusal }
         let reply: Reply = try CanonicalJSON.decode(from: response.body, source: "the coordinator's answer")
         let previous = try? home.readConfiguration()
         var configuration = previous ?? WorkerConfiguration(name: reply.worker, farm: reply.farm, link: reply.link, api: reply.api)
@@ -121,7 +121,7 @@ package struct Enrolment: Sendable {
     private func fetchAuthority(_ token: JoinToken) async throws -> String {
         let response = try await client.performRetrying(
             HTTPRequest("GET", "\(token.url)/api/v1/authority", skipsVerification: true, responseLimit: 1 << 16))
-        guard response.isSuccess else { throw APIFailure.error(response) }
+        guard response.isSuccess else { throw response.refusal }
         let pem = String(decoding: response.body, as: UTF8.self)
         guard try CertificateAuthority.fingerprint(pem: pem) == token.authority else {
             throw FarmError(

@@ -1,0 +1,353 @@
+import SingularityImage
+import ChunkStore
+package import FarmMessages
+package import FarmModel
+import Foundation
+import Glibc
+package import HTTPTransport
+import ImageAssembly
+import ProcessRunner
+import SiteDelivery
+import Synchronization
+import SystemIO
+
+/// One attempt from its order to its outcome.
+package struct BuildPipeline: Sendable {
+    /// What an attempt needs of its worker.
+    package struct Context: Sendable {
+        package var worker: String
+        package var attempt: AttemptID
+        package var home: WorkerHome
+        package var configuration: WorkerConfiguration
+        package var authority: [UInt8]
+        package var line: FarmLine
+        package var client: HTTPClient
+        package var hostTarget: String
+        package var processors: Int
+        /// Tells the coordinator, at its next contact or at once when the phase changed.
+        package var report: @Sendable (Phase, Int, String) async -> Void
+    }
+
+    private let context: Context
+    private let directory: String
+    private let log: AttemptLog
+    private let engine: DockerEngine
+    private let marks: [String: String]
+    private let clock = PhaseClock()
+
+    package init(_ context: Context) throws {
+        self.context = context
+        directory = "\(context.home.attempts)/\(context.attempt)"
+        try Disk.remove(directory)
+        try Disk.makeDirectory(directory)
+        log = try AttemptLog("\(directory)/log")
+        marks = ["SCIFERRY_WORKER": context.worker, "SCIFERRY_ATTEMPT": context.attempt.description]
+        engine = DockerEngine(program: context.configuration.docker, host: context.configuration.dockerHost, marks: marks)
+    }
+
+    /// Runs the order. Every way out cleans up what was made; a cancellation throws.
+    package func run(_ order: WorkOrder) async throws -> AttemptOutcome {
+        let isOver = Flag()
+        let (attempt, line, path) = (context.attempt, context.line, log.path)
+        let forwarder = Task { try await line.forwardLog(attempt, from: path, isOver: isOver) }
+        let outcome: AttemptOutcome
+        do {
+            switch order {
+            case .build(let plan): outcome = .built(try await build(plan))
+            case .resolve(let order): outcome = .resolved(try await resolve(order))
+            }
+            await log.say("done")
+        } catch let error as AttemptFailure {
+            await log.say("failed: \(error.failure.message)")
+            outcome = .failed(error.failure)
+        } catch let error where !(error is CancellationError) && !Task.isCancelled {
+            await log.say("failed: \(error)")
+            outcome = .failed(Failure(.infrastructure, error))
+        } catch {
+            forwarder.cancel()
+            await cleanUp()
+            throw CancellationError()
+        }
+        _ = isOver.raise()
+        // The log is whole before the outcome is heard; a coordinator that is away for long must not hold the slot.
+        await withTaskGroup(of: Void.self) { tasks in
+            tasks.addTask { _ = try? await forwarder.value }
+            tasks.addTask { try? await Task.sleep(for: .seconds(30)) }
+            await tasks.next()
+            tasks.cancelAll()
+        }
+        forwarder.cancel()
+        await cleanUp()
+        return outcome
+    }
+
+    private func enter(_ phase: Phase, _ note: String = "") async {
+        clock.enter(phase)
+        await log.say("== \(phase.rawValue)\(note.isEmpty ? "" : ": \(note)")")
+        await context.report(phase, 0, note)
+    }
+
+    // MARK: resolve
+
+    private func resolve(_ order: ResolveOrder) async throws -> LockedInput {
+        await enter(.base, order.name)
+        let log = log
+        switch order.kind {
+        case .base:
+            let provider = BaseProvider(engine: engine, scratch: directory, marks: marks)
+            let resolved = try await provider.resolve(order) { await log.write($0) }
+            if let tar = resolved.tar {
+                try await importBase(BaseImage(
+                    name: order.name, digest: resolved.input.digest, origin: .bootstrap, size: resolved.input.size, bootstrap: nil), tar)
+                await enter(.upload, "the base image")
+                _ = try await uploader.send(
+                    .file(path: tar, offset: 0, count: resolved.input.size), kind: "input", digest: resolved.input.digest,
+                    size: resolved.input.size)
+            }
+            return resolved.input
+        case .download:
+            let path = "\(directory)/download"
+            let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)
+            let response: HTTPResponse
+            do {
+                response = try await context.client.perform(HTTPRequest("GET", order.name)) { try file.write(Array($0)) }
+            } catch let error as FarmError {
+                throw AttemptFailure(Failure(.infrastructure, error))
+            }
+            try file.sync()
+            file.close()
+            guard response.isSuccess else {
+                throw AttemptFailure(
+                    Failure(.recipe, code: "download.failed", message: "\(order.name) answers with status \(response.status); correct the URL"))
+            }
+            let digest = try await Blocking.run { try BaseProvider.digest(of: path) }
+            let size = Disk.size(path) ?? 0
+            await enter(.upload, order.name)
+            _ = try await uploader.send(.file(path: path, offset: 0, count: size), kind: "input", digest: digest, size: size)
+            return LockedInput(
+                kind: .download, name: order.name, architecture: order.architecture, digest: digest, size: size, origin: .registry,
+                bootstrap: nil, lockedAt: .now)
+        }
+    }
+
+    private var uploader: Uploader {
+        Uploader(
+            line: context.line, client: context.client, attempt: context.attempt, api: context.configuration.api,
+            authority: context.authority)
+    }
+
+    // MARK: build
+
+    private func build(_ digest: Digest) async throws -> BuildResult {
+        await enter(.prepare)
+        let plan = try await fetchPlan(digest)
+        await log.say("plan \(digest.hex)\nbuilding \(plan.name) \(plan.version) for \(plan.target) on \(context.worker)")
+        try await fetchContext(plan)
+        await enter(.base, plan.base.reference)
+        try await provideBase(plan.base)
+        await enter(.build)
+        let image = "sciferry-build:\(context.attempt)"
+        try await dockerBuild(plan, tag: image)
+        await enter(.assemble)
+        let sif = try await assemble(plan, image)
+        // The tag that keeps this recipe's layers warm for the next build.
+        try await engine.tag(image, as: "sciferry-cache:\(plan.name.lowercased())-\(plan.target)")
+        let imageDirectory = Disk.parent(of: sif.path)
+        await enter(.test)
+        let (tests, runtime) = try await test(plan, imageDirectory, sif.partitionOffset)
+        await enter(.chunk)
+        let manifest = try await Blocking.run { try ImageChunker.manifest(of: sif.path, parameters: .standard) }
+        await enter(.upload, "\(manifest.chunks.count) chunks")
+        let (uploader, context) = (uploader, context)
+        let sent = try await uploader.sendChunks(of: sif.path, manifest, scratch: directory) {
+            await context.report(.upload, Int($0 * 1000), "")
+        }
+        let bytes = try CanonicalJSON.encode(manifest)
+        let object = try await uploader.send(
+            .bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
+        await log.say(
+            "image sha256:\(manifest.image.hex), \(manifest.size) bytes in \(manifest.chunks.count) chunks; \(sent.newChunks) were new, \(sent.newBytes) bytes sent")
+        clock.enter(.done)
+        return BuildResult(
+            image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs,
+            chunkCount: manifest.chunks.count, newChunkCount: sent.newChunks, newBytes: sent.newBytes, tests: tests,
+            testRuntime: runtime, hostTarget: context.hostTarget, phaseSeconds: clock.seconds)
+    }
+
+    private func fetchPlan(_ digest: Digest) async throws -> Plan {
+        let path = "\(directory)/plan.json"
+        try await context.line.fetch(digest, to: path)
+        return try Plan.read(try Disk.read(path, limit: 64 << 20))
+    }
+
+    private func fetchContext(_ plan: Plan) async throws {
+        let root = "\(directory)/context"
+        try Disk.makeDirectory(root)
+        for file in plan.context {
+            let parts = file.path.split(separator: "/", omittingEmptySubsequences: false)
+            guard !file.path.hasPrefix("/"), !parts.contains(where: { $0.isEmpty || $0 == "." || $0 == ".." }) else {
+                throw FarmError("plan.path", .invalid, "the plan names the context file \"\(file.path)\"")
+            }
+            let path = "\(root)/\(file.path)"
+            try Disk.makeDirectory(Disk.parent(of: path))
+            try await context.line.fetch(file.digest, to: path)
+            chmod(path, file.executable ? 0o755 : 0o644)
+            // The engine's cache looks at times as little as it looks at owners; equal bytes must give equal layers.
+            var times = [timeval(tv_sec: 0, tv_usec: 0), timeval(tv_sec: 0, tv_usec: 0)]
+            utimes(path, &times)
+        }
+        try Disk.replace("\(directory)/Dockerfile", with: Array(plan.dockerfile.utf8))
+    }
+
+    private func provideBase(_ base: BaseImage) async throws {
+        if try await engine.has(base.reference) { return await log.say("\(base.reference) is there") }
+        let log = log
+        switch base.origin {
+        case .registry: try await engine.pull(base.reference) { await log.write($0) }
+        case .bootstrap:
+            let tar = "\(directory)/base.tar"
+            await log.say("fetching the bootstrapped base from the farm")
+            try await context.line.fetch(base.digest, to: tar)
+            try await importBase(base, tar)
+            try Disk.remove(tar)
+        }
+    }
+
+    private func importBase(_ base: BaseImage, _ tar: String) async throws {
+        if try await engine.has(base.reference) { return }
+        try await engine.importBase(tar, as: base.reference)
+    }
+
+    private func dockerBuild(_ plan: Plan, tag: String) async throws {
+        let output = Mutex(BuildOutput())
+        let (context, log) = (context, log)
+        let result = try await ProcessRunner.run(
+            engine.command(["build", "--force-rm", "--tag", tag, "--file", "\(directory)/Dockerfile", "\(directory)/context"])
+        ) { bytes in
+            await log.write(bytes)
+            let began = output.withLock { $0.take(bytes) }
+            if began {
+                let state = output.withLock { $0 }
+                await context.report(
+                    .build, (state.step - 1) * 1000 / max(1, state.steps), "step \(state.step)/\(state.steps) \(state.instruction)")
+            }
+        }
+        guard result.succeeded else { throw AttemptFailure(output.withLock { $0.failure(status: result.status) }) }
+    }
+
+    private func assemble(_ plan: Plan, _ image: String) async throws -> (path: String, partitionOffset: Int64) {
+        let archive = "\(directory)/image.tar"
+        try await engine.save(image, to: archive)
+        let path = "\(directory)/image/image.sif"
+        try Disk.makeDirectory(Disk.parent(of: path))
+        let assembler = try ImageAssembler(
+            machine: plan.architecture, format: plan.image, jobs: max(1, context.processors))
+        let labels = [
+            "org.sciferry.name": plan.name, "org.sciferry.version": plan.version, "org.sciferry.target": plan.target,
+            "org.sciferry.base": "\(plan.base.name)@sha256:\(plan.base.digest.hex)",
+        ]
+        let (steps, continuation) = AsyncStream<Int>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let context = context
+        let follower = Task { for await permille in steps { await context.report(.assemble, permille, "") } }
+        defer {
+            continuation.finish()
+            follower.cancel()
+        }
+        let cancelled = Flag()
+        let report = try await withTaskCancellationHandler {
+            try await Blocking.run {
+                try assembler.assemble(archive: archive, to: path, labels: labels) { share in
+                    if cancelled.isRaised { throw CancellationError() }
+                    continuation.yield(Int(share * 1000))
+                }
+            }
+        } onCancel: {
+            _ = cancelled.raise()
+        }
+        try Disk.remove(archive)
+        await log.say("image of \(report.size) bytes from \(report.contentBytes) bytes of files")
+        return (path, report.partition.offset)
+    }
+
+    private func test(_ plan: Plan, _ imageDirectory: String, _ offset: Int64) async throws -> ([TestOutcome], String) {
+        try Disk.replace("\(imageDirectory)/offset", with: Array("\(offset)\n".utf8))
+        let runner = try SuiteRunner(imageDirectory: imageDirectory, scratch: "\(directory)/runtime", marks: marks)
+        let (context, log) = (context, log)
+        do {
+            let runtime = try await runner.runtime()
+            await log.say("running \(plan.suite.tests.count) tests through \(runtime)")
+            let suite = TestSuite(setup: plan.suite.setup, tests: BuildPipeline.deployTests(plan) + plan.suite.tests)
+            let outcomes = try await runner.run(suite, say: { await log.say($0) }) { done, all in
+                await context.report(.test, done * 1000 / max(1, all), "test \(done + 1)/\(all)")
+            }
+            await runner.cleanUp()
+            let failed = outcomes.filter { !$0.passed }
+            guard failed.isEmpty else { throw AttemptFailure(try keep(imageDirectory, failed)) }
+            return (outcomes, runtime)
+        } catch {
+            await runner.cleanUp()
+            throw error
+        }
+    }
+
+    /// Every command that a release offers must be there, whatever the recipe's own tests look at.
+    private static func deployTests(_ plan: Plan) -> [FunctionalTest] {
+        plan.commands.map { command in
+            FunctionalTest(
+                name: "command \(command) is there", command: "command -v -- \(ShellWord.quoted(command))", timeoutSeconds: 60)
+        }
+    }
+
+    /// The image of a failed test stays on the worker for a while, so that somebody can look into it.
+    private func keep(_ imageDirectory: String, _ failed: [TestOutcome]) throws -> Failure {
+        let kept = "\(context.home.kept)/\(context.attempt)"
+        try Disk.makeDirectory(context.home.kept)
+        try Disk.remove(kept)
+        try Disk.rename(imageDirectory, to: kept)
+        let names = failed.map { "\($0.name): \($0.problems.joined(separator: "; "))" }
+        return Failure(
+            .recipe, code: "test.failed",
+            message: "\(failed.count) functional tests failed; the image is kept on worker \(context.worker) as \(kept)/image.sif for \(Int(context.configuration.keepDays)) days",
+            tail: names)
+    }
+
+    private func cleanUp() async {
+        await Mounts.release(below: "\(directory)/runtime")
+        _ = ProcessRunner.killMarked("SCIFERRY_ATTEMPT", context.attempt.description)
+        await engine.untag("sciferry-build:\(context.attempt)")
+        try? Disk.remove(directory)
+    }
+}
+
+/// An attempt's log on the worker's disk.
+package struct AttemptLog: Sendable {
+    package let path: String
+    private let file: OpenFile
+
+    init(_ path: String) throws {
+        self.path = path
+        file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC | O_APPEND)
+    }
+
+    /// Bytes as a program wrote them. A log that cannot be written must not fail a build.
+    func write(_ bytes: [UInt8]) async { try? file.write(bytes) }
+
+    /// A line of our own.
+    func say(_ text: String) async { await write(Array("\(text)\n".utf8)) }
+}
+
+/// How long each phase took.
+private final class PhaseClock: Sendable {
+    private let state = Mutex<(current: Phase?, since: Timestamp, seconds: [String: Double])>((nil, .now, [:]))
+
+    func enter(_ phase: Phase) {
+        state.withLock { state in
+            let now = Timestamp.now
+            if let current = state.current { state.seconds[current.rawValue, default: 0] += now.seconds(since: state.since) }
+            state.current = phase
+            state.since = now
+        }
+    }
+
+    var seconds: [String: Double] { state.withLock { $0.seconds } }
+}

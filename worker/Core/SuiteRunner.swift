@@ -1,0 +1,107 @@
+package import FarmModel
+import Glibc
+import ProcessRunner
+import SiteDelivery
+import SystemIO
+import TestSuites
+
+/// Runs a recipe's functional tests inside the finished SIF, through the very launcher that sites use.
+package struct SuiteRunner: Sendable {
+    private let imageDirectory: String
+    private let launcher: String
+    private let mounts: String
+    private let work: String
+    private let environment: [String: String?]
+
+    /// - Parameters:
+    ///   - imageDirectory: holds `image.sif` and `offset`.
+    ///   - scratch: for the launcher and the mounts; the tests' own working directory lies in the temporary directory,
+    ///     where every runtime shows it.
+    package init(imageDirectory: String, scratch: String, marks: [String: String]) throws {
+        self.imageDirectory = imageDirectory
+        launcher = "\(scratch)/sciferry-launch"
+        mounts = "\(scratch)/mounts"
+        try Disk.makeDirectory(mounts, mode: 0o700)
+        try Disk.replace(launcher, with: Array(Launcher.script.utf8), mode: 0o755)
+        work = "\(getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp")/sciferry-tests-\(Nonce.hex(bytes: 6))"
+        try Disk.makeDirectory(work)
+        var environment: [String: String?] = ["SCIFERRY_MOUNTS": mounts, "PWD": nil, "TMPDIR": nil]
+        for (name, value) in marks { environment[name] = value }
+        self.environment = environment
+    }
+
+    /// The runtime that the launcher takes here; throws `runtime.missing`.
+    package func runtime() async throws -> String {
+        let result = try await ProcessRunner.run(
+            Command(launcher, ["--runtime"], environment: environment, directory: work, deadlineSeconds: 20))
+        guard result.succeeded else {
+            throw FarmError(
+                "runtime.missing", .unavailable, "there is nothing to run an image with",
+                hint: "install apptainer, or squashfuse and bubblewrap, on the worker")
+        }
+        return result.text.split(separator: "\n").first.map(String.init) ?? ""
+    }
+
+    /// Runs everything in order. Setup that fails is a problem of its own, and no test runs then.
+    package func run(_ suite: TestSuite, say: @Sendable (String) async -> Void, progress: @Sendable (Int, Int) async -> Void) async throws -> [TestOutcome] {
+        // The first call mounts, so that the tests' own processes can be told from the mount's.
+        _ = try await shell("true", name: "start", timeout: 60)
+        var outcomes: [TestOutcome] = []
+        if !suite.setup.isEmpty {
+            await say("test setup")
+            let seen = try await shell(suite.setup, name: "setup", timeout: 600)
+            let outcome = FunctionalTest(name: "setup", command: suite.setup, timeoutSeconds: 600).judge(seen)
+            if !outcome.passed { return [outcome] }
+        }
+        for (index, test) in suite.tests.enumerated() {
+            await progress(index, suite.tests.count)
+            var seen = try await shell(test.command, name: "test-\(index)", timeout: test.timeoutSeconds)
+            for file in test.outputFiles { seen.files[file] = Disk.size("\(work)/\(file)") }
+            let outcome = test.judge(seen)
+            await say("test \(outcome.passed ? "passed" : "FAILED"): \(test.name)")
+            for problem in outcome.problems { await say("    \(problem)") }
+            outcomes.append(outcome)
+        }
+        return outcomes
+    }
+
+    /// Removes the working directory and unmounts.
+    package func cleanUp() async {
+        await Mounts.release(below: mounts)
+        try? Disk.remove(work)
+    }
+
+    private func shell(_ script: String, name: String, timeout: Int) async throws -> TestObservation {
+        let file = "\(work)/.\(name).sh"
+        try Disk.replace(file, with: Array(script.utf8))
+        let started = Timestamp.now
+        var marked = environment
+        marked["SCIFERRY_TEST"] = "\(work)/\(name)"
+        let result = try await ProcessRunner.run(
+            Command(
+                launcher, [imageDirectory, "/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash \"$0\"; else exec sh \"$0\"; fi", file],
+                environment: name == "start" ? environment : marked, directory: work, deadlineSeconds: Double(timeout)))
+        if name != "start" { _ = ProcessRunner.killMarked("SCIFERRY_TEST", "\(work)/\(name)") }
+        return TestObservation(
+            exitCode: result.status, output: result.text, timedOut: result.timedOut, files: [:],
+            seconds: Timestamp.now.seconds(since: started))
+    }
+}
+
+/// Mounts that the launcher made.
+package enum Mounts {
+    /// Unmounts everything below a directory, lazily where it is busy.
+    package static func release(below directory: String) async {
+        guard let real = Disk.realPath(directory), let bytes = try? OpenFile("/proc/self/mounts", flags: O_RDONLY) else { return }
+        defer { bytes.close() }
+        var buffer = [UInt8](repeating: 0, count: 1 << 20)
+        let count = buffer.withUnsafeMutableBytes { (try? bytes.read(at: 0, into: $0)) ?? 0 }
+        for line in String(decoding: buffer.prefix(count), as: UTF8.self).split(separator: "\n").reversed() {
+            let fields = line.split(separator: " ")
+            guard fields.count > 2, fields[1].hasPrefix("\(real)/") else { continue }
+            if umount2(String(fields[1]), Int32(MNT_DETACH)) != 0 {
+                _ = try? await ProcessRunner.run(Command("fusermount", ["-u", "-z", String(fields[1])], deadlineSeconds: 20))
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+import FarmIdentity
+import FarmLink
+import FarmMessages
+import FarmModel
+import FarmWire
+import Foundation
+import HTTPTransport
+package import Logging
+package import NIOCore
+import NIOPosix
+import ProcessRunner
+import SystemIO
+
+/// A worker process: stays in contact with the coordinator and does what it desires.
+package actor WorkerAgent {
+    private let home: WorkerHome
+    private let configuration: WorkerConfiguration
+    private let logger: Logger
+    private let group: any EventLoopGroup
+    private let client = HTTPClient()
+    private let line = FarmLine()
+    private let lock: FileLock
+    private let process = Nonce.hex(bytes: 8)
+    private let authority: [UInt8]
+    private var facts: HostFacts
+    private var state: WorkerState
+    private var tasks: [AttemptID: Task<Void, Never>] = [:]
+    private var renewalRequest: [UInt8] = []
+    private var wake: CheckedContinuation<Void, Never>?
+    private var isNewsPending = false
+    private var answered: UInt64 = 0
+    private var nextContact: Double = 2
+
+    /// Opens a worker's home; throws `worker.not-enrolled` and `home.locked`.
+    package init(home: WorkerHome, group: any EventLoopGroup, logger: Logger) async throws {
+        self.home = home
+        self.logger = logger
+        self.group = group
+        configuration = try home.readConfiguration()
+        lock = try FileLock(home.lock, holder: "worker, process \(getpid())", hint: "one worker process serves a home")
+        authority = try Disk.read(home.authority, limit: 1 << 16)
+        state = WorkerState(slots: configuration.slots)
+        let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
+        let version = (try? await engine.version()) ?? "none"
+        facts = try HostSurvey.facts(home: home.root, engine: version, slots: configuration.slots)
+    }
+
+    /// Works until the task is cancelled.
+    package func run() async throws {
+        await sweep()
+        var failures = 0
+        while !Task.isCancelled {
+            do {
+                try await connectOnce { failures = 0 }
+            } catch let error as FarmError {
+                logger.warning("link lost", metadata: ["error.code": "\(error.code.rawValue)", "reason": "\(error.message)"])
+                if error.code == "identity.revoked" || error.code == "identity.unknown" { failures = max(failures, 5) }
+            } catch {
+                if Task.isCancelled { break }
+                logger.warning("link lost", metadata: ["reason": "\(error)"])
+            }
+            failures += 1
+            let delay = min(5, 0.2 * Double(1 << min(failures, 6)))
+            try await Task.sleep(for: .seconds(delay * Double.random(in: 1...1.2)))
+        }
+    }
+
+    /// Stops all attempts and waits until they have cleaned up.
+    package func stop() async {
+        for task in tasks.values { task.cancel() }
+        for task in tasks.values { await task.value }
+    }
+
+    private func connectOnce(connected: () -> Void) async throws {
+        let certificate = String(decoding: try Disk.read(home.certificate, limit: 1 << 16), as: UTF8.self)
+        let key = String(decoding: try Disk.read(home.key, limit: 1 << 16), as: UTF8.self)
+        try planRenewal(certificate, key)
+        let context = try LinkCredentials(
+            certificatePEM: certificate, keyPEM: key, authorityPEM: String(decoding: authority, as: UTF8.self)
+        ).clientContext()
+        let address = configuration.link.split(separator: ":")
+        guard address.count == 2, let port = Int(address[1]) else {
+            throw FarmError("worker.link", .invalid, "\"\(configuration.link)\" is no HOST:PORT", hint: "correct \"link\" in \(home.configuration)")
+        }
+        facts.diskFreeBytes = try Disk.freeBytes(at: home.root)
+        var hello = Sciferry_V1_Hello()
+        hello.versions = [1]
+        hello.worker = configuration.name
+        hello.facts = Sciferry_V1_HostFacts(facts)
+        hello.process = process
+        let link = LinkClient(host: String(address[0]), port: port, context: context, group: group)
+        connected()
+        try await link.run(hello: hello, onDesired: { await self.obey($0) }) { connection, welcome in
+            try await self.converse(connection, welcome)
+        }
+    }
+
+    /// Section 5 of the protocol: one STATE after the other, each after the answer to the last.
+    private func converse(_ connection: LinkConnection, _ welcome: Sciferry_V1_Welcome) async throws {
+        logger.info("connected", metadata: ["farm": "\(welcome.farm)", "coordinator.process": "\(welcome.process)"])
+        state.connected(to: welcome.process)
+        await line.attach(connection)
+        let silence = Double(welcome.silenceLimitMs) / 1000
+        do {
+            while true {
+                let report = state.report(
+                    diskFreeBytes: try Disk.freeBytes(at: home.root), refusal: try refusal(), renewalRequest: renewalRequest)
+                try await connection.send(Frame(.state, try Sciferry_V1_WorkerState(report)))
+                let sent = Timestamp.now
+                while answered != report.sequence {
+                    try await pause(0.05)
+                    if Timestamp.now.seconds(since: sent) > silence {
+                        throw FarmError("link.silent", .unavailable, "the coordinator has been silent for \(Int(silence)) s")
+                    }
+                }
+                try await pause(min(nextContact, silence / 3))
+            }
+        } catch {
+            await line.detach(connection)
+            throw error
+        }
+    }
+
+    /// Waits, at most so long, for news worth a report.
+    private func pause(_ seconds: Double) async throws {
+        try Task.checkCancellation()
+        if isNewsPending {
+            isNewsPending = false
+            // Many small changes make one report.
+            return try await Task.sleep(for: .milliseconds(10))
+        }
+        let timer = Task {
+            try? await Task.sleep(for: .seconds(seconds))
+            self.ring()
+        }
+        await withCheckedContinuation { wake = $0 }
+        timer.cancel()
+        isNewsPending = false
+    }
+
+    private func ring() {
+        isNewsPending = true
+        wake?.resume()
+        wake = nil
+    }
+
+    private func refusal() throws -> String {
+        let free = try Disk.freeBytes(at: home.root)
+        let needed = Int64(configuration.minimumFreeGiB * Double(1 << 30))
+        if free < needed { return "its disk has \(free >> 20) MiB free, \(needed >> 20) MiB are the minimum" }
+        return facts.engine == "none" ? "it has no container engine" : ""
+    }
+
+    private func obey(_ desired: DesiredWork) async {
+        if desired.sequence != 0 { answered = desired.sequence }
+        nextContact = desired.nextContactSeconds
+        if !desired.renewedCertificate.isEmpty { keepCertificate(desired.renewedCertificate) }
+        for action in state.obey(desired) {
+            switch action {
+            case .start(let assignment): start(assignment)
+            case .kill(let id):
+                logger.notice("attempt stopped", metadata: ["attempt.id": "\(id)"])
+                tasks[id]?.cancel()
+            }
+        }
+        ring()
+    }
+
+    private func start(_ assignment: DesiredWork.Assignment) {
+        let id = assignment.attempt
+        logger.notice("attempt started", metadata: ["attempt.id": "\(id)"])
+        tasks[id] = Task {
+            var outcome: AttemptOutcome?
+            do {
+                let pipeline = try BuildPipeline(context(for: id))
+                outcome = try await pipeline.run(assignment.order)
+            } catch is CancellationError {
+                outcome = nil
+            } catch {
+                outcome = .failed(Failure(.infrastructure, error))
+            }
+            ended(id, outcome)
+        }
+    }
+
+    private func context(for id: AttemptID) -> BuildPipeline.Context {
+        BuildPipeline.Context(
+            worker: configuration.name, attempt: id, home: home, configuration: configuration, authority: authority, line: line,
+            client: client, hostTarget: facts.target, processors: facts.processors
+        ) { phase, permille, note in await self.note(id, phase, permille, note) }
+    }
+
+    private func note(_ id: AttemptID, _ phase: Phase, _ permille: Int, _ note: String) {
+        if state.note(id, phase: phase, permille: permille, note: note) { ring() }
+    }
+
+    private func ended(_ id: AttemptID, _ outcome: AttemptOutcome?) {
+        tasks[id] = nil
+        state.ended(id, outcome)
+        logger.notice("attempt ended", metadata: ["attempt.id": "\(id)", "outcome": "\(WorkerAgent.word(outcome))"])
+        ring()
+    }
+
+    private static func word(_ outcome: AttemptOutcome?) -> String {
+        switch outcome {
+        case .built: "built"
+        case .resolved: "resolved"
+        case .failed(let failure): failure.code
+        case nil: "stopped"
+        }
+    }
+
+    // MARK: certificates
+
+    private func planRenewal(_ certificate: String, _ key: String) throws {
+        let current = try IssuedCertificate(pem: certificate)
+        let left = current.expiresAt.seconds(since: .now)
+        renewalRequest = left < CertificateAuthority.leafLifetime / 2
+            ? try KeyAndRequest(keyPEM: key, commonName: configuration.name).request : []
+    }
+
+    private func keepCertificate(_ der: [UInt8]) {
+        do {
+            let fresh = try IssuedCertificate(der: der)
+            try Disk.replace(home.certificate, with: Array(fresh.pem.utf8))
+            renewalRequest = []
+            logger.notice("certificate renewed", metadata: ["expires": "\(fresh.expiresAt)"])
+        } catch {
+            logger.error("the renewed certificate cannot be kept", metadata: ["reason": "\(error)"])
+        }
+    }
+
+    // MARK: what a killed process left
+
+    /// Ends processes, mounts, tags and directories of attempts that an earlier process of this worker was running.
+    private func sweep() async {
+        let killed = ProcessRunner.killMarked("SCIFERRY_WORKER", configuration.name)
+        await Mounts.release(below: home.attempts)
+        let left = (try? Disk.list(home.attempts)) ?? []
+        let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
+        for name in left {
+            await engine.untag("sciferry-build:\(name)")
+            try? Disk.remove("\(home.attempts)/\(name)")
+        }
+        for name in (try? Disk.list(home.kept)) ?? [] {
+            let path = "\(home.kept)/\(name)"
+            let age = Timestamp.now.seconds(since: Disk.modified(path) ?? .now)
+            if age > configuration.keepDays * 86400 { try? Disk.remove(path) }
+        }
+        if killed > 0 || !left.isEmpty {
+            logger.notice("cleaned up after an earlier process", metadata: ["processes": "\(killed)", "attempts": "\(left.joined(separator: " "))"])
+        }
+    }
+}

@@ -120,5 +120,32 @@ let package = Package(
                 "ImageAssembly", "Microarchitecture", "ProcessRunner", "SiteDelivery", "SystemIO", "TestSuites", logging,
                 nioCore, nioPosix, nioSSL, protobuf,
             ]),
+        room(
+            "CoordinatorWeb", path: "coordinator/Web",
+            [
+                "CoordinatorCore", "FarmIdentity", "FarmLink", "FarmModel", "HTTPTransport", "SystemIO", httpTypes,
+                hummingbird, hummingbirdTLS, lifecycle, logging, nioCore, nioPosix, nioSSL,
+            ]),
+        room(
+            "Commands",
+            [
+                "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "HTTPTransport",
+                "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SiteDelivery", "SystemIO",
+                "WorkerCore", argumentParser,
+            ]),
+        // Layer 6
+        .executableTarget(
+            name: "sciferry", dependencies: ["Commands", argumentParser], path: "Sources/sciferry", swiftSettings: settings),
+        .executableTarget(
+            name: "sciferry-coordinator",
+            dependencies: [
+                "CoordinatorCore", "CoordinatorWeb", "FarmModel", "Observability", argumentParser, logging,
+            ], path: "coordinator/Main", swiftSettings: settings),
+        .executableTarget(
+            name: "sciferry-worker",
+            dependencies: [
+                "FarmIdentity", "FarmModel", "HTTPTransport", "Observability", "WorkerCore", argumentParser, lifecycle,
+                logging, nioPosix,
+            ], path: "worker/Main", swiftSettings: settings),
     ]
 )

@@ -25,7 +25,7 @@ package final class HTTPClient: Sendable {
     /// Sends a request and returns its response, whatever the status. Throws `http.unreachable` when no response came,
     /// `http.too-large` over the limit, and whatever the sink throws.
     package func perform(_ request: HTTPRequest, sink: Sink? = nil) async throws -> HTTPResponse {
-        let cancelled = Flag()
+        let cancelled = Switch()
         return try await withTaskCancellationHandler {
             try await Blocking.run { try self.transfer(request, sink: sink, cancelled: cancelled) }
         } onCancel: {
@@ -54,7 +54,7 @@ package final class HTTPClient: Sendable {
         }
     }
 
-    private func transfer(_ request: HTTPRequest, sink: Sink?, cancelled: Flag) throws -> HTTPResponse {
+    private func transfer(_ request: HTTPRequest, sink: Sink?, cancelled: Switch) throws -> HTTPResponse {
         guard let curl = idle.withLock({ $0.popLast() })?.pointer ?? curl_easy_init() else {
             throw FarmError("http.fault", .fault, "libcurl gives no handle")
         }
@@ -139,7 +139,7 @@ private final class Transfer {
     let body: HTTPBody
     let limit: Int64
     let sink: HTTPClient.Sink?
-    let cancelled: Flag
+    let cancelled: Switch
     var headers: [String: String] = [:]
     var received: [UInt8] = []
     var error: (any Error)?
@@ -147,7 +147,7 @@ private final class Transfer {
     private var sent: Int64 = 0
     private var status = 0
 
-    init(body: HTTPBody, limit: Int64, sink: HTTPClient.Sink?, cancelled: Flag) {
+    init(body: HTTPBody, limit: Int64, sink: HTTPClient.Sink?, cancelled: Switch) {
         self.body = body
         self.limit = limit
         self.sink = sink

@@ -56,7 +56,7 @@ package enum ProcessRunner {
         options.createSession = true
         options.teardownSequence = [.send(signal: .terminate, toProcessGroup: true, allowedDurationToNextStep: .seconds(2))]
         let group = Atomic<Int32>(0)
-        let expired = Flag()
+        let expired = Switch()
         defer {
             let leader = group.load(ordering: .acquiring)
             if leader > 1 { kill(-leader, SIGKILL) }

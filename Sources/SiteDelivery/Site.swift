@@ -109,7 +109,9 @@ package struct Site: Sendable {
     }
 
     /// Takes a release's module and wrappers away, and its image when nothing else uses it.
-    package func uninstall(name: String, version: String?) throws -> [InstalledRelease] {
+    ///
+    /// - Parameter keepsImage: leaves the image for `reinstall`.
+    package func uninstall(name: String, version: String?, keepsImage: Bool = false) throws -> [InstalledRelease] {
         let victims = try installed().filter { $0.release.name == name && (version == nil || $0.release.version == version) }
         guard !victims.isEmpty else {
             throw FarmError(
@@ -127,10 +129,27 @@ package struct Site: Sendable {
         rmdir("\(root)/modules/\(name)")
         rmdir("\(root)/wrappers/\(name)")
         let used = Set(try installed().map(\.release.image.digest))
-        for victim in victims where !used.contains(victim.release.image.digest) {
+        for victim in victims where !keepsImage && !used.contains(victim.release.image.digest) {
             try Disk.remove(imageDirectory(victim.release.image.digest))
         }
         return victims
+    }
+
+    /// Installs again from an image that lies in the site; the newest version unless one is named.
+    package func reinstall(name: String, version: String?, now: Timestamp) throws -> Release {
+        let there = try Disk.list("\(root)/images").filter { !$0.hasPrefix(".") }.compactMap { directory -> Release? in
+            let path = "\(root)/images/\(directory)/release.json"
+            guard let bytes = try? Disk.read(path, limit: 1 << 24) else { return nil }
+            let release: Release = try CanonicalJSON.decode(from: bytes, source: path)
+            return release.name == name && (version == nil || release.version == version) ? release : nil
+        }
+        guard let release = there.max(by: { VersionOrder.precedes($0.version, $1.version) }) else {
+            throw FarmError(
+                "site.no-image", .notFound, "\(root) holds no image of \(name)\(version.map { " \($0)" } ?? "")",
+                hint: "fetch it: sciferry pull \(name) --site \(root)")
+        }
+        try install(release, commands: release.commands, now: now)
+        return release
     }
 
     private func installLauncher() throws {

@@ -170,7 +170,7 @@ package enum Disk {
 package final class OpenFile: Sendable {
     package let descriptor: Int32
     package let path: String
-    private let closed = Flag()
+    private let closed = Switch()
 
     /// Opens with `open(2)` flags; close-on-exec is always set.
     package init(_ path: String, flags: Int32, mode: mode_t = 0o644) throws {

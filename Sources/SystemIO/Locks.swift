@@ -4,7 +4,7 @@ import Glibc
 import Synchronization
 
 /// A one-way switch that any thread may raise.
-package final class Flag: Sendable {
+package final class Switch: Sendable {
     private let state = Atomic<Bool>(false)
 
     package init() {}

@@ -16,10 +16,10 @@ import SystemIO
 /// The owner of the farm's state. Runs on an executor of its own, because journals block; a transition computes a new
 /// state, commits its changes in one transaction, and only then lets anyone see it.
 package actor Coordinator {
-    package let configuration: FarmConfiguration
-    package let home: FarmHome
-    package let authority: CertificateAuthority
-    package let releaseKey: VerifyingKey
+    package nonisolated let configuration: FarmConfiguration
+    package nonisolated let home: FarmHome
+    package nonisolated let authority: CertificateAuthority
+    package nonisolated let releaseKey: VerifyingKey
     package nonisolated let blobs: BlobStore
     package nonisolated let logs: LogStore
     package nonisolated let logger: Logger
@@ -37,7 +37,7 @@ package actor Coordinator {
     private var tokens: [String: TokenRecord]
     private var access: [Digest: AccessRecord]
     private var sessions: [WorkerName: LinkServerSession] = [:]
-    private(set) var endpoints = FarmEndpoints(link: "", api: "", process: 0)
+    package private(set) var endpoints = FarmEndpoints(link: "", api: "", process: 0)
 
     package nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 

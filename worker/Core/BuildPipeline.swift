@@ -47,7 +47,7 @@ package struct BuildPipeline: Sendable {
 
     /// Runs the order. Every way out cleans up what was made; a cancellation throws.
     package func run(_ order: WorkOrder) async throws -> AttemptOutcome {
-        let isOver = Flag()
+        let isOver = Switch()
         let (attempt, line, path) = (context.attempt, context.line, log.path)
         let forwarder = Task { try await line.forwardLog(attempt, from: path, isOver: isOver) }
         let outcome: AttemptOutcome
@@ -253,7 +253,7 @@ package struct BuildPipeline: Sendable {
             continuation.finish()
             follower.cancel()
         }
-        let cancelled = Flag()
+        let cancelled = Switch()
         let report = try await withTaskCancellationHandler {
             try await Blocking.run {
                 try assembler.assemble(archive: archive, to: path, labels: labels) { share in

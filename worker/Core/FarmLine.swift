@@ -101,7 +101,7 @@ package actor FarmLine {
 
     /// Follows an attempt's log file and sends what is added, until `isOver` says that nothing more comes. Returns when
     /// everything is with the coordinator, or it wants no more.
-    package func forwardLog(_ attempt: AttemptID, from path: String, isOver: Flag) async throws {
+    package func forwardLog(_ attempt: AttemptID, from path: String, isOver: Switch) async throws {
         do {
             try await withConnection { connection in
                 var position = Int64(try await self.ask(attempt, .logPosition(Sciferry_V1_LogPosition())).logBytes)

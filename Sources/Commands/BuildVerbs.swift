@@ -1,0 +1,352 @@
+import ArgumentParser
+import CoordinatorCore
+import FarmModel
+import Foundation
+import Microarchitecture
+import Recipes
+import Synchronization
+import SystemIO
+
+/// Reads a recipe's directory.
+enum RecipeDirectory {
+    private static let largest: Int64 = 16 << 20
+
+    /// All files beside `build.yaml`, which the argument names or whose directory it names.
+    static func read(_ argument: String) throws -> RecipeSource {
+        let isFile = argument.hasSuffix(".yaml") || argument.hasSuffix(".yml")
+        let directory = isFile ? Disk.parent(of: argument) : argument
+        let path = isFile ? argument : "\(argument.hasSuffix("/") ? String(argument.dropLast()) : argument)/build.yaml"
+        guard Disk.exists(path) else {
+            throw FarmError("recipe.absent", .notFound, "\(path) does not exist", hint: "a recipe is a directory with a build.yaml")
+        }
+        var files: [String: [UInt8]] = [:]
+        var total: Int64 = 0
+        for name in try Disk.list(directory) where !Disk.isDirectory("\(directory)/\(name)") {
+            total += Disk.size("\(directory)/\(name)") ?? 0
+            guard total <= largest else {
+                throw FarmError("recipe.too-large", .invalid, "\(directory) holds more than \(largest >> 20) MiB", hint: "let the recipe download large files by url")
+            }
+            files[name] = try Disk.read("\(directory)/\(name)", limit: largest)
+        }
+        if isFile { files["build.yaml"] = try Disk.read(path, limit: largest) }
+        return RecipeSource(path: path, files: files)
+    }
+}
+
+/// Builds a recipe and follows it.
+struct BuildCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "build", abstract: "Build a recipe, test it and release it.",
+        discussion: """
+            Examples:
+              sciferry build recipes/dcm2niix
+              sciferry build recipes/dcm2niix --for x86_64_v3
+              sciferry build recipes/dcm2niix --no-wait --json
+            """)
+
+    @OptionGroup var farm: FarmOptions
+    @Argument(help: "The recipe's directory, or its build.yaml.") var recipe: String
+    @Option(name: .customLong("for"), help: "The CPU target (default: the lowest of the recipe's first architecture).")
+    var target = ""
+    @Flag(help: "Resolve base image and downloads anew.") var updateLock = false
+    @Flag(inversion: .prefixedNo, help: "Wait for the end.") var wait = true
+
+    func run() async throws {
+        try await reporting {
+            let source = try RecipeDirectory.read(recipe)
+            _ = try Recipe.read(source)
+            let client = try farm.client()
+            let job: JobRecord = try await client.post(
+                "/api/v1/jobs", Submission(path: source.path, files: source.files, target: target, updatesLock: updateLock))
+            guard wait else { return farm.json ? try Console.json(job) : Console.print("\(job.id)  \(job.title)") }
+            let follower = JobFollower(client: client, quiet: farm.json)
+            let view = try await follower.follow(job.id)
+            if farm.json { try Console.json(view) }
+            guard view.job.state == .succeeded else { throw ExitCode(view.job.state == .cancelled ? 130 : 1) }
+        }
+    }
+}
+
+/// The end of a log that is being followed.
+private final class LogTail: Sendable {
+    private let kept = Mutex<[UInt8]>([])
+
+    func add(_ bytes: [UInt8]) { kept.withLock { $0 = Array(($0 + bytes).suffix(4096)) } }
+
+    var bytes: [UInt8] { kept.withLock { $0 } }
+}
+
+/// Shows a job's life as it happens.
+struct JobFollower: Sendable {
+    let client: FarmClient
+    let quiet: Bool
+
+    /// Follows to the end and returns it.
+    func follow(_ id: JobID) async throws -> JobView {
+        let line = ProgressLine()
+        var shown = Set<String>()
+        let tail = LogTail()
+        var reader: Task<Void, any Error>?
+        defer { reader?.cancel() }
+        if !quiet { Console.print("\(id)  \(try await client.get("/api/v1/jobs/\(id)", JobView.self).job.title)") }
+        var failures = 0
+        while true {
+            let view: JobView
+            do {
+                view = try await client.get("/api/v1/jobs/\(id)")
+                failures = 0
+            } catch let error as FarmError where error.category == .unavailable && failures < 100 {
+                // The coordinator may be restarting; the job goes on without us.
+                failures += 1
+                line.show("waiting for the coordinator", share: nil)
+                try await Task.sleep(for: .milliseconds(500))
+                continue
+            }
+            if !quiet {
+                if reader == nil, view.attempts.contains(where: \.isOpen) {
+                    reader = Task { [client] in
+                        try await client.log(id.rawValue, attempt: nil, follow: true) { tail.add($0) }
+                    }
+                }
+                announce(view, &shown, line)
+                showProgress(view, line, tail.bytes)
+            }
+            if view.job.state.isFinal {
+                line.clear()
+                if !quiet { conclude(view) }
+                return view
+            }
+            try await Task.sleep(for: .milliseconds(200))
+        }
+    }
+
+    private func announce(_ view: JobView, _ shown: inout Set<String>, _ line: ProgressLine) {
+        func say(_ key: String, _ text: String) {
+            guard shown.insert(key).inserted else { return }
+            line.clear()
+            Console.print(text)
+        }
+        if view.job.state == .resolving { say("resolving", "  resolving inputs (\(view.job.waitsFor.map(\.rawValue).joined(separator: ", ")))") }
+        if let joined = view.job.joined { say("joined", "  joined \(joined), which builds the same") }
+        for attempt in view.attempts {
+            say("attempt \(attempt.id)", "  \(attempt.id) on \(attempt.worker)")
+            for phase in Phase.allCases {
+                guard let start = attempt.phaseStarts[phase.rawValue] else { continue }
+                say("\(attempt.id) \(phase)", "  \(attempt.id) \(phase.rawValue) (after \(Console.seconds(start.seconds(since: attempt.startedAt))))")
+            }
+            if attempt.state == .lost || attempt.state == .failed, let failure = attempt.failure {
+                say("failure \(attempt.id)", "  \(attempt.id) \(attempt.state.rawValue): \(failure.message)")
+            }
+        }
+        if view.job.state == .publishing { say("publishing", "  publishing") }
+        if let note = view.job.note, !view.job.state.isFinal { say("note \(note)", "  \(note)") }
+        if view.job.state == .queued, view.attempts.isEmpty {
+            for (worker, why) in view.obstacles.sorted(by: { $0.key < $1.key }) where why != "busy" {
+                say("obstacle \(worker) \(why)", "  waiting; \(worker): \(why)")
+            }
+        }
+    }
+
+    private func showProgress(_ view: JobView, _ line: ProgressLine, _ tail: [UInt8]) {
+        // Without a terminal the phases are enough; the log is one command away.
+        guard Console.isTerminal else { return }
+        guard let attempt = view.attempts.last, attempt.isOpen else { return line.show(view.job.state.rawValue, share: nil) }
+        let phases = Double(Phase.allCases.count - 1)
+        let index = Double(Phase.allCases.firstIndex(of: attempt.phase) ?? 0)
+        let share = min(1, (index + Double(attempt.progressPermille) / 1000) / phases)
+        let last = String(decoding: tail, as: UTF8.self).split(whereSeparator: \.isNewline).last ?? ""
+        line.show("\(attempt.phase.rawValue) \(attempt.note.isEmpty ? String(last) : attempt.note)", share: share)
+    }
+
+
+    private func conclude(_ view: JobView) {
+        let job = view.job
+        if let note = job.note { Console.print("  \(note)") }
+        switch job.state {
+        case .succeeded:
+            if let attempt = view.attempts.last, let end = attempt.finishedAt {
+                Console.print("  built and tested in \(Console.seconds(end.seconds(since: attempt.startedAt)))")
+            }
+            if let result = view.publication?.result {
+                Console.print(
+                    "  image sha256:\(result.image.hex), \(Console.bytes(result.imageSize)); \(result.newChunkCount) of \(result.chunkCount) chunks were new, \(Console.bytes(result.newBytes)) sent")
+                let passed = result.tests.filter(\.passed).count
+                Console.print("  \(passed) of \(result.tests.count) tests passed, run through \(result.testRuntime)")
+            }
+            Console.print("\(job.id)  released: \(job.release.map { "sha256:\($0.hex)" } ?? "")")
+        default:
+            if let failure = job.failure {
+                for text in failure.tail { Console.print("  | \(text)") }
+                Console.print("\(job.id)  \(job.state.rawValue): \(failure.message) [\(failure.code)]")
+            } else {
+                Console.print("\(job.id)  \(job.state.rawValue)")
+            }
+        }
+    }
+}
+
+/// Lists jobs.
+struct JobsCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "jobs", abstract: "List jobs, newest last.")
+
+    @OptionGroup var farm: FarmOptions
+    @Flag(help: "Only those that have not ended.") var open = false
+
+    func run() async throws {
+        try await reporting {
+            var jobs: [JobView] = try await farm.client().get("/api/v1/jobs")
+            if open { jobs = jobs.filter { !$0.job.state.isFinal } }
+            if farm.json { return try Console.json(jobs) }
+            Console.table(
+                ["JOB", "STATE", "WHAT", "WORKER", "STARTED", "NOTE"],
+                jobs.map { view in
+                    [
+                        view.job.id.rawValue, view.job.state.rawValue, view.job.title, view.attempts.last?.worker.rawValue ?? "-",
+                        Console.date(view.job.createdAt), String((view.job.failure?.message ?? view.job.note ?? "").prefix(70)),
+                    ]
+                })
+        }
+    }
+}
+
+/// Shows one job.
+struct JobCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "job", abstract: "Show a job: where it stands, why it waits or failed, what came of it.")
+
+    @OptionGroup var farm: FarmOptions
+    @Argument(help: "The job, for example j3.") var id: String
+
+    func run() async throws {
+        try await reporting {
+            let view: JobView = try await farm.client().get("/api/v1/jobs/\(id)")
+            if farm.json { return try Console.json(view) }
+            let job = view.job
+            Console.print("\(job.id)  \(job.title)  \(job.state.rawValue)")
+            Console.print("  asked by \(job.requestedBy) at \(Console.date(job.createdAt))")
+            if let key = job.key { Console.print("  build key \(key.hex)") }
+            if let note = job.note { Console.print("  \(note)") }
+            for (worker, why) in view.obstacles.sorted(by: { $0.key < $1.key }) { Console.print("  not on \(worker): \(why)") }
+            for attempt in view.attempts {
+                let end = attempt.finishedAt.map { " in \(Console.seconds($0.seconds(since: attempt.startedAt)))" } ?? ""
+                Console.print("  \(attempt.id) on \(attempt.worker): \(attempt.state.rawValue)\(end), phase \(attempt.phase.rawValue)")
+                if let failure = attempt.failure {
+                    Console.print("    \(failure.message) [\(failure.code)]")
+                    for line in failure.tail.suffix(12) { Console.print("    | \(line)") }
+                }
+            }
+            if let publication = view.publication {
+                Console.print("  image sha256:\(publication.result.image.hex), \(Console.bytes(publication.result.imageSize))")
+                for test in publication.result.tests { Console.print("  \(test.passed ? "passed" : "FAILED")  \(test.name)") }
+                for (phase, seconds) in publication.result.phaseSeconds.sorted(by: { $0.key < $1.key }) {
+                    Console.print("  \(phase) took \(Console.seconds(seconds))")
+                }
+                Console.print("  published in: \(publication.regionsDone.joined(separator: ", ")); step \(publication.step.rawValue)")
+                if let error = publication.lastError { Console.print("  last error: \(error)") }
+            }
+        }
+    }
+}
+
+/// Prints a job's log.
+struct LogsCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "logs", abstract: "Print a job's log.", discussion: "Example:\n  sciferry logs -f j3")
+
+    @OptionGroup var farm: FarmOptions
+    @Argument(help: "The job, for example j3, or one attempt of it, j3.1.") var id: String
+    @Flag(name: .shortAndLong, help: "Go on until the job ends.") var follow = false
+
+    func run() async throws {
+        try await reporting {
+            let attempt = AttemptID(id)
+            try await farm.client().log(attempt?.job.rawValue ?? id, attempt: attempt?.number, follow: follow) {
+                FileHandle.standardOutput.write(Data($0))
+            }
+        }
+    }
+}
+
+/// Stops a job.
+struct CancelCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "cancel", abstract: "Stop a job.")
+    @OptionGroup var farm: FarmOptions
+    @Argument(help: "The job, for example j3.") var id: String
+    func run() async throws { try await reporting { try await farm.client().post("/api/v1/jobs/\(id)/cancel") } }
+}
+
+/// Looks at recipes without a farm.
+struct RecipeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "recipe", abstract: "Check or render recipes; needs no farm.", subcommands: [CheckCommand.self, RenderCommand.self])
+
+    struct CheckCommand: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(commandName: "check", abstract: "Read recipes and say what is wrong.")
+        @Argument(help: "Recipe directories.") var recipes: [String]
+        @Flag(help: "Print JSON.") var json = false
+
+        private struct Verdict: Encodable {
+            var recipe: String
+            var ok: Bool
+            var code: String?
+            var message: String?
+        }
+
+        func run() async throws {
+            var verdicts: [Verdict] = []
+            for path in recipes {
+                do {
+                    let source = try RecipeDirectory.read(path)
+                    let recipe = try Recipe.read(source)
+                    for architecture in recipe.architectures {
+                        guard let target = Microarchitecture.named(architecture) else { continue }
+                        _ = try recipe.render(source, target: target, lock: RecipeCommand.placeholderLock(recipe, architecture))
+                    }
+                    verdicts.append(Verdict(recipe: path, ok: true))
+                    if !json { Console.print("\(path): \(recipe.name) \(recipe.version), \(recipe.suite.tests.count) tests, sound") }
+                } catch let error as FarmError {
+                    verdicts.append(Verdict(recipe: path, ok: false, code: error.code.rawValue, message: error.message))
+                    if !json { Console.error("\(error)") }
+                }
+            }
+            if json { try Console.json(verdicts) }
+            guard verdicts.allSatisfy(\.ok) else { throw ExitCode(FarmError.Category.invalid.exitStatus) }
+        }
+    }
+
+    struct RenderCommand: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "render", abstract: "Print the Dockerfile, or with --json the whole plan.",
+            discussion: "Without a farm the inputs' digests are not known; the base stands as its name's digest.")
+        @Argument(help: "The recipe's directory.") var recipe: String
+        @Option(name: .customLong("for"), help: "The CPU target.") var target = ""
+        @Flag(help: "Print the plan as JSON.") var json = false
+
+        func run() async throws {
+            try await reporting {
+                let source = try RecipeDirectory.read(recipe)
+                let recipe = try Recipe.read(source)
+                guard let target = Microarchitecture.named(target.isEmpty ? recipe.architectures[0] : target) else {
+                    throw FarmError("target.unknown", .usage, "\"\(target)\" is no CPU target", hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
+                }
+                let plan = try recipe.render(source, target: target, lock: RecipeCommand.placeholderLock(recipe, target.family)).plan
+                if json {
+                    try Console.json(plan)
+                } else {
+                    FileHandle.standardOutput.write(
+                        Data(plan.dockerfile.replacingOccurrences(of: plan.base.reference, with: plan.base.name).utf8))
+                }
+            }
+        }
+    }
+
+    /// Stands in for a lock where only the shape of the rendering matters.
+    static func placeholderLock(_ recipe: Recipe, _ architecture: String) -> [String: LockedInput] {
+        let inputs = recipe.inputs(architecture: architecture).map { input in
+            LockedInput(
+                kind: input.kind, name: input.name, architecture: architecture, digest: Digest(hashing: input.name), size: 0,
+                origin: .registry, bootstrap: nil, lockedAt: Timestamp(milliseconds: 0))
+        }
+        return Dictionary(inputs.map { ($0.key, $0) }) { first, _ in first }
+    }
+}

@@ -1,0 +1,76 @@
+package import ArgumentParser
+import CoordinatorCore
+import FarmModel
+import Foundation
+import SystemIO
+
+/// `sciferry`: everything that people do with a farm and a site.
+package struct SciferryCommand: AsyncParsableCommand {
+    package static let configuration = CommandConfiguration(
+        commandName: "sciferry",
+        abstract: "Build scientific software containers on a farm and bring them to sites.",
+        discussion: """
+            Examples:
+              sciferry init && sciferry up --detach     make a farm on this machine and start it
+              sciferry build recipes/dcm2niix           build a recipe, test it, release it
+              sciferry pull dcm2niix --site ~/software  bring it to a site, with module and commands
+              sciferry job j1                           see why a build waits or failed
+
+            The farm is found through --home, SCIFERRY_HOME or ~/.sciferry; a remote one through SCIFERRY_URL,
+            SCIFERRY_TOKEN and SCIFERRY_AUTHORITY. Exit codes stand in docs/exit-codes.md.
+            `sciferry --generate-completion-script bash` prints completions (zsh and fish too).
+            """,
+        version: Program.version,
+        subcommands: [
+            InitCommand.self, UpCommand.self, DownCommand.self, BuildCommand.self, JobsCommand.self, JobCommand.self,
+            LogsCommand.self, CancelCommand.self, WorkersCommand.self, WorkerCommand.self, RecipeCommand.self,
+            PullCommand.self, InstallCommand.self, UninstallCommand.self, ListCommand.self, ShowCommand.self,
+            SyncCommand.self, AccessCommand.self,
+        ])
+
+    package init() {}
+}
+
+/// Where the farm's home is.
+struct HomeOptions: ParsableArguments {
+    @Option(help: "The farm's home (default: SCIFERRY_HOME or ~/.sciferry).")
+    var home: String?
+
+    var farmHome: FarmHome { FarmHome(home ?? HomeOptions.standard) }
+
+    static var standard: String {
+        let environment = ProcessInfo.processInfo.environment
+        return environment["SCIFERRY_HOME"] ?? "\(environment["HOME"] ?? ".")/.sciferry"
+    }
+}
+
+/// The farm that is spoken to, and the form of the output.
+struct FarmOptions: ParsableArguments {
+    @OptionGroup var homeOptions: HomeOptions
+
+    @Flag(help: "Print JSON.")
+    var json = false
+
+    func client() throws -> FarmClient { try FarmClient.connect(homeOptions.farmHome, chosen: homeOptions.home != nil) }
+}
+
+/// Where the site is.
+struct SiteOptions: ParsableArguments {
+    @Option(help: "The site's directory (default: SCIFERRY_SITE or ~/sciferry-site).")
+    var site: String?
+
+    var path: String {
+        let environment = ProcessInfo.processInfo.environment
+        return site ?? environment["SCIFERRY_SITE"] ?? "\(environment["HOME"] ?? ".")/sciferry-site"
+    }
+}
+
+/// Runs a verb's body and turns our errors into messages and exit statuses.
+func reporting(_ body: () async throws -> Void) async throws {
+    do { try await body() } catch let error as FarmError {
+        Console.error("sciferry: \(error)")
+        throw ExitCode(error.category.exitStatus)
+    } catch is CancellationError {
+        throw ExitCode(FarmError.Category.cancelled.exitStatus)
+    }
+}

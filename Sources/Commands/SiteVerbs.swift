@@ -1,0 +1,231 @@
+import ChunkStore
+import ArgumentParser
+import CoordinatorCore
+import FarmModel
+import Foundation
+import HTTPTransport
+import Microarchitecture
+import ObjectStorage
+import RegionSync
+import SiteDelivery
+import SystemIO
+import WorkerCore
+
+/// Opens sites and what they read from.
+enum SiteAccess {
+    /// The site, made from the farm's description when it does not exist yet.
+    static func open(_ options: SiteOptions, farm: FarmOptions) async throws -> Site {
+        if Disk.exists("\(options.path)/site.json") { return try Site(options.path) }
+        let view: FarmView = try await farm.client().get("/api/v1/farm")
+        return try Site.create(
+            options.path,
+            SiteConfiguration(farm: view.farm, channel: view.channel, regions: view.regions.map(\.bucket), releaseKeys: [view.releaseKey]))
+    }
+
+    static func pull(_ site: Site) throws -> SitePull {
+        let client = HTTPClient()
+        return try SitePull(site: site, regions: try site.configuration().regions.map { try $0.open(client: client) })
+    }
+
+    static func host() throws -> Microarchitecture {
+        guard let host = HostSurvey.target() else { throw FarmError("host.unknown", .unavailable, "this machine's CPU is unknown") }
+        return host
+    }
+
+    /// `NAME`, `NAME/VERSION` or `NAME:VERSION`.
+    static func split(_ text: String) -> (name: String, version: String?) {
+        let parts = text.split(maxSplits: 1) { $0 == "/" || $0 == ":" }
+        return (parts.first.map(String.init) ?? text, parts.count > 1 ? String(parts[1]) : nil)
+    }
+}
+
+/// Brings releases to a site.
+struct PullCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "pull", abstract: "Fetch a release into a site, with its module and commands.",
+        discussion: """
+            Fetches only the chunks that the site lacks, from the first region that has them whole.
+            Examples:
+              sciferry pull dcm2niix --site /software
+              sciferry pull dcm2niix/1.0 --dry-run
+            """)
+
+    @OptionGroup var farm: FarmOptions
+    @OptionGroup var site: SiteOptions
+    @Argument(help: "NAME or NAME/VERSION.") var release: String
+    @Option(name: .customLong("for"), help: "A CPU target (default: the best that this machine runs).") var target: String?
+    @Flag(help: "Only say what it would cost.") var dryRun = false
+
+    func run() async throws {
+        try await reporting {
+            let site = try await SiteAccess.open(site, farm: farm)
+            let pull = try SiteAccess.pull(site)
+            let (name, version) = SiteAccess.split(release)
+            let offer = try await pull.offer(name, version: version, target: target, host: try SiteAccess.host(), now: .now)
+            let title = offer.release.title
+            if dryRun {
+                let quote = try await pull.quote(offer.release)
+                if farm.json { return try Console.json(quote) }
+                return Console.print("\(title): \(Console.bytes(quote.fetchBytes)) to fetch for an image of \(Console.bytes(quote.imageBytes)); \(Console.bytes(quote.seedBytes)) are here already")
+            }
+            let line = ProgressLine()
+            let quiet = farm.json
+            let report = try await pull.install(offer, now: .now) { done, total in
+                if !quiet, Console.isTerminal { line.show(title, share: Double(done) / Double(max(1, total))) }
+            }
+            line.clear()
+            if farm.json { return try Console.json(report) }
+            for incident in report.incidents { Console.error("damage met in \(incident.region): \(incident.message); another region served it") }
+            if report.alreadyThere {
+                Console.print("\(title) is here already")
+            } else {
+                Console.print("\(title): fetched \(Console.bytes(report.quote.fetchBytes)) for an image of \(Console.bytes(report.quote.imageBytes)) in \(Console.seconds(report.seconds))")
+            }
+            Console.print("image   \(site.imageDirectory(offer.release.image.digest))/image.sif")
+            Console.print("module  module use \(site.root)/modules && module load \(name)/\(offer.release.version)")
+            Console.print("path    \(site.root)/wrappers/\(name)/\(offer.release.version)/bin")
+        }
+    }
+}
+
+/// Makes an image's commands available again.
+struct InstallCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "install", abstract: "Write module and commands of an image that the site holds; needs no network.",
+        discussion: "Useful after `uninstall --keep-image`, or to bring a moved site's files up to date.")
+
+    @OptionGroup var site: SiteOptions
+    @Argument(help: "NAME or NAME/VERSION.") var release: String
+    @Flag(help: "Print JSON.") var json = false
+
+    func run() async throws {
+        try await reporting {
+            let (name, version) = SiteAccess.split(release)
+            let installed = try Site(site.path).reinstall(name: name, version: version, now: .now)
+            if json { return try Console.json(installed) }
+            Console.print("\(installed.title) is installed; commands: \(installed.commands.joined(separator: ", "))")
+        }
+    }
+}
+
+/// Takes a release away.
+struct UninstallCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "uninstall", abstract: "Take a release's module, commands and image away from a site.")
+
+    @OptionGroup var site: SiteOptions
+    @Argument(help: "NAME or NAME/VERSION.") var release: String
+    @Flag(help: "Leave the image, so that `install` can bring the commands back.") var keepImage = false
+
+    func run() async throws {
+        try await reporting {
+            let (name, version) = SiteAccess.split(release)
+            for victim in try Site(site.path).uninstall(name: name, version: version, keepsImage: keepImage) {
+                Console.print("\(victim.release.title) is gone")
+            }
+        }
+    }
+}
+
+/// Lists what a channel offers or a site holds.
+struct ListCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list", abstract: "List what the farm has released, or with --site what a site holds.")
+
+    @OptionGroup var farm: FarmOptions
+    @OptionGroup var site: SiteOptions
+
+    func run() async throws {
+        try await reporting {
+            if site.site != nil {
+                let installed = try Site(site.path).installed()
+                if farm.json { return try Console.json(installed) }
+                return Console.table(
+                    ["NAME", "VERSION", "CPU", "SIZE", "COMMANDS"],
+                    installed.map {
+                        [$0.release.name, $0.release.version, $0.release.image.target, Console.bytes($0.release.image.size), $0.commands.joined(separator: " ")]
+                    })
+            }
+            let releases: [ReleaseRecord] = try await farm.client().get("/api/v1/releases")
+            if farm.json { return try Console.json(releases) }
+            Console.table(
+                ["NAME", "VERSION", "CPU", "SIZE", "BASE", "PUBLISHED", "IMAGE"],
+                releases.map { record in
+                    let release = record.release
+                    return [
+                        release.name, release.version, release.image.target, Console.bytes(release.image.size),
+                        "\(release.base.name) (\(release.base.origin.rawValue))", Console.date(release.publishedAt),
+                        release.image.digest.short,
+                    ]
+                })
+        }
+    }
+}
+
+/// Shows one release.
+struct ShowCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "show", abstract: "Show a tool's releases in full.")
+
+    @OptionGroup var farm: FarmOptions
+    @Argument(help: "NAME or NAME/VERSION.") var release: String
+
+    func run() async throws {
+        try await reporting {
+            let (name, version) = SiteAccess.split(release)
+            let all: [ReleaseRecord] = try await farm.client().get("/api/v1/releases")
+            let found = all.filter { $0.release.name == name && (version == nil || $0.release.version == version) }
+            guard !found.isEmpty else { throw FarmError("release.absent", .notFound, "the farm has released no \(release)", hint: "sciferry list shows what it has") }
+            if farm.json { return try Console.json(found) }
+            for record in found {
+                let shown = record.release
+                Console.print(shown.title)
+                Console.print("  \(shown.description.split(separator: "\n").first ?? "")")
+                Console.print("  commands   \(shown.commands.joined(separator: " "))")
+                Console.print("  licences   \(shown.licences.joined(separator: ", "))")
+                Console.print("  image      sha256:\(shown.image.digest.hex), \(Console.bytes(shown.image.size))")
+                Console.print("  release    sha256:\(record.digest.hex)")
+                Console.print("  base       \(shown.base.name)@sha256:\(shown.base.digest.hex) (\(shown.base.origin.rawValue)\(shown.base.bootstrap.map { ": \($0)" } ?? ""))")
+                Console.print("  built      by \(record.job) on \(shown.builtOn), published \(Console.date(shown.publishedAt))")
+                Console.print("  tests      \(shown.tests.filter(\.passed).count) of \(shown.tests.count) passed through \(shown.testRuntime)")
+            }
+        }
+    }
+}
+
+/// Copies one bucket to another.
+struct SyncCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sync", abstract: "Copy what one bucket has and another lacks, pointers last.",
+        discussion: """
+            Objects named by their content are verified on the way; damaged ones are reported and not copied.
+            Example:
+              sciferry sync file:/srv/farm/regions/region-a s3:https://store.example/mirror?region=west
+            """)
+
+    @Argument(help: "The source bucket.") var source: String
+    @Argument(help: "The destination bucket.") var destination: String
+    @Flag(help: "Only say what would be done.") var dryRun = false
+    @Flag(help: "Remove what the source does not have.") var delete = false
+    @Flag(help: "Print JSON.") var json = false
+
+    func run() async throws {
+        try await reporting {
+            let client = HTTPClient()
+            let sync = RegionSync(
+                from: try BucketLocation(source).open(client: client), to: try BucketLocation(destination).open(client: client))
+            let line = ProgressLine()
+            let quiet = json
+            let report = try await sync.run(.init(dryRun: dryRun, deletes: delete)) { report in
+                if !quiet, Console.isTerminal { line.show("\(report.examined) objects looked at, \(Console.bytes(report.copiedBytes)) copied", share: nil) }
+            }
+            line.clear()
+            if json {
+                try Console.json(report)
+            } else {
+                Console.print("\(report.copied) objects copied (\(Console.bytes(report.copiedBytes))), \(report.unchanged) unchanged, \(report.deleted) deleted\(dryRun ? " (only planned)" : "")")
+                for key in report.damaged { Console.error("damaged in the source, not copied: \(key)") }
+            }
+            if !report.damaged.isEmpty { throw ExitCode(FarmError.Category.corrupt.exitStatus) }
+        }
+    }
+}

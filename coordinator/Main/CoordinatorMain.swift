@@ -1,0 +1,38 @@
+import ArgumentParser
+import CoordinatorCore
+import CoordinatorWeb
+import FarmModel
+import Foundation
+import Logging
+import Observability
+
+/// The coordinator of a farm.
+@main
+struct CoordinatorMain: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sciferry-coordinator",
+        abstract: "Coordinate a farm: schedule builds, listen for workers, publish releases.",
+        discussion: "The home is made by `sciferry init`. SIGTERM and SIGINT stop it; nothing is lost by SIGKILL either.",
+        version: Program.version)
+
+    @Option(help: "The farm's home.")
+    var home: String
+
+    @Option(help: "json or text.")
+    var logFormat: String = "json"
+
+    @Option(help: "debug, info, notice, warning or error.")
+    var logLevel: String = "info"
+
+    func run() async throws {
+        LogSetup.bootstrap(format: LogFormat(rawValue: logFormat) ?? .json, level: Logger.Level(rawValue: logLevel) ?? .info)
+        let logger = Logger(label: "coordinator")
+        do {
+            let service = try CoordinatorService(home: FarmHome(home), logger: logger)
+            try await service.run()
+        } catch let error as FarmError {
+            FileHandle.standardError.write(Data("sciferry-coordinator: \(error)\n".utf8))
+            throw ExitCode(error.category.exitStatus)
+        }
+    }
+}

@@ -42,12 +42,13 @@ struct UpCommand: AsyncParsableCommand {
             Console.print("the farm in \(home.root) is running already (process \(running))")
             return
         }
-        // The shell leaves the child behind in a session of its own.
+        // The shell leaves the child behind in a session of its own; it lives until the child has had time to make one,
+        // since the group of a command that ended is killed.
         let program = try Supervisor.sibling("sciferry")
         let words = [program, "up", "--home", home.root, "--workers", String(workers)].map(ShellWord.quoted).joined(separator: " ")
         let log = ShellWord.quoted("\(home.root)/run/up.log")
         try Disk.remove(home.endpoints)
-        try await ProcessRunner.require(Command("sh", ["-c", "setsid \(words) >>\(log) 2>&1 </dev/null &"], deadlineSeconds: 20))
+        try await ProcessRunner.require(Command("sh", ["-c", "setsid \(words) >>\(log) 2>&1 </dev/null & sleep 0.5"], deadlineSeconds: 20))
         for _ in 0..<300 {
             try await Task.sleep(for: .milliseconds(100))
             guard Disk.exists(home.endpoints), let client = try? FarmClient.connect(home, chosen: true),

@@ -126,6 +126,8 @@ struct SquashfsWriter {
     private func append(_ content: EntryTree.Content, _ processor: OpaquePointer) throws {
         switch content {
         case .none: break
+        // libsquashfs 1.2 reads through a null pointer when nothing is appended to a new file.
+        case .bytes(let bytes) where bytes.isEmpty: break
         case .bytes(let bytes):
             try bytes.withUnsafeBytes {
                 try Self.check(sqfs_block_processor_append(processor, $0.baseAddress, $0.count), "compress")

@@ -78,7 +78,8 @@ package final class SQLiteJournal: FarmJournal {
     package func commit(_ changes: [JournalChange]) throws {
         try wrap {
             try database.write { database in
-                // Rows that free a key go before rows that take it.
+                // Rows that free a key go before rows that take it; of one record only the last change counts.
+                let changes = SQLiteJournal.lastOfEach(changes)
                 for change in changes where SQLiteJournal.freesKey(change) { try SQLiteJournal.apply(change, to: database) }
                 for change in changes where !SQLiteJournal.freesKey(change) { try SQLiteJournal.apply(change, to: database) }
             }
@@ -118,6 +119,17 @@ package final class SQLiteJournal: FarmJournal {
                 return result
             }
         }
+    }
+
+    private static func lastOfEach(_ changes: [JournalChange]) -> [JournalChange] {
+        var seen: Set<String> = []
+        return changes.reversed().filter { change in
+            switch change {
+            case .job(let record): seen.insert("job \(record.id)").inserted
+            case .attempt(let record): seen.insert("attempt \(record.id)").inserted
+            default: true
+            }
+        }.reversed()
     }
 
     private static func freesKey(_ change: JournalChange) -> Bool {

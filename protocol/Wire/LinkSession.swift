@@ -42,6 +42,8 @@ package struct LinkSession: Sendable {
     private var phase = Phase.opening
     private var streams: [UInt32: Stream] = [:]
     private var highestStream: UInt32 = 0
+    /// Numbers used within reach of the highest.
+    private var usedLately: Set<UInt32> = []
 
     package init(role: Role) { self.role = role }
 
@@ -122,9 +124,8 @@ package struct LinkSession: Sendable {
     }
 
     private mutating func opened(_ frame: Frame) throws -> Event {
-        guard frame.stream > highestStream else { throw WireFailure.stream("used stream \(frame.stream) again") }
         guard streams.count < WireProtocol.mostStreams else { throw WireFailure.stream("opened too many streams") }
-        highestStream = frame.stream
+        try useNumber(frame.stream)
         switch frame.type {
         case .fetch:
             let message: Sciferry_V1_Fetch = try message(frame)
@@ -139,6 +140,18 @@ package struct LinkSession: Sendable {
         default:
             streams[frame.stream] = Stream(kind: .ask)
             return .ask(stream: frame.stream, try message(frame))
+        }
+    }
+
+    /// Each number once. They may arrive a little out of order, since a worker opens streams from many tasks.
+    private mutating func useNumber(_ number: UInt32) throws {
+        let reach = UInt32(WireProtocol.mostStreams)
+        guard UInt64(number) + UInt64(reach) > UInt64(highestStream), usedLately.insert(number).inserted else {
+            throw WireFailure.stream("used stream \(number) again")
+        }
+        if number > highestStream {
+            highestStream = number
+            usedLately = usedLately.filter { UInt64($0) + UInt64(reach) > UInt64(number) }
         }
     }
 

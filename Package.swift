@@ -147,5 +147,31 @@ let package = Package(
                 "FarmIdentity", "FarmModel", "HTTPTransport", "Observability", "WorkerCore", argumentParser, lifecycle,
                 logging, nioPosix,
             ], path: "worker/Main", swiftSettings: settings),
+        // Tests
+        .target(
+            name: "Support", dependencies: ["FarmModel", "SystemIO"], path: "Tests/Support", swiftSettings: settings),
+        .testTarget(
+            name: "ArchitectureTests", dependencies: ["ProcessRunner", "Support"], path: "Tests/ArchitectureTests",
+            swiftSettings: settings),
+        tests("Attestation", ["FarmModel", "Support"]),
+        tests("ChunkStore", ["FarmModel", "ObjectStorage", "Support", "SystemIO", "Zstandard"]),
+        tests(
+            "CoordinatorCore", ["ChunkStore", "FarmIdentity", "FarmMessages", "FarmModel", "Support", "SystemIO"]),
+        .testTarget(
+            name: "EndToEndTests",
+            dependencies: [
+                "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "ProcessRunner", "Support", "SystemIO", "sciferry",
+                "sciferry-coordinator", "sciferry-worker",
+            ], path: "Tests/EndToEndTests", exclude: ["client.py"], swiftSettings: settings),
+        tests("FarmIdentity", ["FarmModel", "Support"]),
+        tests("FarmModel", []),
+        tests("FarmWire", ["FarmMessages", "FarmModel", "Support", "SystemIO", nioCore]),
+        tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
+        tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
+        tests("Recipes", ["FarmModel", "Microarchitecture", "Support", "SystemIO"]),
+        tests("SingularityImage", ["FarmModel", "Support"]),
+        tests("SiteDelivery", ["Attestation", "FarmModel", "ProcessRunner", "Support", "SystemIO"]),
+        tests("TemplateEngine", ["FarmModel"]),
+        tests("WorkerCore", ["FarmMessages", "FarmModel", "Support", "SystemIO"]),
     ]
 )

@@ -34,7 +34,7 @@ package struct ModuleFile: Sendable, Hashable {
         whatis(\(ModuleFile.luaString("Description: \(firstLine)")))
         whatis(\(ModuleFile.luaString("Licence: \(licences.joined(separator: ", "))")))
         whatis(\(ModuleFile.luaString("Image: sha256:\(image.hex) for \(target)")))
-        family(\(ModuleFile.luaString("sciferry-\(name)")))
+        family(\(ModuleFile.luaString("sciferry_\(ModuleFile.variable(name).lowercased())")))
         prepend_path("PATH", pathJoin(root, \(ModuleFile.luaString(name)), \(ModuleFile.luaString(version)), "bin"))
         setenv(\(ModuleFile.luaString("SCIFERRY_\(ModuleFile.variable(name))_IMAGE")), pathJoin(root, \(ModuleFile.luaString(name)), \(ModuleFile.luaString(version)), "image", "image.sif"))
 

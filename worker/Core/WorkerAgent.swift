@@ -108,12 +108,13 @@ package actor WorkerAgent {
                 try await connection.send(Frame(.state, try Sciferry_V1_WorkerState(report)))
                 let sent = Timestamp.now
                 while answered != report.sequence {
-                    try await pause(0.05)
+                    try Task.checkCancellation()
+                    await sleepUntilWoken(1)
                     if Timestamp.now.seconds(since: sent) > silence {
                         throw FarmError("link.silent", .unavailable, "the coordinator has been silent for \(Int(silence)) s")
                     }
                 }
-                try await pause(min(nextContact, silence / 3))
+                try await waitForNews(min(nextContact, silence / 3))
             }
         } catch {
             await line.detach(connection)
@@ -122,26 +123,39 @@ package actor WorkerAgent {
     }
 
     /// Waits, at most so long, for news worth a report.
-    private func pause(_ seconds: Double) async throws {
-        try Task.checkCancellation()
-        if isNewsPending {
-            isNewsPending = false
-            // Many small changes make one report.
-            return try await Task.sleep(for: .milliseconds(10))
+    private func waitForNews(_ seconds: Double) async throws {
+        let end = Timestamp.now.adding(seconds: seconds)
+        while !isNewsPending, Timestamp.now < end {
+            try Task.checkCancellation()
+            await sleepUntilWoken(end.seconds(since: .now))
         }
-        let timer = Task {
-            try? await Task.sleep(for: .seconds(seconds))
-            self.ring()
-        }
-        await withCheckedContinuation { wake = $0 }
-        timer.cancel()
+        // Many small changes make one report.
+        if isNewsPending { try await Task.sleep(for: .milliseconds(10)) }
         isNewsPending = false
     }
 
-    private func ring() {
-        isNewsPending = true
+    private func sleepUntilWoken(_ seconds: Double) async {
+        let timer = Task {
+            try await Task.sleep(for: .seconds(seconds))
+            self.wakeUp()
+        }
+        await withTaskCancellationHandler {
+            await withCheckedContinuation { wake = $0 }
+        } onCancel: {
+            Task { await self.wakeUp() }
+        }
+        timer.cancel()
+    }
+
+    private func wakeUp() {
         wake?.resume()
         wake = nil
+    }
+
+    /// Something happened that the coordinator should hear of now.
+    private func ring() {
+        isNewsPending = true
+        wakeUp()
     }
 
     private func refusal() throws -> String {
@@ -163,12 +177,15 @@ package actor WorkerAgent {
                 tasks[id]?.cancel()
             }
         }
-        ring()
+        // One of the coordinator's own accord is answered with a report.
+        if desired.sequence == 0 { ring() } else { wakeUp() }
     }
 
     private func start(_ assignment: DesiredWork.Assignment) {
         let id = assignment.attempt
         logger.notice("attempt started", metadata: ["attempt.id": "\(id)"])
+        // The next report confirms it.
+        ring()
         tasks[id] = Task {
             var outcome: AttemptOutcome?
             do {

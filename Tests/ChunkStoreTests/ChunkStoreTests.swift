@@ -1,0 +1,237 @@
+import ChunkStore
+import FarmModel
+import Foundation
+import ObjectStorage
+import Support
+import SystemIO
+import Testing
+import Zstandard
+
+@Suite struct ChunkerTests {
+    private func cuts(_ bytes: [UInt8], _ parameters: ChunkerParameters = .standard) throws -> [Int] {
+        let chunker = try Chunker(parameters)
+        return bytes.withUnsafeBytes { raw in
+            var lengths: [Int] = []
+            var start = 0
+            while let length = chunker.length(in: raw, from: start, isLast: true) {
+                lengths.append(length)
+                start += length
+            }
+            return lengths
+        }
+    }
+
+    /// docs/formats/chunk-store.md, "Golden vectors".
+    @Test func agreesWithTheGoldenVectors() throws {
+        #expect(Chunker.gear[0] == Chunker.gear[0] && Chunker.gear.count == 256)
+        let document = String(decoding: try Repository.file("docs/formats/chunk-store.md"), as: UTF8.self)
+        #expect(document.contains(String(Chunker.gear[0], radix: 16)))
+        #expect(document.contains(String(Chunker.gear[255], radix: 16)))
+        var generator = SeededGenerator(1)
+        let lengths = try cuts(generator.bytes(1 << 20))
+        #expect(document.contains(lengths.map(String.init).joined(separator: " ")), "\(lengths)")
+    }
+
+    @Test func chunksKeepTheirBounds() throws {
+        for seed in 0..<6 {
+            var generator = SeededGenerator(UInt64(seed))
+            let size = Int(generator.next() % 3_000_000)
+            let lengths = try cuts(generator.bytes(size))
+            #expect(lengths.reduce(0, +) == size)
+            for length in lengths.dropLast() { #expect(length >= 16 << 10 && length <= 256 << 10) }
+        }
+        #expect(try cuts([]) == [])
+        #expect(try cuts([1]) == [1])
+        // Nothing to cut at: every chunk has the full size.
+        #expect(try cuts([UInt8](repeating: 0, count: 600_000)).dropLast().allSatisfy { $0 == 256 << 10 || $0 >= 16 << 10 })
+    }
+
+    @Test func anInsertionChangesOnlyItsSurroundings() throws {
+        var generator = SeededGenerator(9)
+        let before = generator.bytes(4 << 20)
+        var after = before
+        after.insert(contentsOf: [1, 2, 3], at: 2 << 20)
+        func digests(_ bytes: [UInt8]) throws -> Set<Digest> {
+            var start = 0
+            return Set(
+                try cuts(bytes).map { length in
+                    defer { start += length }
+                    return Digest(hashing: bytes[start..<start + length])
+                })
+        }
+        let new = try digests(after).subtracting(digests(before))
+        #expect(new.count <= 3, "\(new.count) chunks differ")
+    }
+
+    @Test func theCutsDoNotDependOnHowTheFileIsRead() throws {
+        let scratch = try Scratch()
+        var generator = SeededGenerator(3)
+        let bytes = generator.bytes(9_000_000)
+        try Disk.replace("\(scratch.path)/x", with: bytes)
+        let manifest = try ImageChunker.manifest(of: "\(scratch.path)/x", parameters: .standard)
+        #expect(manifest.chunks.map(\.size) == (try cuts(bytes)))
+        #expect(manifest.image == Digest(hashing: bytes))
+    }
+
+    @Test func senselessParametersAreRefused() {
+        for wrong in [(0, 64, 128), (64, 100, 256), (64, 1024, 512), (8, 256, 1024)] {
+            #expect(throws: FarmError.self) {
+                try Chunker(ChunkerParameters(minimum: wrong.0, average: wrong.1, maximum: wrong.2))
+            }
+        }
+    }
+}
+
+@Suite struct PackTests {
+    private func pack() throws -> (Digest, [UInt8], [PackEntry], [[UInt8]]) {
+        var generator = SeededGenerator(4)
+        let chunks = [generator.bytes(20_000), [UInt8](repeating: 7, count: 50_000), Array("text".utf8)]
+        var builder = PackBuilder()
+        for chunk in chunks { try chunk.withUnsafeBytes { try builder.add(Digest(hashing: chunk), $0) } }
+        let (digest, bytes, entries) = builder.finish()
+        return (digest, bytes, entries, chunks)
+    }
+
+    @Test func roundTrips() throws {
+        let (digest, bytes, entries, chunks) = try pack()
+        #expect(Digest(hashing: bytes) == digest)
+        #expect(try Pack.entries(of: bytes, source: "p") == entries)
+        #expect(entries.map(\.codec) == [.raw, .zstd, .raw])
+        for (entry, chunk) in zip(entries, chunks) {
+            let stored = bytes[Int(entry.range.lowerBound)..<Int(entry.range.upperBound)]
+            #expect(try Array(stored).withUnsafeBytes { try entry.open($0, source: "p") } == chunk)
+        }
+        let index = PackIndex(listings: [.init(pack: digest, entries: entries)])
+        #expect(try PackIndex(index.bytes, source: "i") == index)
+    }
+
+    @Test func everyFlippedByteIsNoticed() throws {
+        let (digest, bytes, _, _) = try pack()
+        for position in stride(from: 0, to: bytes.count, by: 97) {
+            var damaged = bytes
+            damaged[position] ^= 0x40
+            #expect(Digest(hashing: damaged) != digest)
+            // Without the pack's own digest, either the table or a chunk tells.
+            let verdict = Result { () throws -> Void in
+                for entry in try Pack.entries(of: damaged, source: "p") {
+                    let stored = Array(damaged[Int(entry.range.lowerBound)..<Int(entry.range.upperBound)])
+                    _ = try stored.withUnsafeBytes { try entry.open($0, source: "p") }
+                }
+            }
+            if case .success = verdict { Issue.record("byte \(position) was flipped unnoticed") }
+        }
+    }
+
+    @Test func hostileTablesNeverCrash() throws {
+        let (_, bytes, _, _) = try pack()
+        for seed in 0..<3000 {
+            var generator = SeededGenerator(UInt64(seed))
+            var hostile = seed % 2 == 0 ? Array(bytes.suffix(200)) : bytes
+            for _ in 0..<(1 + seed % 7) { hostile[Int(generator.next() % UInt64(hostile.count))] = UInt8(truncatingIfNeeded: generator.next()) }
+            hostile = Pack.magic + hostile.dropFirst(8)
+            _ = try? Pack.entries(of: hostile, source: "p")
+            _ = try? PackIndex(PackIndex.magic + hostile, source: "i")
+            #expect(hostile.count > 0)
+        }
+    }
+
+    @Test func aFrameThatLiesAboutItsSizeIsRefused() throws {
+        let bytes = [UInt8](repeating: 1, count: 1000)
+        let frame = try bytes.withUnsafeBytes { try Zstandard.compress($0, level: 3, using: Zstandard.Compressor()) }
+        #expect(throws: FarmError.self) { try frame.withUnsafeBytes { try Zstandard.decompress($0, size: 999) } }
+        #expect(try frame.withUnsafeBytes { try Zstandard.decompress($0, size: 1000) } == bytes)
+    }
+}
+
+@Suite struct RegionReaderTests {
+    /// A store of two regions with one image in both.
+    private func regions() async throws -> (MemoryStore, MemoryStore, ImageManifest, Digest, [UInt8], Digest) {
+        let scratch = try Scratch()
+        var generator = SeededGenerator(5)
+        let image = generator.bytes(700_000) + [UInt8](repeating: 0, count: 400_000)
+        try Disk.replace("\(scratch.path)/i", with: image)
+        let manifest = try ImageChunker.manifest(of: "\(scratch.path)/i", parameters: .standard)
+        var builder = PackBuilder()
+        var start = 0
+        var seen: Set<Digest> = []
+        for chunk in manifest.chunks {
+            if seen.insert(chunk.digest).inserted {
+                try Array(image[start..<start + chunk.size]).withUnsafeBytes { try builder.add(chunk.digest, $0) }
+            }
+            start += chunk.size
+        }
+        let (pack, bytes, entries) = builder.finish()
+        let index = PackIndex(listings: [.init(pack: pack, entries: entries)]).bytes
+        let document = try CanonicalJSON.encode(manifest)
+        let a = MemoryStore(name: "memory:a")
+        let b = MemoryStore(name: "memory:b")
+        for store in [a, b] {
+            try await store.put(Pack.key(pack), bytes)
+            try await store.put(PackIndex.key(Digest(hashing: index)), index)
+            try await store.put(ImageManifest.key(Digest(hashing: document)), document)
+            let cover = ManifestCover(indexes: [Digest(hashing: index)])
+            try await store.put(ImageManifest.coverKey(Digest(hashing: document)), try CanonicalJSON.encode(cover))
+        }
+        return (a, b, manifest, Digest(hashing: document), image, pack)
+    }
+
+    private func rebuild(_ stores: [any ObjectStore], _ name: Digest, seeds: [ImageRebuild.Seed] = []) async throws -> ([UInt8], RegionReader, ImageRebuild.Quote) {
+        let scratch = try Scratch()
+        let reader = RegionReader(regions: stores)
+        let manifest = try await reader.manifest(name)
+        let rebuild = ImageRebuild(manifest: manifest, locations: try await reader.locations(of: manifest, digest: name), seeds: seeds)
+        try await rebuild.write(to: "\(scratch.path)/out", from: reader) { _ in }
+        return (try Disk.read("\(scratch.path)/out"), reader, rebuild.quote)
+    }
+
+    @Test func rebuildsTheVeryBytes() async throws {
+        let (a, b, _, name, image, _) = try await regions()
+        let (bytes, reader, quote) = try await rebuild([a, b], name)
+        #expect(bytes == image)
+        #expect(reader.incidents.isEmpty)
+        #expect(quote.fetchBytes > 0 && quote.seedBytes == 0)
+    }
+
+    @Test(arguments: [10, 5000, 300_000]) func aDamagedRegionIsGoneAroundAndReported(_ position: Int) async throws {
+        let (a, b, _, name, image, pack) = try await regions()
+        var bytes = try await a.get(Pack.key(pack))
+        bytes[position] ^= 1
+        try await a.put(Pack.key(pack), bytes)
+        let (rebuilt, reader, _) = try await rebuild([a, b], name)
+        #expect(rebuilt == image)
+        #expect(reader.incidents.contains { $0.region == "memory:a" && $0.message.contains("damaged") })
+    }
+
+    @Test func aTruncatedOrAbsentPackIsGoneAround() async throws {
+        let (a, b, _, name, image, pack) = try await regions()
+        try await a.put(Pack.key(pack), Array(try await a.get(Pack.key(pack)).prefix(1000)))
+        #expect(try await rebuild([a, b], name).0 == image)
+        try await a.delete(Pack.key(pack))
+        #expect(try await rebuild([a, b], name).0 == image)
+        try await b.delete(Pack.key(pack))
+        #expect(await code(of: { _ = try await rebuild([a, b], name) }) == "storage.absent")
+    }
+
+    @Test func seedsAreUsedAndNotTrusted() async throws {
+        let (a, _, manifest, name, image, _) = try await regions()
+        let scratch = try Scratch()
+        try Disk.replace("\(scratch.path)/seed", with: image)
+        let seed = ImageRebuild.Seed(path: "\(scratch.path)/seed", manifest: manifest)
+        let (bytes, _, quote) = try await rebuild([a], name, seeds: [seed])
+        #expect(bytes == image && quote.fetchBytes == 0)
+        var damaged = image
+        damaged[50_000] ^= 1
+        try Disk.replace("\(scratch.path)/seed", with: damaged)
+        #expect(try await rebuild([a], name, seeds: [seed]).0 == image)
+    }
+
+    @Test func manifestsThatDoNotAddUpAreRefused() throws {
+        let chunk = ImageManifest.Chunk(digest: Digest(hashing: "x"), size: 5)
+        var manifest = ImageManifest(image: Digest(hashing: "i"), size: 6, chunker: .standard, chunks: [chunk])
+        #expect(throws: FarmError.self) { try ImageManifest.read(CanonicalJSON.encode(manifest), source: "m") }
+        manifest.size = 5
+        #expect(try ImageManifest.read(CanonicalJSON.encode(manifest), source: "m") == manifest)
+        manifest.format = 2
+        #expect(throws: FarmError.self) { try ImageManifest.read(CanonicalJSON.encode(manifest), source: "m") }
+    }
+}

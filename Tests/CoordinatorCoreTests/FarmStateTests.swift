@@ -1,0 +1,244 @@
+import CoordinatorCore
+import FarmMessages
+import FarmModel
+import Support
+import Testing
+
+/// A farm of state alone, with a journal that every transition goes through, as in the coordinator.
+private struct Bench {
+    var state: FarmState
+    let journal = MemoryJournal()
+    var now = Timestamp(seconds: 1000)
+    static let facts = HostFacts(
+        hostName: "h", architecture: "x86_64", target: "x86_64_v3", processors: 4, memoryBytes: 8 << 30, diskFreeBytes: 50 << 30,
+        engine: "docker", kernel: "6", slots: 1, programVersion: "0")
+
+    init(rules: FarmState.Rules = FarmState.Rules(silenceSeconds: 60, mostSetbacks: 4, retrySeconds: 1)) {
+        state = FarmState(JournalSnapshot(), rules: rules, now: now)
+    }
+
+    mutating func commit() throws { try journal.commit(state.drainChanges().changes) }
+
+    mutating func enrol(_ name: String, trusted: Bool = true) throws {
+        state.enrol(WorkerName(name), trusted: trusted, keyDigest: Digest(hashing: name), now: now)
+        try state.hello(WorkerName(name), facts: Self.facts, now: now)
+        try commit()
+    }
+
+    mutating func submit(_ key: String, target: String = "x86_64", disk: Int64 = 1) throws -> JobID {
+        let job = state.newJob(kind: .build, title: key, recipe: key, version: "1", target: target, requestedBy: "me", now: now)
+        state.enqueue(job, key: Digest(hashing: key), diskBytes: disk, now: now)
+        try commit()
+        return job.id
+    }
+
+    mutating func report(_ name: String, _ attempts: [AttemptReport] = [], slots: Int = 1, refusal: String = "") throws -> DesiredWork {
+        let report = WorkerReport(
+            sequence: 1, attempts: attempts, diskFreeBytes: 50 << 30, refusal: refusal, freeSlots: slots, renewalRequest: [])
+        let desired = try state.report(WorkerName(name), report, now: now)
+        try commit()
+        return desired
+    }
+
+    func running(_ id: AttemptID, _ outcome: AttemptOutcome? = nil) -> AttemptReport {
+        AttemptReport(id: id, phase: .build, progressPermille: 0, note: "", outcome: outcome)
+    }
+
+    static let result = BuildResult(
+        image: Digest(hashing: "i"), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [],
+        chunkCount: 0, newChunkCount: 0, newBytes: 0, tests: [], testRuntime: "r", hostTarget: "t", phaseSeconds: [:])
+
+    func job(_ id: JobID) throws -> JobRecord { try #require(state.jobs[id]) }
+}
+
+@Suite struct FarmStateTests {
+    @Test func aJobGoesFromQueueToPublication() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        let id = try bench.submit("a")
+        let desired = try bench.report("w")
+        let attempt = try #require(desired.assignments.first?.attempt)
+        #expect(desired.assignments.first?.order == .build(plan: Digest(hashing: "a")))
+        #expect(try bench.report("w", [bench.running(attempt)], slots: 0).assignments.count == 1)
+        #expect(try bench.job(id).state == .running)
+        #expect(try bench.report("w", [bench.running(attempt, .built(Bench.result))]).assignments.isEmpty)
+        #expect(try bench.job(id).state == .publishing)
+        #expect(bench.state.duePublications(now: bench.now).map(\.job) == [id])
+        // The same outcome again changes nothing.
+        _ = try bench.report("w", [bench.running(attempt, .built(Bench.result))])
+        #expect(bench.state.publications.count == 1)
+    }
+
+    @Test func theSameKeyIsOneJob() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        try bench.enrol("v")
+        let first = try bench.submit("a")
+        let second = try bench.submit("a")
+        #expect(try bench.job(second).joined == first)
+        let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+        #expect(try bench.report("v").assignments.isEmpty)
+        _ = try bench.report("w", [bench.running(attempt, .failed(Failure(.recipe, code: "build.step-failed", message: "x")))])
+        #expect(try bench.job(first).state == .failed && bench.job(second).state == .failed)
+        #expect(try bench.job(first).attempts == 1, "the recipe's own failure is not tried again")
+    }
+
+    @Test func silenceEndsALeaseAndALateWorkerKeepsItsWorkUnlessOvertaken() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        let id = try bench.submit("a")
+        let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+        _ = try bench.report("w", [bench.running(attempt)], slots: 0)
+        bench.now = bench.now.adding(seconds: 61)
+        bench.state.expireLeases(now: bench.now)
+        try bench.commit()
+        #expect(try bench.job(id).state == .queued)
+        // Back with the attempt still running: taken back.
+        #expect(try bench.report("w", [bench.running(attempt)], slots: 0).assignments.map(\.attempt) == [attempt])
+        #expect(try bench.job(id).state == .running)
+        // Silent again; this time another worker has begun a newer attempt.
+        bench.now = bench.now.adding(seconds: 61)
+        bench.state.expireLeases(now: bench.now)
+        try bench.commit()
+        try bench.enrol("v")
+        bench.now = bench.now.adding(seconds: 10)
+        let newer = try #require(try bench.report("v").assignments.first?.attempt)
+        #expect(newer.number == 2)
+        #expect(try bench.report("w", [bench.running(attempt, .built(Bench.result))], slots: 0).assignments.isEmpty)
+        #expect(try bench.job(id).state != .publishing, "a late result of a lost lease is refused")
+    }
+
+    @Test func aRestartedWorkerLosesItsAttemptAndAnUnconfirmedOneIsSaidAgain() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        let id = try bench.submit("a")
+        let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+        #expect(try bench.report("w").assignments.map(\.attempt) == [attempt])
+        _ = try bench.report("w", [bench.running(attempt)], slots: 0)
+        #expect(try bench.report("w").assignments.isEmpty)
+        #expect(try bench.job(id).state == .queued && bench.job(id).setbacks == 1)
+        bench.now = bench.now.adding(seconds: 2)
+        #expect(try bench.report("w").assignments.map(\.attempt.number) == [2])
+    }
+
+    @Test func infrastructureFailuresAreTriedAgainButNotForever() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        let id = try bench.submit("a")
+        for _ in 0..<4 {
+            bench.now = bench.now.adding(seconds: 30)
+            let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+            _ = try bench.report("w", [bench.running(attempt, .failed(Failure(.infrastructure, code: "disk.full", message: "full")))], slots: 0)
+        }
+        #expect(try bench.job(id).state == .failed && bench.job(id).failure?.code == "disk.full")
+    }
+
+    @Test func everyRefusalHasAReason() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        try bench.enrol("stranger", trusted: false)
+        _ = try bench.report("w", slots: 1)
+        func why(_ worker: String, _ id: JobID) throws -> String? {
+            bench.state.obstacle(try bench.job(id), try #require(bench.state.workers[WorkerName(worker)]), now: bench.now)
+        }
+        let wide = try bench.submit("wide", target: "x86_64_v4")
+        #expect(try why("w", wide) == "its CPU (x86_64_v3) cannot run x86_64_v4")
+        let big = try bench.submit("big", disk: 100 << 30)
+        #expect(try why("w", big) == "has 50 GiB free, the job wants 100 GiB")
+        #expect(try why("stranger", big) == "not trusted with releases")
+        _ = try bench.report("w", refusal: "its disk has 1 MiB free")
+        #expect(try why("w", big) == "its disk has 1 MiB free")
+        try bench.state.setDrained(WorkerName("w"), true)
+        #expect(try why("w", big) == "drained by an operator")
+        #expect(try bench.report("w").assignments.isEmpty)
+    }
+
+    @Test func anAttemptThatWasNeverGivenChangesNothing() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        try bench.enrol("v")
+        let id = try bench.submit("a")
+        let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+        let report = WorkerReport(
+            sequence: 1, attempts: [bench.running(attempt, .built(Bench.result))], diskFreeBytes: 1, refusal: "", freeSlots: 1,
+            renewalRequest: [])
+        #expect(try bench.state.report(WorkerName("v"), report, now: bench.now).assignments.isEmpty)
+        #expect(bench.state.drainChanges().remarks.map(\.message) == ["attempt not held"])
+        #expect(try bench.job(id).state == .queued && bench.state.publications.isEmpty)
+    }
+
+    @Test func cancelAndRevokeTakeEffectAtOnce() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        let id = try bench.submit("a")
+        let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+        _ = try bench.report("w", [bench.running(attempt)], slots: 0)
+        try bench.state.cancel(id, by: "me", now: bench.now)
+        #expect(bench.state.desired(WorkerName("w"), sequence: 0).assignments.isEmpty)
+        #expect(throws: FarmError.self) { try bench.state.cancel(id, by: "me", now: bench.now) }
+        let other = try bench.submit("b")
+        _ = try bench.report("w")
+        try bench.state.revoke(WorkerName("w"), now: bench.now)
+        try bench.commit()
+        #expect(try bench.job(other).state == .queued)
+        #expect(throws: FarmError.self) { try bench.report("w") }
+    }
+
+    /// Random lives of a farm: whatever happens, in whatever order, the invariants hold and the journal, read again after
+    /// every step, gives the same farm.
+    @Test(arguments: 0..<60) func randomLivesKeepTheInvariants(_ seed: Int) throws {
+        var generator = SeededGenerator(UInt64(seed))
+        func pick(_ count: Int) -> Int { Int(generator.next() % UInt64(count)) }
+        var bench = Bench(rules: FarmState.Rules(silenceSeconds: 20, mostSetbacks: 3, retrySeconds: 1))
+        let names = ["a", "b", "c"]
+        for name in names { try bench.enrol(name) }
+        var held: [String: [AttemptID]] = [:]
+        for _ in 0..<300 {
+            bench.now = bench.now.adding(seconds: Double(pick(4)))
+            let name = names[pick(3)]
+            switch pick(10) {
+            case 0: _ = try bench.submit("key \(pick(6))", target: ["x86_64", "x86_64_v3"][pick(2)])
+            case 1: held[name] = []
+            case 2: bench.state.expireLeases(now: bench.now)
+            case 3:
+                if let job = bench.state.jobs.values.filter({ !$0.state.isFinal }).min(by: { $0.number < $1.number }), job.state != .publishing {
+                    try bench.state.cancel(job.id, by: "x", now: bench.now)
+                }
+            case 4:
+                // The coordinator is killed and starts from its journal.
+                try bench.commit()
+                bench.state = FarmState(try bench.journal.load(), rules: bench.state.rules, now: bench.now)
+            default:
+                var mine = held[name] ?? []
+                var reports = mine.map { bench.running($0) }
+                if !reports.isEmpty, pick(3) == 0 {
+                    let outcomes: [AttemptOutcome] = [
+                        .built(Bench.result), .failed(Failure(.recipe, code: "r", message: "")),
+                        .failed(Failure(.infrastructure, code: "i", message: "")),
+                    ]
+                    reports[0].outcome = outcomes[pick(3)]
+                }
+                let desired = try bench.report(name, reports, slots: max(0, 2 - mine.count))
+                mine = desired.assignments.map(\.attempt)
+                held[name] = mine
+            }
+            try bench.commit()
+            try checkInvariants(bench)
+        }
+    }
+
+    private func checkInvariants(_ bench: Bench) throws {
+        let state = bench.state
+        for job in state.jobs.values {
+            let open = state.attempts.values.filter { $0.id.job == job.id && $0.isOpen }
+            #expect(open.count <= 1)
+            if job.state.isFinal || job.state == .publishing { #expect(open.isEmpty, "\(job.id) \(job.state)") }
+            if job.state == .running, job.joined == nil { #expect(open.count == 1, "\(job.id)") }
+            if job.state == .publishing { #expect(state.publications[job.id] != nil || job.joined != nil) }
+            #expect(job.setbacks <= state.rules.mostSetbacks)
+        }
+        let again = try bench.journal.load()
+        #expect(again.jobs == state.jobs.values.sorted { $0.number < $1.number })
+        #expect(Set(again.publications) == Set(state.publications.values))
+    }
+}

@@ -1,0 +1,78 @@
+import ChunkStore
+import CoordinatorCore
+import FarmIdentity
+import FarmModel
+import Support
+import SystemIO
+import Testing
+
+private func job(_ number: Int, _ state: JobState, key: Digest? = nil, joined: JobID? = nil) -> JobRecord {
+    var record = JobRecord(
+        id: JobID("j\(number)"), number: number, kind: .build, state: state, title: "t", recipe: "r", version: "1",
+        target: "x86_64", requestedBy: "me", createdAt: Timestamp(seconds: 1))
+    record.key = key
+    record.joined = joined
+    return record
+}
+
+/// The contract of `FarmJournal`; `reopen` gives the same journal after a restart.
+private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> any FarmJournal) throws {
+    #expect(try journal.load() == JournalSnapshot())
+    let key = Digest(hashing: "key")
+    let attempt = AttemptRecord(
+        id: AttemptID(job: JobID("j1"), number: 1), worker: WorkerName("w"), state: .running, startedAt: Timestamp(seconds: 2))
+    try journal.commit([.job(job(2, .queued)), .job(job(1, .running, key: key)), .attempt(attempt)])
+    #expect(try journal.load().jobs.map(\.number) == [1, 2])
+
+    // Two leaders of one key, or two open attempts of one job, are refused, and nothing of that commit stays.
+    #expect(throws: FarmError.self) { try journal.commit([.job(job(3, .queued)), .job(job(4, .queued, key: key))]) }
+    var second = attempt
+    second.id = AttemptID(job: JobID("j1"), number: 2)
+    #expect(throws: FarmError.self) { try journal.commit([.job(job(3, .queued)), .attempt(second)]) }
+    #expect(try journal.load().jobs.count == 2 && journal.load().attempts == [attempt])
+
+    // A follower does not lead; a leader that ends makes room in the same commit, in whatever order the two stand.
+    try journal.commit([.job(job(3, .queued, key: key, joined: JobID("j1")))])
+    var ended = attempt
+    ended.state = .lost
+    try journal.commit([.attempt(second), .attempt(ended), .job(job(4, .queued, key: key)), .job(job(1, .failed, key: key))])
+    #expect(try journal.load().attempts == [ended, second])
+
+    // Of two changes of one record the last counts.
+    try journal.commit([.job(job(2, .running)), .job(job(2, .cancelled))])
+    #expect(try journal.load().jobs[1].state == .cancelled)
+
+    let entry = PackEntry(digest: Digest(hashing: "c"), offset: 8, storedSize: 5, size: 9, codec: .zstd)
+    let pack = Digest(hashing: "pack")
+    try journal.commit([.packs([.init(pack: pack, entries: [entry])], index: Digest(hashing: "i1"))])
+    try journal.commit([.packs([.init(pack: pack, entries: [entry])], index: Digest(hashing: "i2"))])
+    #expect(try journal.locate([entry.digest, Digest(hashing: "other")]) == [entry.digest: ChunkLocation(pack: pack, entry: entry)])
+    #expect(try journal.indexes(of: [pack]) == [pack: Digest(hashing: "i2")])
+
+    let token = TokenRecord(id: "t", secret: "s", worker: WorkerName("w"), trusted: true, expiresAt: Timestamp(seconds: 9))
+    let worker = WorkerRecord(name: WorkerName("w"), trusted: true, enrolledAt: Timestamp(seconds: 3))
+    try journal.commit([.token(token), .worker(worker), .channel(ChannelRecord(name: "main", version: 3, issuedAt: Timestamp(seconds: 4)))])
+    let before = try journal.load()
+    #expect(before.tokens == [token] && before.workers == [worker] && before.channels.first?.version == 3)
+    #expect(try reopen().load() == before)
+}
+
+@Suite struct JournalTests {
+    @Test func memoryConforms() throws {
+        let journal = MemoryJournal()
+        try checkConformance(journal) { journal }
+    }
+
+    @Test func sqliteConforms() throws {
+        let scratch = try Scratch()
+        let path = "\(scratch.path)/journal.sqlite"
+        try checkConformance(try SQLiteJournal(path: path)) { try SQLiteJournal(path: path) }
+    }
+
+    @Test func aFileThatIsNoJournalIsRefused() throws {
+        let scratch = try Scratch()
+        try Disk.replace("\(scratch.path)/j", with: Array(String(repeating: "no database ", count: 200).utf8))
+        let error = #expect(throws: FarmError.self) { try SQLiteJournal(path: "\(scratch.path)/j") }
+        #expect(error?.code == "journal.unusable")
+    }
+}

@@ -1,0 +1,182 @@
+import ChunkStore
+import CoordinatorCore
+import FarmModel
+import Foundation
+import Glibc
+import ProcessRunner
+import Support
+import SystemIO
+import Testing
+
+/// Real binaries, a real engine, a real registry, on loopback.
+@Suite(.serialized) struct FarmTests {
+    @Test(.timeLimit(.minutes(5))) func fromRequestToRunningCommand() async throws {
+        let farm = try await TestFarm()
+        try await farm.up()
+        let recipe = try await farm.recipe()
+        let build = try await farm.sciferry(["build", recipe])
+        #expect(build.succeeded, "\(build.text)")
+        for phase in ["build", "test", "publishing", "released: sha256:", "2 of 2 tests passed"] { #expect(build.text.contains(phase), "\(build.text)") }
+        // Plain lines, no control characters, when the output is no terminal.
+        #expect(!build.output.contains(0x1B) && !build.output.contains(UInt8(ascii: "\r")))
+        let again = try await farm.sciferry(["build", recipe])
+        #expect(again.text.contains("nothing to build: the same recipe, inputs and CPU target were released by j1"), "\(again.text)")
+
+        let site = "\(farm.scratch.path)/site"
+        let quote = try await farm.sciferry(["pull", "tiny", "--site", site, "--dry-run"])
+        #expect(quote.text.contains("to fetch for an image of"), "\(quote.text)")
+        let pull = try await farm.sciferry(["pull", "tiny", "--site", site])
+        #expect(pull.succeeded, "\(pull.text)")
+        let release = try #require(try await farm.releases().first?.release)
+        #expect(release.base.origin == .registry)
+        let image = "\(site)/images/\(release.image.digest.hex)/image.sif"
+        #expect(Digest(hashing: try Disk.read(image)) == release.image.digest, "the image is bit-identical")
+        try await checkCommands(site, farm)
+        try await checkRegions(farm)
+
+        // Uninstalled, installed from what lies there, gone.
+        #expect(try await farm.sciferry(["uninstall", "tiny", "--keep-image", "--site", site]).succeeded)
+        #expect(!Disk.exists("\(site)/modules/tiny/1.0.lua") && Disk.exists(image))
+        #expect(try await farm.sciferry(["install", "tiny", "--site", site]).succeeded)
+        #expect(Disk.exists("\(site)/modules/tiny/1.0.lua"))
+        #expect(try await farm.sciferry(["list", "--site", site]).text.contains("tiny-tool"))
+        #expect(try await farm.sciferry(["uninstall", "tiny", "--site", site]).succeeded)
+        #expect(!Disk.exists(image))
+        #expect(try await farm.sciferry(["show", "tiny"]).text.contains("commands   tiny-tool"))
+        let log = try await farm.sciferry(["logs", "j1"]).text
+        #expect(log.contains("Step 1/") && log.contains("test passed: says its version"), "\(log)")
+    }
+
+    private func checkCommands(_ site: String, _ farm: TestFarm) async throws {
+        // From a directory with a space, through a moved site, with every kind of argument.
+        let moved = "\(farm.scratch.path)/moved site"
+        try Disk.rename(site, to: moved)
+        defer { try? Disk.rename(moved, to: site) }
+        let work = "\(farm.scratch.path)/a b"
+        try Disk.makeDirectory(work)
+        let tool = "\(moved)/wrappers/tiny/1.0/bin/tiny-tool"
+        func run(_ arguments: [String]) async throws -> CommandResult {
+            try await ProcessRunner.run(
+                Command(tool, arguments, environment: ["SCIFERRY_MOUNTS": "\(farm.scratch.path)/mounts"], directory: work, deadlineSeconds: 60))
+        }
+        #expect(try await run([]).text == "1.0\n")
+        #expect(try await run(["args", "a b", "'", "\"", "$HOME", "*", "", "`x`", "new\nline"]).text == "<a b><'><\"><$HOME><*><><`x`><new\nline>")
+        #expect(try await run(["exit", "7"]).status == 7)
+        let inside = try await ProcessRunner.run(Command(tool, [], environment: ["SCIFERRY_INSIDE": "1"], directory: work))
+        #expect(inside.status == 126 && inside.text.contains("no containers inside a container"))
+        _ = try? await ProcessRunner.run(Command("sh", ["-c", "for m in \(farm.scratch.path)/mounts/*; do umount -l \"$m\"; done"]))
+        let lua = try String(contentsOfFile: "\(moved)/modules/tiny/1.0.lua", encoding: .utf8)
+        #expect(lua.contains("prepend_path(\"PATH\"") && !lua.contains(site))
+        let module = try await ProcessRunner.run(
+            Command("bash", ["-c", ". /usr/share/lmod/lmod/init/bash; module use \"$1/modules\"; module load tiny; type -p tiny-tool; module unload tiny; type -p tiny-tool || echo gone", "-", moved], directory: work))
+        #expect(module.text.contains("/wrappers/tiny/1.0/bin/tiny-tool") && module.text.contains("gone"), "\(module.text)")
+    }
+
+    private func checkRegions(_ farm: TestFarm) async throws {
+        try await farm.eventually("both regions are equal") {
+            let a = try await ProcessRunner.require(Command("sh", ["-c", "cd \(farm.home)/regions/region-a && find . -type f ! -path './.staging/*' | sort | xargs sha256sum"]))
+            let b = try await ProcessRunner.require(Command("sh", ["-c", "cd \(farm.home)/regions/region-b && find . -type f ! -path './.staging/*' | sort | xargs sha256sum"]))
+            return a == b && !a.contains("incoming/") && a.contains("channels/main.json")
+        }
+    }
+
+    @Test(.timeLimit(.minutes(4))) func badRecipesAreToldSoAndNothingIsPublished() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        func refused(_ change: (inout String) -> Void) async throws -> CommandResult {
+            let directory = try await farm.recipe("bad")
+            var text = try String(contentsOfFile: "\(directory)/build.yaml", encoding: .utf8)
+            change(&text)
+            try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
+            return try await farm.sciferry(["build", directory])
+        }
+        let yaml = try await refused { $0 = $0.replacingOccurrences(of: "architectures: [x86_64]", with: "architectures: [x86_64") }
+        #expect(yaml.status == 65 && yaml.text.contains("build.yaml: line"), "\(yaml.text)")
+        let key = try await refused { $0 = $0.replacingOccurrences(of: "categories", with: "x").replacingOccurrences(of: "description:", with: "descripton:") }
+        #expect(key.status == 65 && key.text.contains("build.yaml:4: \"descripton\"") && key.text.contains("did you mean \"description\""), "\(key.text)")
+        let file = try await refused { $0 += "files:\n  - name: x\n    filename: missing.txt\n" }
+        #expect(file.status == 65 && file.text.contains("missing.txt does not exist"), "\(file.text)")
+        let base = try await refused { $0 = $0.replacingOccurrences(of: "/tiny:1", with: "/nosuch:1") }
+        #expect(base.status == 1 && base.text.contains("no registry offers the base image") && base.text.contains("nosuch:1"), "\(base.text)")
+
+        let step = try await farm.sciferry(["build", try await farm.recipe("step", run: ["echo first words", "echo last words >&2; exit 9"])])
+        #expect(step.status == 1 && step.text.contains("ended with status 9") && step.text.contains("last words"), "\(step.text)")
+        let test = try await farm.sciferry(["build", try await farm.recipe("wrong", tests: "  - name: never\n    command: wrong-tool\n    expected_output_contains: something else\n")])
+        #expect(test.status == 1 && test.text.contains("the output does not contain \"something else\""), "\(test.text)")
+        let failed = try #require(try await farm.jobs().last)
+        #expect(failed.attempts.count == 1, "a recipe's failure is not tried again")
+        let shown = try await farm.sciferry(["job", failed.job.id.rawValue]).text
+        let kept = "\(farm.workerHome("w1"))/kept/\(failed.job.id).1/image.sif"
+        #expect(shown.contains(kept) && Disk.exists(kept), "\(shown)")
+        #expect(try await farm.releases().isEmpty)
+        #expect(!Disk.exists("\(farm.home)/regions/region-a/channels"))
+    }
+
+    @Test(.timeLimit(.minutes(4))) func damageInOneRegionIsServedByTheOther() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        #expect(try await farm.sciferry(["build", try await farm.recipe(run: ["head -c 400000 /dev/urandom > /opt/noise"])]).succeeded)
+        try await farm.eventually("the mirror is done") { try await farm.jobs().first?.publication?.step == .done }
+        let packs = "\(farm.home)/regions/region-a/packs"
+        let shard = try #require(try Disk.list(packs).first)
+        let pack = "\(packs)/\(shard)/\(try #require(try Disk.list("\(packs)/\(shard)").first))"
+        var bytes = try Disk.read(pack)
+        bytes[bytes.count / 2] ^= 0x10
+        try Disk.replace(pack, with: bytes)
+        let pull = try await farm.sciferry(["pull", "tiny", "--site", "\(farm.scratch.path)/s1"])
+        #expect(pull.succeeded && pull.text.contains("damage met in file:") && pull.text.contains("is damaged"), "\(pull.text)")
+        // A sync from the damaged region copies all but the damaged pack, and says so.
+        let sync = try await farm.sciferry(["sync", "file:\(farm.home)/regions/region-a", "file:\(farm.scratch.path)/copy"])
+        #expect(sync.status == 71 && sync.text.contains("damaged in the source, not copied: packs/"), "\(sync.text)")
+        let healed = try await farm.sciferry(["sync", "file:\(farm.home)/regions/region-b", "file:\(farm.scratch.path)/copy"])
+        #expect(healed.succeeded && healed.text.contains("1 objects copied"), "\(healed.text)")
+        let nothing = try await farm.sciferry(["sync", "file:\(farm.home)/regions/region-b", "file:\(farm.scratch.path)/copy"])
+        #expect(nothing.text.contains("0 objects copied"), "\(nothing.text)")
+        // Truncated, then gone altogether.
+        try Disk.replace(pack, with: Array(bytes.prefix(100)))
+        #expect(try await farm.sciferry(["pull", "tiny", "--site", "\(farm.scratch.path)/s2"]).succeeded)
+        try Disk.remove("\(farm.home)/regions/region-a")
+        #expect(try await farm.sciferry(["pull", "tiny", "--site", "\(farm.scratch.path)/s3"]).succeeded)
+    }
+
+    @Test(.timeLimit(.minutes(4))) func operatorsAreObeyedAtOnce() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        // A second coordinator on the same home refuses.
+        let second = try await ProcessRunner.run(Command("\(TestFarm.bin)/sciferry-coordinator", ["--home", farm.home], deadlineSeconds: 30))
+        #expect(second.status == 75 && second.text.contains("is in use by coordinator, process"), "\(second.text)")
+
+        // Cancel kills the whole tree, the container too.
+        let slow = try await farm.recipe("slow", run: ["sleep 987"])
+        #expect(try await farm.sciferry(["build", slow, "--no-wait"]).succeeded)
+        func sleeping() async throws -> Bool {
+            try await ProcessRunner.run(Command("pgrep", ["-f", "^sleep 987|busybox.*987|sh -c.*sleep 987"])).succeeded
+        }
+        try await farm.eventually("the build sleeps") { try await sleeping() }
+        let job = try #require(try await farm.jobs().first { $0.job.recipe == "slow" }).job.id
+        #expect(try await farm.sciferry(["cancel", job.rawValue]).succeeded)
+        try await farm.eventually("the container is gone", seconds: 20) { try await !sleeping() }
+        #expect(try await farm.jobs().first { $0.job.id == job }?.job.state == .cancelled)
+        #expect(try await farm.sciferry(["cancel", job.rawValue]).status == 75)
+        try await farm.eventually("the attempt's directory is gone") { try Disk.list("\(farm.workerHome("w1"))/attempts").isEmpty }
+
+        // A drained worker gets nothing; the job says why it waits.
+        #expect(try await farm.sciferry(["worker", "drain", "w1"]).succeeded)
+        #expect(try await farm.sciferry(["build", try await farm.recipe("later"), "--no-wait"]).succeeded)
+        let waiting = try #require(try await farm.jobs().first { $0.job.recipe == "later" }).job.id
+        try await farm.eventually("the reason is shown") { try await farm.sciferry(["job", waiting.rawValue]).text.contains("not on w1: drained by an operator") }
+        #expect(try await farm.sciferry(["worker", "resume", "w1"]).succeeded)
+        try await farm.eventually("it is built") { try await farm.releases().contains { $0.release.name == "later" } }
+
+        // A worker whose disk is too full takes nothing and says so.
+        farm.kill("w1")
+        let path = "\(farm.workerHome("w1"))/worker.json"
+        let text = try String(contentsOfFile: path, encoding: .utf8).replacingOccurrences(of: "\"minimumFreeGiB\" : 2", with: "\"minimumFreeGiB\" : 1000000")
+        try Disk.replace(path, with: Array(text.utf8))
+        try farm.start("w1")
+        try await farm.eventually("the refusal is shown") { try await farm.sciferry(["workers"]).text.contains("w1 takes no work: its disk has") }
+        #expect(try await farm.sciferry(["worker", "revoke", "w1"]).succeeded)
+        try await farm.eventually("the worker hears it") { farm.log("w1").contains("identity.revoked") }
+        try await farm.eventually("it is shown") { try await farm.sciferry(["workers"]).text.contains("revoked") }
+    }
+}

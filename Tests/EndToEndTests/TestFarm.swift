@@ -1,0 +1,222 @@
+import CoordinatorCore
+import FarmModel
+import Foundation
+import Glibc
+import ProcessRunner
+import Support
+import Synchronization
+import SystemIO
+
+/// A process of ours that a test may kill.
+final class Child: Sendable {
+    let pid: pid_t
+
+    init(_ program: String, _ arguments: [String], log: String, environment: [String: String] = [:]) throws {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_addopen(&actions, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0o644)
+        posix_spawn_file_actions_adddup2(&actions, 1, 2)
+        var variables = ProcessInfo.processInfo.environment.merging(environment) { $1 }
+        variables["SWIFT_BACKTRACE"] = "enable=no"
+        let words = ([program] + arguments).map { strdup($0) } + [nil]
+        let settings = variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
+        defer {
+            for word in words { free(word) }
+            for setting in settings { free(setting) }
+        }
+        var process = pid_t()
+        guard posix_spawn(&process, program, &actions, nil, words, settings) == 0 else {
+            throw FarmError("test.spawn", .fault, "cannot start \(program)")
+        }
+        pid = process
+    }
+
+    deinit { kill() }
+
+    func kill(_ signal: Int32 = SIGKILL) {
+        Glibc.kill(pid, signal)
+        if signal == SIGKILL { _ = wait() }
+    }
+
+    /// Waits for the end; the raw status, or `nil` when somebody else took it.
+    func wait() -> Int32? {
+        var status: Int32 = 0
+        return waitpid(pid, &status, 0) == pid ? status : nil
+    }
+}
+
+/// A real registry with one tiny base image, shared by all tests of the process.
+enum TestRegistry {
+    private static let started = Mutex<(base: String, child: Child)?>(nil)
+
+    /// `localhost:PORT/tiny:1`.
+    static func base() async throws -> String {
+        if let there = started.withLock({ $0?.base }) { return there }
+        let root = "/tmp/sciferry-registry-\(getpid())"
+        try Disk.makeDirectory("\(root)/data")
+        let port = try FreePortForTests.find()
+        let configuration = "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: \(root)/data\nhttp:\n  addr: 127.0.0.1:\(port)\n"
+        try Disk.replace("\(root)/config.yml", with: Array(configuration.utf8))
+        let child = try Child("/usr/bin/docker-registry", ["serve", "\(root)/config.yml"], log: "\(root)/log")
+        let base = "localhost:\(port)/tiny:1"
+        try await ProcessRunner.require(
+            Command(
+                "sh",
+                [
+                    "-ec",
+                    """
+                    cd \(root); mkdir -p tree/bin tree/etc tree/tmp tree/root tree/usr/bin tree/opt
+                    cp /bin/busybox tree/bin/; for name in sh cat head mkdir chmod printf sleep true false ls echo test wc rm sha256sum dd; do ln -sf busybox tree/bin/$name; done
+                    echo root:x:0:0:root:/root:/bin/sh > tree/etc/passwd
+                    tar --sort=name --mtime=@1700000000 --owner=0 --group=0 -C tree -cf tiny.tar .
+                    /usr/bin/docker import tiny.tar \(base) >/dev/null
+                    for i in $(seq 50); do /usr/bin/docker push \(base) >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1
+                    """,
+                ], deadlineSeconds: 120))
+        started.withLock { $0 = (base, child) }
+        return base
+    }
+}
+
+enum FreePortForTests {
+    static func find() throws -> Int {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        defer { close(descriptor) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let done = withUnsafeMutablePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0 }
+        }
+        guard done else { throw FarmError("test.port", .fault, "no port") }
+        return Int(UInt16(bigEndian: address.sin_port))
+    }
+}
+
+/// A farm of real processes in a directory of its own.
+final class TestFarm: Sendable {
+    let scratch: Scratch
+    let home: String
+    private let children = Mutex<[String: Child]>([:])
+    static let bin = ProcessInfo.processInfo.environment["SCIFERRY_BIN"] ?? "\(Repository.root)/.build/debug"
+
+    init(regions: [String]? = nil) async throws {
+        scratch = try Scratch()
+        home = "\(scratch.path)/home"
+        var arguments = ["init", "--home", home, "--name", "test", "--silence", "3"]
+        for region in regions ?? [] { arguments += ["--region", region] }
+        try await ProcessRunner.require(Command("\(Self.bin)/sciferry", arguments))
+        var configuration = try FarmConfiguration.read("\(home)/farm.json")
+        configuration.contactSeconds = 0.3
+        configuration.retrySeconds = 0.2
+        try Disk.replace("\(home)/farm.json", with: Array(try CanonicalJSON.pretty(configuration).utf8))
+    }
+
+    deinit {
+        for child in children.withLock({ $0 }).values { child.kill() }
+        for name in ["w1", "w2"] { _ = ProcessRunner.killMarked("SCIFERRY_WORKER", name) }
+    }
+
+    func start(_ name: String, environment: [String: String] = [:]) throws {
+        let log = "\(scratch.path)/\(name).log"
+        let child =
+            name == "coordinator"
+            ? try Child("\(Self.bin)/sciferry-coordinator", ["--home", home], log: log, environment: environment)
+            : try Child("\(Self.bin)/sciferry-worker", ["run", "--home", workerHome(name)], log: log, environment: environment)
+        children.withLock { $0[name] = child }
+    }
+
+    func kill(_ name: String) { children.withLock { $0.removeValue(forKey: name) }?.kill() }
+
+    func process(_ name: String) -> Child? { children.withLock { $0[name] } }
+
+    func workerHome(_ name: String) -> String { "\(scratch.path)/\(name)" }
+
+    func log(_ name: String) -> String { (try? String(contentsOfFile: "\(scratch.path)/\(name).log", encoding: .utf8)) ?? "" }
+
+    /// Coordinator and workers, enrolled by token and connected.
+    func up(workers: [String] = ["w1", "w2"]) async throws {
+        try start("coordinator")
+        try await eventually("the coordinator answers") { try await self.sciferry(["workers"]).succeeded }
+        for worker in workers { try await enrol(worker) }
+        for worker in workers { try start(worker) }
+        try await connected(workers.count)
+    }
+
+    func enrol(_ worker: String) async throws {
+        let token = try await sciferry(["worker", "token", worker]).text.trimmingCharacters(in: .whitespacesAndNewlines)
+        try await ProcessRunner.require(Command("\(Self.bin)/sciferry-worker", ["join", token, "--home", workerHome(worker)]))
+    }
+
+    func connected(_ count: Int) async throws {
+        try await eventually("\(count) workers are connected") {
+            let views = try CanonicalJSON.decode([WorkerView].self, from: try await self.sciferry(["workers", "--json"]).output, source: "workers")
+            return views.filter(\.connected).count >= count
+        }
+    }
+
+    @discardableResult
+    func sciferry(_ arguments: [String], deadline: Double = 120) async throws -> CommandResult {
+        try await ProcessRunner.run(
+            Command("\(Self.bin)/sciferry", arguments, environment: ["SCIFERRY_HOME": home, "SCIFERRY_INSIDE": nil], deadlineSeconds: deadline))
+    }
+
+    func jobs() async throws -> [JobView] {
+        try CanonicalJSON.decode(from: try await sciferry(["jobs", "--json"]).output, source: "jobs")
+    }
+
+    func releases() async throws -> [ReleaseRecord] {
+        try CanonicalJSON.decode(from: try await sciferry(["list", "--json"]).output, source: "releases")
+    }
+
+    /// Waits, at most a minute, until `condition` holds; errors count as not yet.
+    func eventually(_ what: String, seconds: Double = 60, _ condition: @Sendable () async throws -> Bool) async throws {
+        let end = Timestamp.now.adding(seconds: seconds)
+        while Timestamp.now < end {
+            if (try? await condition()) == true { return }
+            try await Task.sleep(for: .milliseconds(100))
+        }
+        throw FarmError("test.waiting", .failed, "waited in vain until \(what)\n\(log("coordinator").suffix(3000))\n\(log("w1").suffix(2000))")
+    }
+
+    /// A recipe on the tiny base; `run` are further build steps.
+    func recipe(_ name: String = "tiny", version: String = "1.0", run: [String] = [], tests: String? = nil) async throws -> String {
+        let directory = "\(scratch.path)/recipes/\(name)-\(version)"
+        try Disk.makeDirectory(directory)
+        let steps = (["echo \(version) > /opt/data"] + run).map { "        - \(ShellWord.quoted($0))" }.joined(separator: "\n")
+        let text = """
+            name: \(name)
+            version: "\(version)"
+            architectures: [x86_64]
+            description: A tiny tool.
+            build:
+              kind: neurodocker
+              base-image: \(try await TestRegistry.base())
+              directives:
+                - file:
+                    name: tool
+                    contents: |
+                      #!/bin/sh
+                      if [ "$1" = args ]; then shift; for word in "$@"; do printf "<%s>" "$word"; done; exit 0; fi
+                      if [ "$1" = exit ]; then exit "$2"; fi
+                      cat /opt/data
+                    executable: true
+                - run:
+                    - cat {{ get_file("tool") }} > /usr/bin/\(name)-tool
+                    - chmod 755 /usr/bin/\(name)-tool
+                - run:
+            \(steps)
+            deploy:
+              bins: [\(name)-tool]
+            x-sciferry:
+              disk-gib: 1
+            """
+        try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
+        let suite = tests ?? "  - name: says its version\n    command: \(name)-tool\n    expected_output_contains: \"\(version)\"\n"
+        try Disk.replace("\(directory)/fulltest.yaml", with: Array("tests:\n\(suite)".utf8))
+        return directory
+    }
+}

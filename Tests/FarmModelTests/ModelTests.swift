@@ -1,0 +1,62 @@
+import FarmModel
+import Testing
+
+@Suite struct DigestTests {
+    @Test func agreesWithThePublishedVectors() {
+        // FIPS 180-4 examples.
+        #expect(Digest(hashing: "").hex == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+        #expect(Digest(hashing: "abc").hex == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    }
+
+    @Test func readsItsOwnTextAndRefusesOthers() {
+        let digest = Digest(hashing: "x")
+        #expect(Digest(digest.hex) == digest)
+        #expect(Digest("sha256:\(digest.hex)") == digest)
+        #expect(Digest(digest.hex.uppercased()) == nil)
+        #expect(Digest(digest.hex.dropLast()) == nil)
+        #expect(Digest("") == nil)
+        #expect(Digest(bytes: digest.bytes) == digest)
+    }
+
+    @Test func hashesInPiecesAsInOne() {
+        var hasher = Digest.Hasher()
+        hasher.update(Array("ab".utf8))
+        hasher.update(Array("c".utf8)[...])
+        #expect(hasher.finish() == Digest(hashing: "abc"))
+    }
+}
+
+@Suite struct IdentifierTests {
+    @Test(arguments: ["j1.1", "j20.3"]) func attemptsRoundTrip(_ text: String) throws {
+        #expect(try #require(AttemptID(text)).description == text)
+    }
+
+    @Test(arguments: ["", "j1", "j1.", ".1", "j1.0", "j1.-2", "j1.x"]) func wrongAttemptsAreRefused(_ text: String) {
+        #expect(AttemptID(text) == nil)
+    }
+
+    @Test(arguments: ["../x", "", "a/b", ".hidden", "a b", String(repeating: "a", count: 65)])
+    func unsafeNamesAreRefused(_ text: String) { #expect(!PlainName.isValid(text)) }
+}
+
+@Suite struct CanonicalJSONTests {
+    private struct Value: Codable, Equatable {
+        var b: String
+        var a: Int
+    }
+
+    @Test func hasOneForm() throws {
+        #expect(try CanonicalJSON.encode(Value(b: "x/y", a: 1)) == Array(#"{"a":1,"b":"x/y"}"#.utf8))
+    }
+
+    @Test func saysWhatIsMissingAndWhere() {
+        let error = #expect(throws: FarmError.self) {
+            try CanonicalJSON.decode(Value.self, from: Array(#"{"a":1}"#.utf8), source: "the file")
+        }
+        #expect(error?.message == #"the file is not what it should be: "b" is missing in the top level"#)
+    }
+
+    @Test func shellWordsHoldAnything() {
+        #expect(ShellWord.quoted("a'b $(c)") == #"'a'\''b $(c)'"#)
+    }
+}

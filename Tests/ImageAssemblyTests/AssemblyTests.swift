@@ -1,0 +1,123 @@
+import FarmModel
+import Foundation
+import ImageAssembly
+import ProcessRunner
+import Support
+import SystemIO
+import Testing
+
+/// Layers made by Python's tarfile, merged by us, listed by squashfs-tools.
+@Suite(.serialized) struct AssemblyTests {
+    private static let maker = """
+        import io, json, sys, tarfile
+        def layer(entries):
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                for name, kind, extra in entries:
+                    info = tarfile.TarInfo(name)
+                    info.mtime = 1700000000
+                    info.uid, info.gid = 7, 8
+                    data = b""
+                    if kind == "file":
+                        data = extra if isinstance(extra, bytes) else extra.encode()
+                        info.size, info.mode = len(data), 0o4755 if name.endswith("setuid") else 0o644
+                    elif kind == "dir": info.type, info.mode = tarfile.DIRTYPE, 0o755
+                    elif kind == "link": info.type, info.linkname, info.mode = tarfile.SYMTYPE, extra, 0o777
+                    elif kind == "hard": info.type, info.linkname = tarfile.LNKTYPE, extra
+                    elif kind == "fifo": info.type, info.mode = tarfile.FIFOTYPE, 0o600
+                    elif kind == "char": info.type, info.devmajor, info.devminor = tarfile.CHRTYPE, 1, 3
+                    tar.addfile(info, io.BytesIO(data))
+            return out.getvalue()
+        long = "deep/" * 30 + "x" * 120
+        layers = [
+            layer([("etc", "dir", None), ("etc/a", "file", "old"), ("etc/b", "file", "keep"), ("gone", "dir", None),
+                   ("gone/x", "file", "x"), ("opaque", "dir", None), ("opaque/old", "file", "1"), ("was-dir", "dir", None),
+                   ("was-dir/y", "file", "y"), ("was-file", "file", "z"), ("first", "file", "hard linked"),
+                   ("big", "file", bytes(range(256)) * 2000), ("sparse", "file", bytes(900000))]),
+            layer([("etc/.wh.a", "file", ""), (".wh.gone", "file", ""), ("opaque/new", "file", "2"),
+                   ("opaque/.wh..wh..opq", "file", ""), ("was-dir", "file", "now a file"), ("was-file", "dir", None),
+                   ("was-file/in", "file", "in"), ("second", "hard", "first"), ("link", "link", "etc/b"), ("pipe", "fifo", None),
+                   ("null", "char", None), ("setuid", "file", "#!/bin/sh"), (long, "file", "long"),
+                   ("caf\\u00e9", "file", "utf8")]),
+        ]
+        config = {"config": {"Env": ["PATH=/usr/bin", "QUOTE=a b \\"q\\" $HOME"], "Entrypoint": ["run me"], "Cmd": ["c'd"]}}
+        with tarfile.open(sys.argv[1], "w") as tar:
+            def add(name, data):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            for index, data in enumerate(layers): add(f"l{index}/layer.tar", data)
+            add("config.json", json.dumps(config).encode())
+            add("manifest.json", json.dumps([{"Config": "config.json", "Layers": ["l0/layer.tar", "l1/layer.tar"]}]).encode())
+        """
+
+    private func archive(_ scratch: Scratch) async throws -> String {
+        let path = "\(scratch.path)/image.tar"
+        try Disk.replace("\(scratch.path)/make.py", with: Array(Self.maker.utf8))
+        try await ProcessRunner.require(Command("python3", ["\(scratch.path)/make.py", path]))
+        return path
+    }
+
+    private func assemble(_ archive: String, _ output: String, jobs: Int = 2) throws -> ImageAssembler.Report {
+        try ImageAssembler(machine: "x86_64", format: ImageFormat(), jobs: jobs)
+            .assemble(archive: archive, to: output, labels: ["org.sciferry.name": "t"]) { _ in }
+    }
+
+    @Test(.timeLimit(.minutes(2))) func layersMergeAsTheSpecificationSays() async throws {
+        let scratch = try Scratch()
+        let sif = "\(scratch.path)/x.sif"
+        let report = try assemble(try await archive(scratch), sif)
+        try await ProcessRunner.require(
+            Command("unsquashfs", ["-o", String(report.partition.offset), "-d", "\(scratch.path)/out", sif]))
+        func text(_ path: String) -> String? { (try? Disk.read("\(scratch.path)/out/\(path)")).map { String(decoding: $0, as: UTF8.self) } }
+        #expect(text("etc/a") == nil && text("etc/b") == "keep")
+        #expect(!Disk.exists("\(scratch.path)/out/gone"))
+        #expect(text("opaque/old") == nil && text("opaque/new") == "2")
+        #expect(text("was-dir") == "now a file" && text("was-file/in") == "in")
+        #expect(text("first") == "hard linked" && text("second") == "hard linked" && text("link") == "keep")
+        #expect(text("café") == "utf8" && text(String(repeating: "deep/", count: 30) + String(repeating: "x", count: 120)) == "long")
+        #expect(Disk.size("\(scratch.path)/out/big") == 512_000 && Disk.size("\(scratch.path)/out/sparse") == 900_000)
+        let list = try await ProcessRunner.require(Command("unsquashfs", ["-o", String(report.partition.offset), "-lln", sif]))
+        let lines = list.split(separator: "\n")
+        #expect(lines.contains { $0.hasPrefix("prw-------") && $0.hasSuffix("/pipe") })
+        #expect(lines.contains { $0.hasPrefix("c") && $0.hasSuffix("/null") && $0.contains("1,  3") })
+        #expect(lines.contains { $0.hasPrefix("-rwsr-xr-x 7/8") && $0.hasSuffix("/setuid") })
+        let environment = try #require(text(".singularity.d/env/10-docker2singularity.sh"))
+        let value = try await ProcessRunner.require(Command("sh", ["-c", "unset QUOTE; \(environment)\nprintf %s \"$QUOTE\""]))
+        #expect(value == "a b \"q\" $HOME")
+        let run = try #require(text(".singularity.d/runscript"))
+        #expect(run.contains("set -- 'run me' \"$@\"") && run.contains(#"set -- 'c'\''d'"#))
+    }
+
+    @Test(.timeLimit(.minutes(2))) func theBytesDependOnNothingElse() async throws {
+        let scratch = try Scratch()
+        let archive = try await archive(scratch)
+        _ = try assemble(archive, "\(scratch.path)/1.sif", jobs: 1)
+        _ = try assemble(archive, "\(scratch.path)/2.sif", jobs: 2)
+        _ = try assemble(archive, "\(scratch.path)/3.sif", jobs: 2)
+        let first = try Disk.read("\(scratch.path)/1.sif")
+        #expect(try Disk.read("\(scratch.path)/2.sif") == first)
+        #expect(try Disk.read("\(scratch.path)/3.sif") == first)
+    }
+
+    @Test(.timeLimit(.minutes(2))) func damagedArchivesAreRefused() async throws {
+        let scratch = try Scratch()
+        let path = try await archive(scratch)
+        let whole = try Disk.read(path)
+        for seed in 0..<60 {
+            var generator = SeededGenerator(UInt64(seed))
+            var bytes = whole
+            if seed % 3 == 0 { bytes = Array(bytes.prefix(Int(generator.next() % UInt64(bytes.count)))) }
+            for _ in 0..<8 where !bytes.isEmpty { bytes[Int(generator.next() % UInt64(bytes.count))] = UInt8(truncatingIfNeeded: generator.next()) }
+            try Disk.replace(path, with: bytes)
+            do { _ = try assemble(path, "\(scratch.path)/d.sif") } catch { #expect(error is FarmError, "seed \(seed)") }
+        }
+        try Disk.replace(path, with: [])
+        #expect(throws: FarmError.self) { try assemble(path, "\(scratch.path)/d.sif") }
+    }
+
+    @Test func aPlanForAnotherWriterIsRefused() {
+        #expect(throws: FarmError.self) { try ImageAssembler(machine: "x86_64", format: ImageFormat(writer: 99), jobs: 1) }
+        #expect(throws: FarmError.self) { try ImageAssembler(machine: "vax", format: ImageFormat(), jobs: 1) }
+    }
+}

@@ -1,0 +1,125 @@
+import FarmModel
+import Foundation
+import Microarchitecture
+import Recipes
+import Support
+import SystemIO
+import Testing
+
+@Suite struct RecipeTests {
+    private static let sound = """
+        name: tool
+        version: "1.0"
+        architectures: [x86_64]
+        build:
+          kind: neurodocker
+          base-image: debian:bookworm
+          directives:
+            - install: zlib1g  bash
+            - run:
+                - echo one
+                - |
+                  # a remark
+                  if true; then
+                    echo two
+                  fi
+        deploy:
+          bins: [tool]
+        """
+
+    private func source(_ text: String, _ more: [String: String] = [:]) -> RecipeSource {
+        var files = more.mapValues { Array($0.utf8) }
+        files["build.yaml"] = Array(text.utf8)
+        return RecipeSource(path: "recipes/tool/build.yaml", files: files)
+    }
+
+    private func lock(_ name: String = "debian:bookworm") -> [String: LockedInput] {
+        let input = LockedInput(
+            kind: .base, name: name, architecture: "x86_64", digest: Digest(hashing: name), size: 7, origin: .bootstrap,
+            bootstrap: "bookworm 20261101T000000Z", lockedAt: Timestamp(milliseconds: 0))
+        return [input.key: input]
+    }
+
+    private func target(_ name: String = "x86_64") throws -> Microarchitecture { try #require(Microarchitecture.named(name)) }
+
+    @Test func rendersCommandsThatStopAtTheFirstFailure() throws {
+        let source = source(Self.sound)
+        let plan = try Recipe.read(source).render(source, target: target(), lock: lock()).plan
+        #expect(plan.dockerfile.hasPrefix("FROM sciferry-base:\(Digest(hashing: "debian:bookworm").hex.prefix(24))\n"))
+        #expect(plan.dockerfile.contains("      bash \\\n      zlib1g \\\n"))
+        #expect(plan.dockerfile.contains("RUN echo one \\\n && if true; then \\\n  echo two; \\\nfi\n"))
+        #expect(plan.commands == ["tool"])
+    }
+
+    @Test func theBuildKeyIsAFunctionOfWhatDecidesTheImage() throws {
+        let source = source(Self.sound)
+        let recipe = try Recipe.read(source)
+        func key(_ target: String, _ lock: [String: LockedInput]) throws -> Digest {
+            Digest(hashing: try recipe.render(source, target: self.target(target), lock: lock).plan.canonicalBytes())
+        }
+        #expect(try key("x86_64", lock()) == key("x86_64", lock()))
+        #expect(try key("x86_64", lock()) != key("x86_64_v3", lock()))
+        var other = lock()
+        for name in other.keys { other[name]?.digest = Digest(hashing: "moved") }
+        #expect(try key("x86_64", lock()) != key("x86_64", other))
+    }
+
+    @Test(arguments: [
+        ("name: tool\n  version: [", "recipe.yaml", "line 2"),
+        ("nmae: tool", "recipe.unknown-key", "recipes/tool/build.yaml:1: \"nmae\" is not a key of the recipe"),
+        ("name: tool\nversion: 1\nbuild:\n  kind: neurodocker\n  base-image: x\n  directives:\n    - rum: echo", "recipe.unknown-key", ":7: \"rum\""),
+        ("name: tool\nversion: 1", "recipe.missing-key", "\"build\""),
+        ("name: a_b\nversion: 1", "recipe.name", ":1:"),
+        ("name: tool\nversion: 1\nbuild:\n  kind: x\n  base-image: x\n  directives:\n    - copy: nothing.txt /x", "recipe.missing-file", ":7: recipes/tool/nothing.txt does not exist"),
+        ("name: tool\nversion: 1\nname: again", "recipe.yaml", "twice"),
+        ("name: tool\nversion: 1\nbuild: [1]", "recipe.type", ":3: build must be a mapping"),
+        ("name: tool\nversion: 1\nbuild:\n  kind: x\n  base-image: x\n  pkg-manager: yum\n  directives: []", "recipe.package-manager", ":6:"),
+        ("", "recipe.yaml", "empty"),
+    ]) func badRecipesNameFileLineAndKey(_ text: String, _ code: String, _ part: String) {
+        let error = #expect(throws: FarmError.self) { try Recipe.read(source(text)) }
+        #expect(error?.code.rawValue == code)
+        #expect(error?.message.contains(part) == true, "\(error?.message ?? "")")
+    }
+
+    @Test func aTypingMistakeIsAnswered() {
+        let error = #expect(throws: FarmError.self) { try Recipe.read(source("nmae: tool")) }
+        #expect(error?.hint == "did you mean \"name\"?")
+    }
+
+    @Test func templatesFailWithFileAndLine() throws {
+        let source = source(Self.sound.replacingOccurrences(of: "echo one", with: "echo {{ nothing }}"))
+        let recipe = try Recipe.read(source)
+        let error = #expect(throws: FarmError.self) { try recipe.render(source, target: target(), lock: lock()) }
+        #expect(error?.code == "template.undefined")
+        #expect(error?.message.hasPrefix("recipes/tool/build.yaml:9:") == true, "\(error?.message ?? "")")
+    }
+
+    @Test func filesAreStagedAndTakenAwayAgain() throws {
+        let text = Self.sound.replacingOccurrences(of: "echo one", with: "sh {{ get_file(\"setup\") }}")
+            + "files:\n  - name: setup\n    filename: setup.sh\n"
+        let source = source(text, ["setup.sh": "echo hi\n"])
+        let rendered = try Recipe.read(source).render(source, target: target(), lock: lock())
+        #expect(rendered.plan.context.map(\.path) == ["files/setup"])
+        #expect(rendered.blobs[Digest(hashing: "echo hi\n")] == Array("echo hi\n".utf8))
+        #expect(rendered.plan.dockerfile.contains("COPY files/setup /.sciferry-files/setup\nRUN sh /.sciferry-files/setup"))
+        #expect(rendered.plan.dockerfile.hasSuffix("RUN rm -rf /.sciferry-files\n"))
+    }
+
+    @Test(arguments: ["dcm2niix", "nibabel", "nifti-header"]) func ourOwnRecipesAreSound(_ name: String) throws {
+        let directory = "\(Repository.root)/recipes/\(name)"
+        var files: [String: [UInt8]] = [:]
+        for file in try Disk.list(directory) { files[file] = try Disk.read("\(directory)/\(file)") }
+        let source = RecipeSource(path: "recipes/\(name)/build.yaml", files: files)
+        let recipe = try Recipe.read(source)
+        let plan = try recipe.render(source, target: target(), lock: lock()).plan
+        #expect(recipe.name == name)
+        #expect(plan.suite.tests.count >= 3)
+        #expect(!plan.commands.isEmpty)
+    }
+
+    @Test func suitesMayNotReachOutside() {
+        let suite = "tests:\n  - name: t\n    command: x\n    validate:\n      - output_exists: ../../etc/passwd\n"
+        let error = #expect(throws: FarmError.self) { try Recipe.read(source(Self.sound, ["fulltest.yaml": suite])) }
+        #expect(error?.code == "suite.path")
+    }
+}

@@ -94,7 +94,7 @@ import Testing
         #expect(yaml.status == 65 && yaml.text.contains("build.yaml: line"), "\(yaml.text)")
         let key = try await refused { $0 = $0.replacingOccurrences(of: "categories", with: "x").replacingOccurrences(of: "description:", with: "descripton:") }
         #expect(key.status == 65 && key.text.contains("build.yaml:4: \"descripton\"") && key.text.contains("did you mean \"description\""), "\(key.text)")
-        let file = try await refused { $0 += "files:\n  - name: x\n    filename: missing.txt\n" }
+        let file = try await refused { $0 += "\nfiles:\n  - name: x\n    filename: missing.txt\n" }
         #expect(file.status == 65 && file.text.contains("missing.txt does not exist"), "\(file.text)")
         let base = try await refused { $0 = $0.replacingOccurrences(of: "/tiny:1", with: "/nosuch:1") }
         #expect(base.status == 1 && base.text.contains("no registry offers the base image") && base.text.contains("nosuch:1"), "\(base.text)")
@@ -149,7 +149,7 @@ import Testing
         // Cancel kills the whole tree, the container too.
         let slow = try await farm.recipe("slow", run: ["sleep 987"])
         #expect(try await farm.sciferry(["build", slow, "--no-wait"]).succeeded)
-        func sleeping() async throws -> Bool {
+        @Sendable func sleeping() async throws -> Bool {
             try await ProcessRunner.run(Command("pgrep", ["-f", "^sleep 987|busybox.*987|sh -c.*sleep 987"])).succeeded
         }
         try await farm.eventually("the build sleeps") { try await sleeping() }

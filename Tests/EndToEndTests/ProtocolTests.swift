@@ -94,7 +94,7 @@ import Testing
     }
 
     private func checkHandshakes(_ farm: TestFarm, _ client: Client, _ home: String) async throws {
-        func refusals() -> Int { farm.log("coordinator").components(separatedBy: "link handshake refused").count }
+        @Sendable func refusals() -> Int { farm.log("coordinator").components(separatedBy: "link handshake refused").count }
         for (what, arguments) in [("TLS 1.2", ["--tls12"]), ("no certificate", ["--anonymous"])] {
             let before = refusals()
             let ended = try await client.run("refused", ["--home", home, "--name", "py"] + arguments)

@@ -1,3 +1,4 @@
+import SingularityImage
 import FarmModel
 import Foundation
 import ImageAssembly

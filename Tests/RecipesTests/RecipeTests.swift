@@ -96,7 +96,7 @@ import Testing
 
     @Test func filesAreStagedAndTakenAwayAgain() throws {
         let text = Self.sound.replacingOccurrences(of: "echo one", with: "sh {{ get_file(\"setup\") }}")
-            + "files:\n  - name: setup\n    filename: setup.sh\n"
+            + "\nfiles:\n  - name: setup\n    filename: setup.sh\n"
         let source = source(text, ["setup.sh": "echo hi\n"])
         let rendered = try Recipe.read(source).render(source, target: target(), lock: lock())
         #expect(rendered.plan.context.map(\.path) == ["files/setup"])

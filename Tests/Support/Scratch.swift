@@ -1,4 +1,4 @@
-package import FarmModel
+import FarmModel
 import Foundation
 import Glibc
 import SystemIO

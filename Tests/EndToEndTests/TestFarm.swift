@@ -179,7 +179,7 @@ final class TestFarm: Sendable {
             if (try? await condition()) == true { return }
             try await Task.sleep(for: .milliseconds(100))
         }
-        throw FarmError("test.waiting", .failed, "waited in vain until \(what)\n\(log("coordinator").suffix(3000))\n\(log("w1").suffix(2000))")
+        throw FarmError("test.waiting", .failed, "waited in vain until \(what)\n\(log("coordinator").suffix(3000))\n\(log("w1").suffix(2000))\n\(log("w2").suffix(2000))\n\((try? await sciferry(["jobs"]).text) ?? "")")
     }
 
     /// A recipe on the tiny base; `run` are further build steps.

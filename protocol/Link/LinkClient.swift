@@ -55,7 +55,7 @@ package struct LinkClient: Sendable {
                 if let error = error as? FarmError, error.code.rawValue.hasPrefix("protocol.") {
                     try? await outbound.write(.goodbye(error))
                 }
-                throw error
+                throw LinkConnection.broken(error)
             }
             await connection.fail(FarmError("link.closed", .unavailable, "the connection is closed"))
         }

@@ -45,6 +45,7 @@ package actor LinkConnection {
 
     /// Ends everything that waits.
     func fail(_ error: any Error) {
+        let error = LinkConnection.broken(error)
         closed = closed ?? error
         for waiter in windowWaiters.values { waiter.resume(throwing: error) }
         for waiter in answerWaiters.values { waiter.resume(throwing: error) }
@@ -58,7 +59,13 @@ package actor LinkConnection {
 
     package func send(_ frame: Frame) async throws {
         if let closed { throw closed }
-        try await writer.write(frame)
+        do { try await writer.write(frame) } catch { throw LinkConnection.broken(error) }
+    }
+
+    /// Whatever ended a connection, in our own form; cancellation stays what it is.
+    static func broken(_ error: any Error) -> any Error {
+        if error is FarmError || error is CancellationError { return error }
+        return FarmError("link.broken", .unavailable, "the connection broke", cause: error)
     }
 
     func close(_ stream: UInt32) { session.close(stream) }
@@ -77,7 +84,7 @@ package actor LinkConnection {
             session.sent(count, on: stream)
             let part = rest.prefix(count)
             rest = rest.dropFirst(count)
-            try await writer.write(Frame(type: .data, stream: stream, body: ByteBuffer(bytes: part)))
+            try await send(Frame(type: .data, stream: stream, body: ByteBuffer(bytes: part)))
         }
     }
 
@@ -113,7 +120,7 @@ package actor LinkConnection {
         return try await withCheckedThrowingContinuation { continuation in
             answerWaiters[stream] = continuation
             Task {
-                do { try await writer.write(frame) } catch { failAsk(stream, error) }
+                do { try await send(frame) } catch { failAsk(stream, error) }
             }
         }
     }

@@ -104,7 +104,9 @@ let package = Package(
         room(
             "FarmLink", path: "protocol/Link",
             ["FarmIdentity", "FarmMessages", "FarmModel", "FarmWire", logging, nioCore, nioPosix, nioSSL, nioTLS, protobuf]),
-        room("SiteDelivery", ["Attestation", "ChunkStore", "FarmModel", "Microarchitecture", "ObjectStorage", "SingularityImage", "SystemIO"]),
+        room(
+            "SiteDelivery",
+            ["Attestation", "ChunkStore", "FarmModel", "Microarchitecture", "ObjectStorage", "SingularityImage", "SystemIO"]),
         // Layer 5
         room(
             "CoordinatorCore", path: "coordinator/Core",

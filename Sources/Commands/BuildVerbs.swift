@@ -24,7 +24,9 @@ enum RecipeDirectory {
         for name in try Disk.list(directory) where !Disk.isDirectory("\(directory)/\(name)") {
             total += Disk.size("\(directory)/\(name)") ?? 0
             guard total <= largest else {
-                throw FarmError("recipe.too-large", .invalid, "\(directory) holds more than \(largest >> 20) MiB", hint: "let the recipe download large files by url")
+                throw FarmError(
+                    "recipe.too-large", .invalid, "\(directory) holds more than \(largest >> 20) MiB",
+                    hint: "let the recipe download large files by url")
             }
             files[name] = try Disk.read("\(directory)/\(name)", limit: largest)
         }
@@ -126,13 +128,17 @@ struct JobFollower: Sendable {
             line.clear()
             Console.print(text)
         }
-        if view.job.state == .resolving { say("resolving", "  resolving inputs (\(view.job.waitsFor.map(\.rawValue).joined(separator: ", ")))") }
+        if view.job.state == .resolving {
+            say("resolving", "  resolving inputs (\(view.job.waitsFor.map(\.rawValue).joined(separator: ", ")))")
+        }
         if let joined = view.job.joined { say("joined", "  joined \(joined), which builds the same") }
         for attempt in view.attempts {
             say("attempt \(attempt.id)", "  \(attempt.id) on \(attempt.worker)")
             for phase in Phase.allCases {
                 guard let start = attempt.phaseStarts[phase.rawValue] else { continue }
-                say("\(attempt.id) \(phase)", "  \(attempt.id) \(phase.rawValue) (after \(Console.seconds(start.seconds(since: attempt.startedAt))))")
+                say(
+                    "\(attempt.id) \(phase)",
+                    "  \(attempt.id) \(phase.rawValue) (after \(Console.seconds(start.seconds(since: attempt.startedAt))))")
             }
             if attempt.state == .lost || attempt.state == .failed, let failure = attempt.failure {
                 say("failure \(attempt.id)", "  \(attempt.id) \(attempt.state.rawValue): \(failure.message)")
@@ -158,7 +164,6 @@ struct JobFollower: Sendable {
         line.show("\(attempt.phase.rawValue) \(attempt.note.isEmpty ? String(last) : attempt.note)", share: share)
     }
 
-
     private func conclude(_ view: JobView) {
         let job = view.job
         if let note = job.note { Console.print("  \(note)") }
@@ -169,7 +174,8 @@ struct JobFollower: Sendable {
             }
             if let result = view.publication?.result {
                 Console.print(
-                    "  image sha256:\(result.image.hex), \(Console.bytes(result.imageSize)); \(result.newChunkCount) of \(result.chunkCount) chunks were new, \(Console.bytes(result.newBytes)) sent")
+                    "  image sha256:\(result.image.hex), \(Console.bytes(result.imageSize)); \(result.newChunkCount) of \(result.chunkCount) chunks were new, \(Console.bytes(result.newBytes)) sent"
+                )
                 let passed = result.tests.filter(\.passed).count
                 Console.print("  \(passed) of \(result.tests.count) tests passed, run through \(result.testRuntime)")
             }
@@ -327,7 +333,9 @@ struct RecipeCommand: AsyncParsableCommand {
                 let source = try RecipeDirectory.read(recipe)
                 let recipe = try Recipe.read(source)
                 guard let target = Microarchitecture.named(target.isEmpty ? recipe.architectures[0] : target) else {
-                    throw FarmError("target.unknown", .usage, "\"\(target)\" is no CPU target", hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
+                    throw FarmError(
+                        "target.unknown", .usage, "\"\(target)\" is no CPU target",
+                        hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
                 }
                 let plan = try recipe.render(source, target: target, lock: RecipeCommand.placeholderLock(recipe, target.family)).plan
                 if json {

@@ -65,7 +65,8 @@ final class ProgressLine: Sendable {
             if let share {
                 let width = max(10, min(30, columns - 40))
                 let full = Int((share * Double(width)).rounded())
-                line = "[\(String(repeating: "#", count: full))\(String(repeating: ".", count: width - full))] \(Int(share * 100)) % \(label)"
+                line =
+                    "[\(String(repeating: "#", count: full))\(String(repeating: ".", count: width - full))] \(Int(share * 100)) % \(label)"
             }
             let cut = String(line.prefix(max(20, columns - 1)))
             state.withLock { state in

@@ -16,20 +16,25 @@ struct FarmClient: Sendable {
         let environment = ProcessInfo.processInfo.environment
         if !chosen, let url = environment["SCIFERRY_URL"] {
             guard let authority = environment["SCIFERRY_AUTHORITY"] else {
-                throw FarmError("client.authority", .usage, "SCIFERRY_URL is set, SCIFERRY_AUTHORITY is not", hint: "let it name the farm's authority.pem")
+                throw FarmError(
+                    "client.authority", .usage, "SCIFERRY_URL is set, SCIFERRY_AUTHORITY is not",
+                    hint: "let it name the farm's authority.pem")
             }
             return FarmClient(url: url, token: try secret("SCIFERRY_TOKEN"), authority: try Disk.read(authority, limit: 1 << 16))
         }
         guard Disk.exists(home.configuration) else {
-            throw FarmError("home.absent", .notFound, "there is no farm in \(home.root)", hint: "make one: sciferry init --home \(home.root)")
+            throw FarmError(
+                "home.absent", .notFound, "there is no farm in \(home.root)", hint: "make one: sciferry init --home \(home.root)")
         }
         guard let bytes = try? Disk.read(home.endpoints, limit: 1 << 16) else {
-            throw FarmError("farm.stopped", .unavailable, "the farm in \(home.root) has never been started", hint: "start it: sciferry up --detach")
+            throw FarmError(
+                "farm.stopped", .unavailable, "the farm in \(home.root) has never been started", hint: "start it: sciferry up --detach")
         }
         let endpoints: FarmEndpoints = try CanonicalJSON.decode(from: bytes, source: home.endpoints)
         return FarmClient(
             url: endpoints.api,
-            token: String(decoding: try Disk.read(home.adminToken, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines),
+            token: String(decoding: try Disk.read(home.adminToken, limit: 4096), as: UTF8.self).trimmingCharacters(
+                in: .whitespacesAndNewlines),
             authority: try Disk.read("\(home.identity)/ca.pem", limit: 1 << 16))
     }
 
@@ -54,7 +59,8 @@ struct FarmClient: Sendable {
 
     func post<Value: Decodable>(_ path: String, _ body: some Encodable, _ type: Value.Type = Value.self) async throws -> Value {
         let bytes = try CanonicalJSON.encode(body)
-        return try CanonicalJSON.decode(type, from: try await send("POST", path, .bytes(bytes), tries: 1).body, source: "the coordinator's answer")
+        return try CanonicalJSON.decode(
+            type, from: try await send("POST", path, .bytes(bytes), tries: 1).body, source: "the coordinator's answer")
     }
 
     func post(_ path: String) async throws { _ = try await send("POST", path, .bytes([]), tries: 1) }
@@ -83,7 +89,9 @@ struct FarmClient: Sendable {
             guard response.isSuccess else { throw response.refusal }
             return response
         } catch let error as FarmError where error.code == "http.unreachable" {
-            throw FarmError("farm.unreachable", .unavailable, "the coordinator at \(url) does not answer", hint: "start it: sciferry up --detach", cause: error)
+            throw FarmError(
+                "farm.unreachable", .unavailable, "the coordinator at \(url) does not answer", hint: "start it: sciferry up --detach",
+                cause: error)
         }
     }
 }

@@ -82,7 +82,8 @@ struct InitCommand: AsyncParsableCommand {
         }
         return try region.map { text in
             guard let equals = text.firstIndex(of: "="), PlainName.isValid(String(text[..<equals])) else {
-                throw FarmError("farm.region", .usage, "\"\(text)\" is no region", hint: "write NAME=BUCKET, for example west=file:/srv/west")
+                throw FarmError(
+                    "farm.region", .usage, "\"\(text)\" is no region", hint: "write NAME=BUCKET, for example west=file:/srv/west")
             }
             return RegionConfiguration(name: String(text[..<equals]), bucket: BucketLocation(String(text[text.index(after: equals)...])))
         }
@@ -99,7 +100,9 @@ enum FreePort {
         address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
         var length = socklen_t(MemoryLayout<sockaddr_in>.size)
         let bound = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0 }
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
+            }
         }
         guard bound else { throw FarmError("port.none", .unavailable, "the system gives no free port") }
         return Int(UInt16(bigEndian: address.sin_port))
@@ -125,7 +128,8 @@ struct AccessCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             guard let role = AccessRole(rawValue: role) else {
-                throw FarmError("access.role", .usage, "\"\(role)\" is no role", hint: AccessRole.allCases.map(\.rawValue).joined(separator: ", "))
+                throw FarmError(
+                    "access.role", .usage, "\"\(role)\" is no role", hint: AccessRole.allCases.map(\.rawValue).joined(separator: ", "))
             }
             let reply: Reply = try await farm.client().post("/api/v1/access", Request(name: name, role: role))
             if farm.json { try Console.json(reply) } else { Console.print(reply.token) }
@@ -175,7 +179,9 @@ struct WorkerCommand: AsyncParsableCommand {
     struct TokenCommand: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             commandName: "token", abstract: "Make a one-time join token.",
-            discussion: "Example, on the new machine:\n  sciferry worker token vm7 | ssh vm7 sciferry-worker join - --home /var/lib/sciferry-worker")
+            discussion:
+                "Example, on the new machine:\n  sciferry worker token vm7 | ssh vm7 sciferry-worker join - --home /var/lib/sciferry-worker"
+        )
 
         @OptionGroup var farm: FarmOptions
         @Argument(help: "The new worker's name.") var name: String

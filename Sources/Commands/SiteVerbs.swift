@@ -66,7 +66,9 @@ struct PullCommand: AsyncParsableCommand {
             if dryRun {
                 let quote = try await pull.quote(offer.release)
                 if farm.json { return try Console.json(quote) }
-                return Console.print("\(title): \(Console.bytes(quote.fetchBytes)) to fetch for an image of \(Console.bytes(quote.imageBytes)); \(Console.bytes(quote.seedBytes)) are here already")
+                return Console.print(
+                    "\(title): \(Console.bytes(quote.fetchBytes)) to fetch for an image of \(Console.bytes(quote.imageBytes)); \(Console.bytes(quote.seedBytes)) are here already"
+                )
             }
             let line = ProgressLine()
             let quiet = farm.json
@@ -75,11 +77,15 @@ struct PullCommand: AsyncParsableCommand {
             }
             line.clear()
             if farm.json { return try Console.json(report) }
-            for incident in report.incidents { Console.error("damage met in \(incident.region): \(incident.message); another region served it") }
+            for incident in report.incidents {
+                Console.error("damage met in \(incident.region): \(incident.message); another region served it")
+            }
             if report.alreadyThere {
                 Console.print("\(title) is here already")
             } else {
-                Console.print("\(title): fetched \(Console.bytes(report.quote.fetchBytes)) for an image of \(Console.bytes(report.quote.imageBytes)) in \(Console.seconds(report.seconds))")
+                Console.print(
+                    "\(title): fetched \(Console.bytes(report.quote.fetchBytes)) for an image of \(Console.bytes(report.quote.imageBytes)) in \(Console.seconds(report.seconds))"
+                )
             }
             Console.print("image   \(site.imageDirectory(offer.release.image.digest))/image.sif")
             Console.print("module  module use \(site.root)/modules && module load \(name)/\(offer.release.version)")
@@ -143,7 +149,10 @@ struct ListCommand: AsyncParsableCommand {
                 return Console.table(
                     ["NAME", "VERSION", "CPU", "SIZE", "COMMANDS"],
                     installed.map {
-                        [$0.release.name, $0.release.version, $0.release.image.target, Console.bytes($0.release.image.size), $0.commands.joined(separator: " ")]
+                        [
+                            $0.release.name, $0.release.version, $0.release.image.target, Console.bytes($0.release.image.size),
+                            $0.commands.joined(separator: " "),
+                        ]
                     })
             }
             let releases: [ReleaseRecord] = try await farm.client().get("/api/v1/releases")
@@ -174,7 +183,9 @@ struct ShowCommand: AsyncParsableCommand {
             let (name, version) = SiteAccess.split(release)
             let all: [ReleaseRecord] = try await farm.client().get("/api/v1/releases")
             let found = all.filter { $0.release.name == name && (version == nil || $0.release.version == version) }
-            guard !found.isEmpty else { throw FarmError("release.absent", .notFound, "the farm has released no \(release)", hint: "sciferry list shows what it has") }
+            guard !found.isEmpty else {
+                throw FarmError("release.absent", .notFound, "the farm has released no \(release)", hint: "sciferry list shows what it has")
+            }
             if farm.json { return try Console.json(found) }
             for record in found {
                 let shown = record.release
@@ -184,9 +195,12 @@ struct ShowCommand: AsyncParsableCommand {
                 Console.print("  licences   \(shown.licences.joined(separator: ", "))")
                 Console.print("  image      sha256:\(shown.image.digest.hex), \(Console.bytes(shown.image.size))")
                 Console.print("  release    sha256:\(record.digest.hex)")
-                Console.print("  base       \(shown.base.name)@sha256:\(shown.base.digest.hex) (\(shown.base.origin.rawValue)\(shown.base.bootstrap.map { ": \($0)" } ?? ""))")
+                Console.print(
+                    "  base       \(shown.base.name)@sha256:\(shown.base.digest.hex) (\(shown.base.origin.rawValue)\(shown.base.bootstrap.map { ": \($0)" } ?? ""))"
+                )
                 Console.print("  built      by \(record.job) on \(shown.builtOn), published \(Console.date(shown.publishedAt))")
-                Console.print("  tests      \(shown.tests.filter(\.passed).count) of \(shown.tests.count) passed through \(shown.testRuntime)")
+                Console.print(
+                    "  tests      \(shown.tests.filter(\.passed).count) of \(shown.tests.count) passed through \(shown.testRuntime)")
             }
         }
     }
@@ -216,13 +230,17 @@ struct SyncCommand: AsyncParsableCommand {
             let line = ProgressLine()
             let quiet = json
             let report = try await sync.run(.init(dryRun: dryRun, deletes: delete)) { report in
-                if !quiet, Console.isTerminal { line.show("\(report.examined) objects looked at, \(Console.bytes(report.copiedBytes)) copied", share: nil) }
+                if !quiet, Console.isTerminal {
+                    line.show("\(report.examined) objects looked at, \(Console.bytes(report.copiedBytes)) copied", share: nil)
+                }
             }
             line.clear()
             if json {
                 try Console.json(report)
             } else {
-                Console.print("\(report.copied) objects copied (\(Console.bytes(report.copiedBytes))), \(report.unchanged) unchanged, \(report.deleted) deleted\(dryRun ? " (only planned)" : "")")
+                Console.print(
+                    "\(report.copied) objects copied (\(Console.bytes(report.copiedBytes))), \(report.unchanged) unchanged, \(report.deleted) deleted\(dryRun ? " (only planned)" : "")"
+                )
                 for key in report.damaged { Console.error("damaged in the source, not copied: \(key)") }
             }
             if !report.damaged.isEmpty { throw ExitCode(FarmError.Category.corrupt.exitStatus) }

@@ -30,7 +30,8 @@ struct UpCommand: AsyncParsableCommand {
         try await reporting {
             let home = homeOptions.farmHome
             guard Disk.exists(home.configuration) else {
-                throw FarmError("home.absent", .notFound, "there is no farm in \(home.root)", hint: "make one: sciferry init --home \(home.root)")
+                throw FarmError(
+                    "home.absent", .notFound, "there is no farm in \(home.root)", hint: "make one: sciferry init --home \(home.root)")
             }
             try Disk.makeDirectory("\(home.root)/run")
             if detach { try await startInBackground(home) } else { try await supervise(home) }
@@ -55,7 +56,8 @@ struct UpCommand: AsyncParsableCommand {
                 let views: [WorkerView] = try? await client.get("/api/v1/workers")
             else { continue }
             if views.filter(\.connected).count >= workers {
-                return Console.print("the farm runs at \(client.url) with \(views.filter(\.connected).count) workers; `sciferry down` ends it")
+                return Console.print(
+                    "the farm runs at \(client.url) with \(views.filter(\.connected).count) workers; `sciferry down` ends it")
             }
         }
         throw FarmError("up.slow", .unavailable, "the farm has not come up within 30 s", hint: "look at \(home.root)/run/*.log")
@@ -101,7 +103,8 @@ struct DownCommand: AsyncParsableCommand {
                 if Supervisor.runningProcess(home) == nil { return Console.print("the farm has stopped") }
                 try await Task.sleep(for: .milliseconds(100))
             }
-            throw FarmError("down.slow", .unavailable, "process \(process) has not ended within 20 s", hint: "look at \(home.root)/run/up.log")
+            throw FarmError(
+                "down.slow", .unavailable, "process \(process) has not ended within 20 s", hint: "look at \(home.root)/run/up.log")
         }
     }
 }
@@ -143,7 +146,8 @@ struct Supervisor: Sendable {
             let permanent = [FarmError.Category.usage, .invalid, .notFound, .conflict].map(\.exitStatus)
             if permanent.contains(result.status) {
                 let last = result.text.split(separator: "\n").suffix(3).joined(separator: "\n")
-                throw FarmError("up.refused", .failed, "\(program) refuses to run:\n\(last)", hint: "the whole log is \(home.root)/run/\(name).log")
+                throw FarmError(
+                    "up.refused", .failed, "\(program) refuses to run:\n\(last)", hint: "the whole log is \(home.root)/run/\(name).log")
             }
             if Timestamp.now.seconds(since: started) > 30 { delay = 0.2 }
             Console.print("\(name) ended with status \(result.status); starting it again")

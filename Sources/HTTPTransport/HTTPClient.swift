@@ -115,22 +115,31 @@ package final class HTTPClient: Sendable {
                 sciferry_curl_set_blob(curl, CURLOPT_CAINFO_BLOB, $0.baseAddress, $0.count)
             }
         }
-        if case .none = request.body {} else {
+        if case .none = request.body {
+        } else {
             sciferry_curl_set_long(curl, CURLOPT_UPLOAD, 1)
             sciferry_curl_set_offset(curl, CURLOPT_INFILESIZE_LARGE, curl_off_t(request.body.count))
         }
-        sciferry_curl_set_read(curl, { data, size, count, context in
-            Transfer.of(context).send(UnsafeMutableRawBufferPointer(start: data, count: size * count))
-        }, context)
-        sciferry_curl_set_write(curl, { data, size, count, context in
-            Transfer.of(context).receive(UnsafeRawBufferPointer(start: data, count: size * count))
-        }, context)
-        sciferry_curl_set_header(curl, { data, size, count, context in
-            Transfer.of(context).header(UnsafeRawBufferPointer(start: data, count: size * count))
-        }, context)
-        sciferry_curl_set_progress(curl, { context, _, _, _, _ in
-            Transfer.of(context).cancelled.isRaised ? 1 : 0
-        }, context)
+        sciferry_curl_set_read(
+            curl,
+            { data, size, count, context in
+                Transfer.of(context).send(UnsafeMutableRawBufferPointer(start: data, count: size * count))
+            }, context)
+        sciferry_curl_set_write(
+            curl,
+            { data, size, count, context in
+                Transfer.of(context).receive(UnsafeRawBufferPointer(start: data, count: size * count))
+            }, context)
+        sciferry_curl_set_header(
+            curl,
+            { data, size, count, context in
+                Transfer.of(context).header(UnsafeRawBufferPointer(start: data, count: size * count))
+            }, context)
+        sciferry_curl_set_progress(
+            curl,
+            { context, _, _, _, _ in
+                Transfer.of(context).cancelled.isRaised ? 1 : 0
+            }, context)
     }
 }
 
@@ -174,8 +183,9 @@ private final class Transfer {
             return count
         case .file(let path, let offset, _):
             do {
-                let got = try file?.read(
-                    at: offset + sent, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])) ?? 0
+                let got =
+                    try file?.read(
+                        at: offset + sent, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])) ?? 0
                 guard got > 0 else { throw FarmError("file.short", .corrupt, "\(path) became shorter while it was sent") }
                 sent += Int64(got)
                 return got

@@ -97,6 +97,7 @@ extension HTTPResponse {
     /// The error that a refusal of the coordinator's API carries.
     package var refusal: FarmError {
         if let document = try? CanonicalJSON.decode(ErrorDocument.self, from: body, source: "the answer") { return document.farmError }
-        return FarmError("api.failed", RetryPolicy.isTransient(status: status) ? .unavailable : .fault, "the coordinator answered with status \(status)")
+        return FarmError(
+            "api.failed", RetryPolicy.isTransient(status: status) ? .unavailable : .fault, "the coordinator answered with status \(status)")
     }
 }

@@ -123,7 +123,8 @@ package struct EntryTree {
             parent.children[name] = Node(entry, .archive(layer: layer, offset: offset, size: size))
         case .hardLink(let target):
             guard let node = find(target), !node.isDirectory else {
-                throw FarmError("tar.invalid", .corrupt, "a hard link leads to \(String(decoding: target, as: UTF8.self)), which is not there")
+                throw FarmError(
+                    "tar.invalid", .corrupt, "a hard link leads to \(String(decoding: target, as: UTF8.self)), which is not there")
             }
             parent.children[name] = node
         default: parent.children[name] = Node(entry, .none)

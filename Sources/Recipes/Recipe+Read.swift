@@ -22,22 +22,28 @@ extension Recipe {
         let top = try RecipeMapping(document.root, in: document, what: "the recipe", keys: topKeys)
         let name = try top.requireText("name")
         guard PlainName.isValid(name), !name.contains("_") else {
-            throw document.fail("recipe.name", try top.require("name"), "\"\(name)\" is no recipe name", hint: "use letters, digits and hyphens")
+            throw document.fail(
+                "recipe.name", try top.require("name"), "\"\(name)\" is no recipe name", hint: "use letters, digits and hyphens")
         }
         let version = try top.requireText("version")
         guard PlainName.isValid(version) else {
-            throw document.fail("recipe.version", try top.require("version"), "\"\(version)\" is no version", hint: "use letters, digits, dots and hyphens")
+            throw document.fail(
+                "recipe.version", try top.require("version"), "\"\(version)\" is no version", hint: "use letters, digits, dots and hyphens")
         }
         let architectures = try top.texts("architectures")
         for architecture in architectures where !["x86_64", "aarch64"].contains(architecture) {
-            throw document.fail("recipe.architecture", try top.require("architectures"), "\"\(architecture)\" is no architecture", hint: "x86_64 or aarch64")
+            throw document.fail(
+                "recipe.architecture", try top.require("architectures"), "\"\(architecture)\" is no architecture", hint: "x86_64 or aarch64"
+            )
         }
         let build = try RecipeMapping(
             try top.require("build"), in: document, what: "build",
             keys: ["kind", "base-image", "pkg-manager", "directives", "add-tzdata", "add-default-template", "fix-locale-def"])
         let manager = try build.text("pkg-manager") ?? "apt"
         guard manager == "apt" else {
-            throw document.fail("recipe.package-manager", try build.require("pkg-manager"), "package manager \"\(manager)\" is not supported", hint: "use apt")
+            throw document.fail(
+                "recipe.package-manager", try build.require("pkg-manager"), "package manager \"\(manager)\" is not supported",
+                hint: "use apt")
         }
         let (bins, path) = try readDeploy(top["deploy"], in: document)
         let files = try readFiles(top["files"], source, in: document)
@@ -126,7 +132,8 @@ extension Recipe {
             node, in: document, what: "a file", keys: ["name", "url", "filename", "contents", "executable"])
         let name = try file.requireText("name")
         guard PlainName.isValid(name) else {
-            throw document.fail("recipe.file", try file.require("name"), "\"\(name)\" is no file name", hint: "use letters, digits, dots and hyphens")
+            throw document.fail(
+                "recipe.file", try file.require("name"), "\"\(name)\" is no file name", hint: "use letters, digits, dots and hyphens")
         }
         let executable = try file.flag("executable") ?? false
         let line = node.mark?.line ?? 1
@@ -137,7 +144,9 @@ extension Recipe {
         if let url = try file.text("url") { return RecipeFile(name: name, source: .url(url), executable: executable, line: line) }
         if let beside = try file.text("filename") {
             guard source.files[beside] != nil else {
-                throw document.fail("recipe.missing-file", try file.require("filename"), "\(source.location(of: beside)) does not exist", hint: "put the file beside build.yaml")
+                throw document.fail(
+                    "recipe.missing-file", try file.require("filename"), "\(source.location(of: beside)) does not exist",
+                    hint: "put the file beside build.yaml")
             }
             return RecipeFile(name: name, source: .beside(beside), executable: executable, line: line)
         }
@@ -180,7 +189,8 @@ extension Recipe {
                 throw document.fail("recipe.copy", node, "copy needs a source and a destination")
             }
             for word in words.dropLast() where source.files[word] == nil {
-                throw document.fail("recipe.missing-file", node, "\(source.location(of: word)) does not exist", hint: "put the file beside build.yaml")
+                throw document.fail(
+                    "recipe.missing-file", node, "\(source.location(of: word)) does not exist", hint: "put the file beside build.yaml")
             }
             return .copy(from: Array(words.dropLast()), to: destination)
         default:

@@ -36,7 +36,8 @@ extension Recipe {
     ) throws -> RenderedRecipe {
         guard architectures.contains(target.family) else {
             throw FarmError(
-                "recipe.target", .invalid, "\(source.path): the recipe is for \(architectures.joined(separator: ", ")), not for \(target.name)")
+                "recipe.target", .invalid,
+                "\(source.path): the recipe is for \(architectures.joined(separator: ", ")), not for \(target.name)")
         }
         var renderer = RecipeRenderer(recipe: self, source: source, target: target, lock: lock)
         return try renderer.render()

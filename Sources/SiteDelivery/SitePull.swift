@@ -67,12 +67,14 @@ package struct SitePull: Sendable {
     ) async throws -> Offer {
         let entries = try await channel(now: now).entries.filter { $0.name == name }
         guard !entries.isEmpty else {
-            throw FarmError("channel.absent", .notFound, "channel \(configuration.channel) has no \(name)", hint: "sciferry list shows what it has")
+            throw FarmError(
+                "channel.absent", .notFound, "channel \(configuration.channel) has no \(name)", hint: "sciferry list shows what it has")
         }
         let versioned = entries.filter { version == nil || $0.version == version }
         guard !versioned.isEmpty else {
             let known = Set(entries.map(\.version)).sorted().joined(separator: ", ")
-            throw FarmError("channel.absent", .notFound, "channel \(configuration.channel) has no \(name) \(version ?? "")", hint: "it has: \(known)")
+            throw FarmError(
+                "channel.absent", .notFound, "channel \(configuration.channel) has no \(name) \(version ?? "")", hint: "it has: \(known)")
         }
         let usable = versioned.filter { entry in
             if let target { return entry.target == target }

@@ -127,7 +127,9 @@ import Zstandard
         for seed in 0..<3000 {
             var generator = SeededGenerator(UInt64(seed))
             var hostile = seed % 2 == 0 ? Array(bytes.suffix(200)) : bytes
-            for _ in 0..<(1 + seed % 7) { hostile[Int(generator.next() % UInt64(hostile.count))] = UInt8(truncatingIfNeeded: generator.next()) }
+            for _ in 0..<(1 + seed % 7) {
+                hostile[Int(generator.next() % UInt64(hostile.count))] = UInt8(truncatingIfNeeded: generator.next())
+            }
             hostile = Pack.magic + hostile.dropFirst(8)
             _ = try? Pack.entries(of: hostile, source: "p")
             _ = try? PackIndex(PackIndex.magic + hostile, source: "i")
@@ -175,7 +177,9 @@ import Zstandard
         return (a, b, manifest, Digest(hashing: document), image, pack)
     }
 
-    private func rebuild(_ stores: [any ObjectStore], _ name: Digest, seeds: [ImageRebuild.Seed] = []) async throws -> ([UInt8], RegionReader, ImageRebuild.Quote) {
+    private func rebuild(_ stores: [any ObjectStore], _ name: Digest, seeds: [ImageRebuild.Seed] = []) async throws -> (
+        [UInt8], RegionReader, ImageRebuild.Quote
+    ) {
         let scratch = try Scratch()
         let reader = RegionReader(regions: stores)
         let manifest = try await reader.manifest(name)

@@ -128,7 +128,8 @@ private struct Bench {
         for _ in 0..<4 {
             bench.now = bench.now.adding(seconds: 30)
             let attempt = try #require(try bench.report("w").assignments.first?.attempt)
-            _ = try bench.report("w", [bench.running(attempt, .failed(Failure(.infrastructure, code: "disk.full", message: "full")))], slots: 0)
+            _ = try bench.report(
+                "w", [bench.running(attempt, .failed(Failure(.infrastructure, code: "disk.full", message: "full")))], slots: 0)
         }
         #expect(try bench.job(id).state == .failed && bench.job(id).failure?.code == "disk.full")
     }
@@ -201,7 +202,9 @@ private struct Bench {
             case 1: held[name] = []
             case 2: bench.state.expireLeases(now: bench.now)
             case 3:
-                if let job = bench.state.jobs.values.filter({ !$0.state.isFinal }).min(by: { $0.number < $1.number }), job.state != .publishing {
+                if let job = bench.state.jobs.values.filter({ !$0.state.isFinal }).min(by: { $0.number < $1.number }),
+                    job.state != .publishing
+                {
                     try bench.state.cancel(job.id, by: "x", now: bench.now)
                 }
             case 4:

@@ -36,7 +36,9 @@ import Testing
                 try await farm.jobs().contains { $0.job.recipe == name && $0.job.state == .succeeded }
             }
         }
-        try await farm.eventually("all mirrors are done") { try await farm.jobs().allSatisfy { $0.publication.map { $0.step == .done } ?? true } }
+        try await farm.eventually("all mirrors are done") {
+            try await farm.jobs().allSatisfy { $0.publication.map { $0.step == .done } ?? true }
+        }
         try await checkOnce(farm)
     }
 

@@ -16,7 +16,9 @@ import Testing
         let recipe = try await farm.recipe()
         let build = try await farm.sciferry(["build", recipe])
         #expect(build.succeeded, "\(build.text)")
-        for phase in ["build", "test", "publishing", "released: sha256:", "2 of 2 tests passed"] { #expect(build.text.contains(phase), "\(build.text)") }
+        for phase in ["build", "test", "publishing", "released: sha256:", "2 of 2 tests passed"] {
+            #expect(build.text.contains(phase), "\(build.text)")
+        }
         // Plain lines, no control characters, when the output is no terminal.
         #expect(!build.output.contains(0x1B) && !build.output.contains(UInt8(ascii: "\r")))
         let again = try await farm.sciferry(["build", recipe])
@@ -57,10 +59,13 @@ import Testing
         let tool = "\(moved)/wrappers/tiny/1.0/bin/tiny-tool"
         func run(_ arguments: [String]) async throws -> CommandResult {
             try await ProcessRunner.run(
-                Command(tool, arguments, environment: ["SCIFERRY_MOUNTS": "\(farm.scratch.path)/mounts"], directory: work, deadlineSeconds: 60))
+                Command(
+                    tool, arguments, environment: ["SCIFERRY_MOUNTS": "\(farm.scratch.path)/mounts"], directory: work, deadlineSeconds: 60))
         }
         #expect(try await run([]).text == "1.0\n")
-        #expect(try await run(["args", "a b", "'", "\"", "$HOME", "*", "", "`x`", "new\nline"]).text == "<a b><'><\"><$HOME><*><><`x`><new\nline>")
+        #expect(
+            try await run(["args", "a b", "'", "\"", "$HOME", "*", "", "`x`", "new\nline"]).text
+                == "<a b><'><\"><$HOME><*><><`x`><new\nline>")
         #expect(try await run(["exit", "7"]).status == 7)
         let inside = try await ProcessRunner.run(Command(tool, [], environment: ["SCIFERRY_INSIDE": "1"], directory: work))
         #expect(inside.status == 126 && inside.text.contains("no containers inside a container"))
@@ -68,14 +73,22 @@ import Testing
         let lua = try String(contentsOfFile: "\(moved)/modules/tiny/1.0.lua", encoding: .utf8)
         #expect(lua.contains("prepend_path(\"PATH\"") && !lua.contains(site))
         let module = try await ProcessRunner.run(
-            Command("bash", ["-c", ". /usr/share/lmod/lmod/init/bash; module use \"$1/modules\"; module load tiny; type -p tiny-tool; module unload tiny; type -p tiny-tool || echo gone", "-", moved], directory: work))
+            Command(
+                "bash",
+                [
+                    "-c",
+                    ". /usr/share/lmod/lmod/init/bash; module use \"$1/modules\"; module load tiny; type -p tiny-tool; module unload tiny; type -p tiny-tool || echo gone",
+                    "-", moved,
+                ], directory: work))
         #expect(module.text.contains("/wrappers/tiny/1.0/bin/tiny-tool") && module.text.contains("gone"), "\(module.text)")
     }
 
     private func checkRegions(_ farm: TestFarm) async throws {
         try await farm.eventually("both regions are equal") {
-            let a = try await ProcessRunner.require(Command("sh", ["-c", "cd \(farm.home)/regions/region-a && find . -type f ! -path './.staging/*' | sort | xargs sha256sum"]))
-            let b = try await ProcessRunner.require(Command("sh", ["-c", "cd \(farm.home)/regions/region-b && find . -type f ! -path './.staging/*' | sort | xargs sha256sum"]))
+            let a = try await ProcessRunner.require(
+                Command("sh", ["-c", "cd \(farm.home)/regions/region-a && find . -type f ! -path './.staging/*' | sort | xargs sha256sum"]))
+            let b = try await ProcessRunner.require(
+                Command("sh", ["-c", "cd \(farm.home)/regions/region-b && find . -type f ! -path './.staging/*' | sort | xargs sha256sum"]))
             return a == b && !a.contains("incoming/") && a.contains("channels/main.json")
         }
     }
@@ -92,16 +105,27 @@ import Testing
         }
         let yaml = try await refused { $0 = $0.replacingOccurrences(of: "architectures: [x86_64]", with: "architectures: [x86_64") }
         #expect(yaml.status == 65 && yaml.text.contains("build.yaml: line"), "\(yaml.text)")
-        let key = try await refused { $0 = $0.replacingOccurrences(of: "categories", with: "x").replacingOccurrences(of: "description:", with: "descripton:") }
-        #expect(key.status == 65 && key.text.contains("build.yaml:4: \"descripton\"") && key.text.contains("did you mean \"description\""), "\(key.text)")
+        let key = try await refused {
+            $0 = $0.replacingOccurrences(of: "categories", with: "x").replacingOccurrences(of: "description:", with: "descripton:")
+        }
+        #expect(
+            key.status == 65 && key.text.contains("build.yaml:4: \"descripton\"") && key.text.contains("did you mean \"description\""),
+            "\(key.text)")
         let file = try await refused { $0 += "\nfiles:\n  - name: x\n    filename: missing.txt\n" }
         #expect(file.status == 65 && file.text.contains("missing.txt does not exist"), "\(file.text)")
         let base = try await refused { $0 = $0.replacingOccurrences(of: "/tiny:1", with: "/nosuch:1") }
-        #expect(base.status == 1 && base.text.contains("no registry offers the base image") && base.text.contains("nosuch:1"), "\(base.text)")
+        #expect(
+            base.status == 1 && base.text.contains("no registry offers the base image") && base.text.contains("nosuch:1"), "\(base.text)")
 
-        let step = try await farm.sciferry(["build", try await farm.recipe("step", run: ["echo first words", "echo last words >&2; exit 9"])])
+        let step = try await farm.sciferry([
+            "build", try await farm.recipe("step", run: ["echo first words", "echo last words >&2; exit 9"]),
+        ])
         #expect(step.status == 1 && step.text.contains("ended with status 9") && step.text.contains("last words"), "\(step.text)")
-        let test = try await farm.sciferry(["build", try await farm.recipe("wrong", tests: "  - name: never\n    command: wrong-tool\n    expected_output_contains: something else\n")])
+        let test = try await farm.sciferry([
+            "build",
+            try await farm.recipe(
+                "wrong", tests: "  - name: never\n    command: wrong-tool\n    expected_output_contains: something else\n"),
+        ])
         #expect(test.status == 1 && test.text.contains("the output does not contain \"something else\""), "\(test.text)")
         let failed = try #require(try await farm.jobs().last)
         #expect(failed.attempts.count == 1, "a recipe's failure is not tried again")
@@ -143,7 +167,8 @@ import Testing
         let farm = try await TestFarm()
         try await farm.up(workers: ["w1"])
         // A second coordinator on the same home refuses.
-        let second = try await ProcessRunner.run(Command("\(TestFarm.bin)/sciferry-coordinator", ["--home", farm.home], deadlineSeconds: 30))
+        let second = try await ProcessRunner.run(
+            Command("\(TestFarm.bin)/sciferry-coordinator", ["--home", farm.home], deadlineSeconds: 30))
         #expect(second.status == 75 && second.text.contains("is in use by coordinator, process"), "\(second.text)")
 
         // Cancel kills the whole tree, the container too.
@@ -164,17 +189,22 @@ import Testing
         #expect(try await farm.sciferry(["worker", "drain", "w1"]).succeeded)
         #expect(try await farm.sciferry(["build", try await farm.recipe("later"), "--no-wait"]).succeeded)
         let waiting = try #require(try await farm.jobs().first { $0.job.recipe == "later" }).job.id
-        try await farm.eventually("the reason is shown") { try await farm.sciferry(["job", waiting.rawValue]).text.contains("not on w1: drained by an operator") }
+        try await farm.eventually("the reason is shown") {
+            try await farm.sciferry(["job", waiting.rawValue]).text.contains("not on w1: drained by an operator")
+        }
         #expect(try await farm.sciferry(["worker", "resume", "w1"]).succeeded)
         try await farm.eventually("it is built") { try await farm.releases().contains { $0.release.name == "later" } }
 
         // A worker whose disk is too full takes nothing and says so.
         farm.kill("w1")
         let path = "\(farm.workerHome("w1"))/worker.json"
-        let text = try String(contentsOfFile: path, encoding: .utf8).replacingOccurrences(of: "\"minimumFreeGiB\" : 2", with: "\"minimumFreeGiB\" : 1000000")
+        let text = try String(contentsOfFile: path, encoding: .utf8).replacingOccurrences(
+            of: "\"minimumFreeGiB\" : 2", with: "\"minimumFreeGiB\" : 1000000")
         try Disk.replace(path, with: Array(text.utf8))
         try farm.start("w1")
-        try await farm.eventually("the refusal is shown") { try await farm.sciferry(["workers"]).text.contains("w1 takes no work: its disk has") }
+        try await farm.eventually("the refusal is shown") {
+            try await farm.sciferry(["workers"]).text.contains("w1 takes no work: its disk has")
+        }
         #expect(try await farm.sciferry(["worker", "revoke", "w1"]).succeeded)
         try await farm.eventually("the worker hears it") { farm.log("w1").contains("identity.revoked") }
         try await farm.eventually("it is shown") { try await farm.sciferry(["workers"]).text.contains("revoked") }

@@ -67,18 +67,23 @@ import Testing
 
         // Hello, one exchange, a claim on an attempt that it does not hold.
         let exchange = try await client.run("exchange", ["--home", home, "--name", "py", "--claim", "j9.1"])
-        #expect(exchange["farm"] == "test" && exchange["version"] == "1" && exchange["sequence"] == "1" && exchange["assignments"] == "0", "\(exchange)")
+        #expect(
+            exchange["farm"] == "test" && exchange["version"] == "1" && exchange["sequence"] == "1" && exchange["assignments"] == "0",
+            "\(exchange)")
         #expect(exchange["ask"] == "attempt.not-held" && exchange["fetch"] == "blob.absent", "\(exchange)")
         #expect(farm.log("coordinator").contains("\"message\":\"attempt not held\""))
         #expect(Int(try await client.run("vectors", ["--vectors", "\(Repository.root)/protocol/vectors"])["vectors"] ?? "") ?? 0 >= 12)
 
         // Violations after the opening.
         for (vector, code) in [
-            ("bad-four-gigabytes", "protocol.frame-size"), ("bad-one-byte-too-long", "protocol.frame-size"), ("bad-version", "protocol.version"),
-            ("bad-type", "protocol.frame"), ("bad-flags", "protocol.frame"), ("bad-body", "protocol.message"), ("bad-sender", "protocol.order"),
+            ("bad-four-gigabytes", "protocol.frame-size"), ("bad-one-byte-too-long", "protocol.frame-size"),
+            ("bad-version", "protocol.version"),
+            ("bad-type", "protocol.frame"), ("bad-flags", "protocol.frame"), ("bad-body", "protocol.message"),
+            ("bad-sender", "protocol.order"),
             ("bad-stream-never-was", "protocol.stream"), ("bad-digest", "protocol.message"), ("hello", "protocol.order"),
         ] {
-            let ended = try await client.run("violate", ["--home", home, "--name", "py", "--vector", "\(Repository.root)/protocol/vectors/\(vector).hex"])
+            let ended = try await client.run(
+                "violate", ["--home", home, "--name", "py", "--vector", "\(Repository.root)/protocol/vectors/\(vector).hex"])
             #expect(ended["ended"] == code, "\(vector): \(ended)")
             #expect(farm.log("coordinator").contains("\"error.code\":\"\(code)\""), "\(vector)")
         }
@@ -110,7 +115,9 @@ import Testing
         #expect(impostor["ended"] == "protocol.name", "\(impostor)")
 
         // Certificates of a stranger's authority, and one of ours that has expired.
-        for (name, directory, lifetime) in [("stranger", "\(farm.scratch.path)/other-ca", 3600.0), ("expired", "\(farm.home)/identity", -1.0)] {
+        for (name, directory, lifetime) in [
+            ("stranger", "\(farm.scratch.path)/other-ca", 3600.0), ("expired", "\(farm.home)/identity", -1.0),
+        ] {
             if name == "stranger" {
                 try Disk.makeDirectory(directory)
                 try CertificateAuthority.create(directory: directory, farm: "other", now: .now)

@@ -89,7 +89,9 @@ enum FreePortForTests {
         address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
         var length = socklen_t(MemoryLayout<sockaddr_in>.size)
         let done = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0 }
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
+            }
         }
         guard done else { throw FarmError("test.port", .fault, "no port") }
         return Int(UInt16(bigEndian: address.sin_port))
@@ -153,7 +155,8 @@ final class TestFarm: Sendable {
 
     func connected(_ count: Int) async throws {
         try await eventually("\(count) workers are connected") {
-            let views = try CanonicalJSON.decode([WorkerView].self, from: try await self.sciferry(["workers", "--json"]).output, source: "workers")
+            let views = try CanonicalJSON.decode(
+                [WorkerView].self, from: try await self.sciferry(["workers", "--json"]).output, source: "workers")
             return views.filter(\.connected).count >= count
         }
     }
@@ -161,7 +164,8 @@ final class TestFarm: Sendable {
     @discardableResult
     func sciferry(_ arguments: [String], deadline: Double = 120) async throws -> CommandResult {
         try await ProcessRunner.run(
-            Command("\(Self.bin)/sciferry", arguments, environment: ["SCIFERRY_HOME": home, "SCIFERRY_INSIDE": nil], deadlineSeconds: deadline))
+            Command(
+                "\(Self.bin)/sciferry", arguments, environment: ["SCIFERRY_HOME": home, "SCIFERRY_INSIDE": nil], deadlineSeconds: deadline))
     }
 
     func jobs() async throws -> [JobView] {
@@ -179,7 +183,10 @@ final class TestFarm: Sendable {
             if (try? await condition()) == true { return }
             try await Task.sleep(for: .milliseconds(100))
         }
-        throw FarmError("test.waiting", .failed, "waited in vain until \(what)\n\(log("coordinator").suffix(3000))\n\(log("w1").suffix(2000))\n\(log("w2").suffix(2000))\n\((try? await sciferry(["jobs"]).text) ?? "")")
+        throw FarmError(
+            "test.waiting", .failed,
+            "waited in vain until \(what)\n\(log("coordinator").suffix(3000))\n\(log("w1").suffix(2000))\n\(log("w2").suffix(2000))\n\((try? await sciferry(["jobs"]).text) ?? "")"
+        )
     }
 
     /// A recipe on the tiny base; `run` are further build steps.

@@ -42,7 +42,8 @@ import Testing
             do {
                 let frame = try #require(try decoder.decode(buffer: &buffer), "\(name)")
                 #expect(vector.error == nil, "\(name)")
-                #expect("\(frame.type)" == vector.type && frame.stream == vector.stream && frame.body.readableBytes == vector.body, "\(name)")
+                #expect(
+                    "\(frame.type)" == vector.type && frame.stream == vector.stream && frame.body.readableBytes == vector.body, "\(name)")
                 var written = ByteBuffer()
                 frame.write(into: &written)
                 #expect(Array(written.readableBytesView) == (try Self.bytes(name)), "\(name)")
@@ -190,7 +191,10 @@ import Testing
         let order = ResolveOrder(kind: .base, name: "debian:bookworm", architecture: "x86_64", bootstrap: nil)
         let desired = DesiredWork(
             sequence: 1,
-            assignments: [.init(attempt: attempt.id, order: .resolve(order)), .init(attempt: try #require(AttemptID("j4.1")), order: .build(plan: Digest(hashing: "p")))],
+            assignments: [
+                .init(attempt: attempt.id, order: .resolve(order)),
+                .init(attempt: try #require(AttemptID("j4.1")), order: .build(plan: Digest(hashing: "p"))),
+            ],
             nextContactSeconds: 1.5, draining: true, renewedCertificate: [3], revision: 8)
         #expect(try Sciferry_V1_DesiredState(desired).model() == desired)
     }

@@ -109,7 +109,9 @@ import Testing
             var generator = SeededGenerator(UInt64(seed))
             var bytes = whole
             if seed % 3 == 0 { bytes = Array(bytes.prefix(Int(generator.next() % UInt64(bytes.count)))) }
-            for _ in 0..<8 where !bytes.isEmpty { bytes[Int(generator.next() % UInt64(bytes.count))] = UInt8(truncatingIfNeeded: generator.next()) }
+            for _ in 0..<8 where !bytes.isEmpty {
+                bytes[Int(generator.next() % UInt64(bytes.count))] = UInt8(truncatingIfNeeded: generator.next())
+            }
             try Disk.replace(path, with: bytes)
             do { _ = try assemble(path, "\(scratch.path)/d.sif") } catch { #expect(error is FarmError, "seed \(seed)") }
         }

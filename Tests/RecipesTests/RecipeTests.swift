@@ -67,13 +67,22 @@ import Testing
     @Test(arguments: [
         ("name: tool\n  version: [", "recipe.yaml", "line 2"),
         ("nmae: tool", "recipe.unknown-key", "recipes/tool/build.yaml:1: \"nmae\" is not a key of the recipe"),
-        ("name: tool\nversion: 1\nbuild:\n  kind: neurodocker\n  base-image: x\n  directives:\n    - rum: echo", "recipe.unknown-key", ":7: \"rum\""),
+        (
+            "name: tool\nversion: 1\nbuild:\n  kind: neurodocker\n  base-image: x\n  directives:\n    - rum: echo", "recipe.unknown-key",
+            ":7: \"rum\""
+        ),
         ("name: tool\nversion: 1", "recipe.missing-key", "\"build\""),
         ("name: a_b\nversion: 1", "recipe.name", ":1:"),
-        ("name: tool\nversion: 1\nbuild:\n  kind: x\n  base-image: x\n  directives:\n    - copy: nothing.txt /x", "recipe.missing-file", ":7: recipes/tool/nothing.txt does not exist"),
+        (
+            "name: tool\nversion: 1\nbuild:\n  kind: x\n  base-image: x\n  directives:\n    - copy: nothing.txt /x", "recipe.missing-file",
+            ":7: recipes/tool/nothing.txt does not exist"
+        ),
         ("name: tool\nversion: 1\nname: again", "recipe.yaml", "twice"),
         ("name: tool\nversion: 1\nbuild: [1]", "recipe.type", ":3: build must be a mapping"),
-        ("name: tool\nversion: 1\nbuild:\n  kind: x\n  base-image: x\n  pkg-manager: yum\n  directives: []", "recipe.package-manager", ":6:"),
+        (
+            "name: tool\nversion: 1\nbuild:\n  kind: x\n  base-image: x\n  pkg-manager: yum\n  directives: []", "recipe.package-manager",
+            ":6:"
+        ),
         ("", "recipe.yaml", "empty"),
     ]) func badRecipesNameFileLineAndKey(_ text: String, _ code: String, _ part: String) {
         let error = #expect(throws: FarmError.self) { try Recipe.read(source(text)) }
@@ -95,7 +104,8 @@ import Testing
     }
 
     @Test func filesAreStagedAndTakenAwayAgain() throws {
-        let text = Self.sound.replacingOccurrences(of: "echo one", with: "sh {{ get_file(\"setup\") }}")
+        let text =
+            Self.sound.replacingOccurrences(of: "echo one", with: "sh {{ get_file(\"setup\") }}")
             + "\nfiles:\n  - name: setup\n    filename: setup.sh\n"
         let source = source(text, ["setup.sh": "echo hi\n"])
         let rendered = try Recipe.read(source).render(source, target: target(), lock: lock())

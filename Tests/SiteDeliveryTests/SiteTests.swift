@@ -8,7 +8,9 @@ import SystemIO
 import Testing
 
 @Suite struct SiteTests {
-    private func release(_ name: String = "tool", _ version: String = "1.0", description: String = "A tool.", image: String = "i") -> Release {
+    private func release(_ name: String = "tool", _ version: String = "1.0", description: String = "A tool.", image: String = "i")
+        -> Release
+    {
         let base = BaseImage(name: "b", digest: Digest(hashing: "b"), origin: .registry, size: 0, bootstrap: nil)
         let plan = Plan(
             name: name, version: version, architecture: "x86_64", target: "x86_64", base: base, dockerfile: "", context: [],
@@ -32,7 +34,12 @@ import Testing
         try Disk.replace("\(scratch.path)/modules/tool/1.0.lua", with: Array(lua.utf8))
         let result = try await ProcessRunner.run(
             Command(
-                "bash", ["-c", ". /usr/share/lmod/lmod/init/bash; module use \"$1\"; module help tool 2>&1; module load tool && echo \"$SCIFERRY_TOOL_IMAGE\"", "-", "\(scratch.path)/modules"],
+                "bash",
+                [
+                    "-c",
+                    ". /usr/share/lmod/lmod/init/bash; module use \"$1\"; module help tool 2>&1; module load tool && echo \"$SCIFERRY_TOOL_IMAGE\"",
+                    "-", "\(scratch.path)/modules",
+                ],
                 deadlineSeconds: 60))
         #expect(result.text.contains("\(scratch.path)/wrappers/tool/1.0/image/image.sif"), "\(result.text)")
         #expect(result.text.contains(text.split(separator: "\n")[0]), "\(result.text)")
@@ -71,7 +78,8 @@ import Testing
         try Disk.rename("\(scratch.path)/l", to: "\(scratch.path)/sciferry-launch")
         let usage = try await ProcessRunner.run(Command("\(scratch.path)/sciferry-launch", ["x"], environment: ["SCIFERRY_INSIDE": nil]))
         #expect(usage.status == 64 && usage.text.contains("usage"))
-        let gone = try await ProcessRunner.run(Command("\(scratch.path)/sciferry-launch", ["/nowhere", "tool"], environment: ["SCIFERRY_INSIDE": nil]))
+        let gone = try await ProcessRunner.run(
+            Command("\(scratch.path)/sciferry-launch", ["/nowhere", "tool"], environment: ["SCIFERRY_INSIDE": nil]))
         #expect(gone.status == 127 && gone.text.contains("is gone"))
     }
 }

@@ -47,10 +47,11 @@ import Testing
         let alphabet = Array("{}%()[]'\"|.,~+-=!<> \nab1\\")
         for seed in 0..<2000 {
             var state = UInt64(seed) &* 0x9E37_79B9_7F4A_7C15 | 1
-            let text = String((0..<30).map { _ -> Character in
-                state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-                return alphabet[Int(state >> 33) % alphabet.count]
-            })
+            let text = String(
+                (0..<30).map { _ -> Character in
+                    state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+                    return alphabet[Int(state >> 33) % alphabet.count]
+                })
             do { _ = try Template("{{" + text + "}}").render(scope) } catch {
                 #expect(error is FarmError, "seed \(seed)")
             }

@@ -55,8 +55,10 @@ import WorkerCore
     }
 
     @Test func aFailedStepIsNamedAndIsTheRecipesFault() {
-        let failure = output("Step 1/3 : FROM x\n ---> 1\nStep 2/3 : RUN false\nE: Unable to locate package nosuch\nThe command '/bin/sh -c false' returned a non-zero code: 100\n")
-            .failure(status: 1)
+        let failure = output(
+            "Step 1/3 : FROM x\n ---> 1\nStep 2/3 : RUN false\nE: Unable to locate package nosuch\nThe command '/bin/sh -c false' returned a non-zero code: 100\n"
+        )
+        .failure(status: 1)
         #expect(failure.failureClass == .recipe && failure.code == "build.step-failed")
         #expect(failure.message == "step 2/3 ended with status 100: RUN false")
         #expect(failure.tail.contains("E: Unable to locate package nosuch"))

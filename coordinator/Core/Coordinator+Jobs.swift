@@ -65,7 +65,10 @@ extension Coordinator {
             return job.id
         }
         advance(id)
-        return state.jobs[id] ?? JobRecord(id: id, number: 0, kind: .build, state: .failed, title: "", recipe: "", version: "", target: "", requestedBy: who, createdAt: .now)
+        return state.jobs[id]
+            ?? JobRecord(
+                id: id, number: 0, kind: .build, state: .failed, title: "", recipe: "", version: "", target: "", requestedBy: who,
+                createdAt: .now)
     }
 
     private static func resolveJob(_ order: ResolveOrder, by who: String, in state: inout FarmState) -> JobID {
@@ -87,7 +90,8 @@ extension Coordinator {
                 hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
         }
         guard recipe.architectures.contains(target.family) else {
-            throw FarmError("recipe.target", .invalid, "\(recipe.name) is for \(recipe.architectures.joined(separator: ", ")), not for \(wanted)")
+            throw FarmError(
+                "recipe.target", .invalid, "\(recipe.name) is for \(recipe.architectures.joined(separator: ", ")), not for \(wanted)")
         }
         return target
     }

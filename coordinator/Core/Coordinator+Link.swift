@@ -129,7 +129,8 @@ extension Coordinator {
         welcome.silenceLimitMs = UInt32(configuration.silenceSeconds * 1000)
         welcome.coordinatorTimeMs = UInt64(Timestamp.now.milliseconds)
         welcome.process = process
-        logger.info("worker connected", metadata: ["worker.name": "\(worker)", "host.target": "\(facts.target)", "engine": "\(facts.engine)"])
+        logger.info(
+            "worker connected", metadata: ["worker.name": "\(worker)", "host.target": "\(facts.target)", "engine": "\(facts.engine)"])
         return (welcome, attach(worker, session))
     }
 

@@ -288,7 +288,8 @@ extension Coordinator {
                 return (issued.pem, worker)
             }
         } catch let error as FarmError {
-            logger.warning("enrolment refused", metadata: ["token.id": "\(id)", "error.code": "\(error.code.rawValue)", "reason": "\(error.message)"])
+            logger.warning(
+                "enrolment refused", metadata: ["token.id": "\(id)", "error.code": "\(error.code.rawValue)", "reason": "\(error.message)"])
             throw error
         }
     }

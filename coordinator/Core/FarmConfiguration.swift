@@ -51,7 +51,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         contactSeconds = 2
         retrySeconds = 2
         bootstrap = [
-            "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: ""),
+            "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
         ]
     }
 

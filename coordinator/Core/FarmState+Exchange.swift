@@ -233,7 +233,9 @@ extension FarmState {
             return "has \(facts.diskFreeBytes >> 30) GiB free, the job wants \(job.diskBytes >> 30) GiB"
         }
         if slots(of: worker.name) <= 0 { return "busy" }
-        if let notBefore = job.notBefore, notBefore > now { return "the job waits \(Int(notBefore.seconds(since: now)) + 1) s after a failure" }
+        if let notBefore = job.notBefore, notBefore > now {
+            return "the job waits \(Int(notBefore.seconds(since: now)) + 1) s after a failure"
+        }
         return nil
     }
 }

@@ -149,7 +149,9 @@ package struct FarmState: Sendable {
     }
 
     /// Ends a job, and with it those that joined it.
-    mutating func finish(_ id: JobID, _ state: JobState, failure: Failure? = nil, release: Digest? = nil, note: String? = nil, now: Timestamp) {
+    mutating func finish(
+        _ id: JobID, _ state: JobState, failure: Failure? = nil, release: Digest? = nil, note: String? = nil, now: Timestamp
+    ) {
         guard var job = jobs[id], !job.state.isFinal else { return }
         job.state = state
         job.finishedAt = now

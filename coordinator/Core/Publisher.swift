@@ -82,7 +82,8 @@ package struct Publisher: Sendable {
         let object = record.result.manifest
         let bytes: [UInt8]
         do { bytes = try await first.get(UploadDesk.incomingKey(record.attempt, object.digest)) } catch let error as FarmError
-        where error.code == "storage.absent" { bytes = try await first.get(ImageManifest.key(object.digest)) }
+            where error.code == "storage.absent"
+        { bytes = try await first.get(ImageManifest.key(object.digest)) }
         guard Digest(hashing: bytes) == object.digest else {
             throw FarmError("upload.damaged", .corrupt, "the uploaded manifest is not what the worker said it would be")
         }
@@ -185,7 +186,8 @@ package struct Publisher: Sendable {
         if let there = try await target.head(key), there.size == size { return }
         let bytes = try await first.get(key)
         guard Digest(hashing: bytes) == digest else {
-            throw FarmError("object.damaged", .corrupt, "\(key) in \(first.name) is damaged", hint: "restore it from another region: sciferry sync")
+            throw FarmError(
+                "object.damaged", .corrupt, "\(key) in \(first.name) is damaged", hint: "restore it from another region: sciferry sync")
         }
         try await target.put(key, bytes)
     }

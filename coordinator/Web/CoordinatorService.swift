@@ -23,7 +23,9 @@ package struct CoordinatorService: Sendable {
     package func run() async throws {
         let group = ServiceGroup(
             configuration: .init(
-                services: [.init(service: Serving(coordinator: coordinator, logger: logger), successTerminationBehavior: .gracefullyShutdownGroup)],
+                services: [
+                    .init(service: Serving(coordinator: coordinator, logger: logger), successTerminationBehavior: .gracefullyShutdownGroup)
+                ],
                 gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
         try await group.run()
     }

@@ -49,7 +49,9 @@ package struct FarmAPI: Sendable {
     private func addRoutes(to router: Router<BasicRequestContext>) {
         let coordinator = coordinator
         router.get("api/v1/authority") { _, _ in
-            Response(status: .ok, headers: [.contentType: "application/x-pem-file"], body: .init(byteBuffer: ByteBuffer(string: coordinator.authority.pem)))
+            Response(
+                status: .ok, headers: [.contentType: "application/x-pem-file"],
+                body: .init(byteBuffer: ByteBuffer(string: coordinator.authority.pem)))
         }
         router.post("api/v1/enrol") { request, _ in try await enrol(request) }
         router.put("upload/:attempt/:kind/:digest/:size/:expires") { request, context in try await upload(request, context) }
@@ -129,7 +131,8 @@ package struct FarmAPI: Sendable {
     private func require(_ role: AccessRole, _ request: Request) async throws -> AccessRecord {
         let header = request.headers[.authorization] ?? ""
         guard header.hasPrefix("Bearer "), let holder = await coordinator.holder(ofToken: String(header.dropFirst(7))) else {
-            throw FarmError("api.token", .denied, "the request has no valid token", hint: "set SCIFERRY_TOKEN, or name the farm's home with --home")
+            throw FarmError(
+                "api.token", .denied, "the request has no valid token", hint: "set SCIFERRY_TOKEN, or name the farm's home with --home")
         }
         guard holder.role >= role else {
             throw FarmError("api.role", .denied, "this needs the role \(role.rawValue); \(holder.name) is \(holder.role.rawValue)")

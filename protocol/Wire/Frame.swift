@@ -58,10 +58,12 @@ package struct Frame: Sendable, Hashable {
 /// Errors that end a connection; the code goes over the wire in GOODBYE.
 package enum WireFailure {
     package static func frameSize(_ length: UInt32) -> FarmError {
-        FarmError("protocol.frame-size", .invalid, "the peer announced a frame of \(length) bytes; the limit is \(WireProtocol.largestBody)")
+        FarmError(
+            "protocol.frame-size", .invalid, "the peer announced a frame of \(length) bytes; the limit is \(WireProtocol.largestBody)")
     }
     package static func version(_ version: UInt8) -> FarmError {
-        FarmError("protocol.version", .invalid, "the peer speaks version \(version) of the protocol; this side speaks \(WireProtocol.version)")
+        FarmError(
+            "protocol.version", .invalid, "the peer speaks version \(version) of the protocol; this side speaks \(WireProtocol.version)")
     }
     package static func frame(_ what: String) -> FarmError {
         FarmError("protocol.frame", .invalid, "the peer sent \(what)")

@@ -161,7 +161,9 @@ package struct LinkSession: Sendable {
         switch frame.type {
         case .data:
             let sender: Role = stream.kind == .log ? .worker : .coordinator
-            guard stream.kind != .ask, sender != role else { throw WireFailure.stream("sent data on stream \(frame.stream), where it may not") }
+            guard stream.kind != .ask, sender != role else {
+                throw WireFailure.stream("sent data on stream \(frame.stream), where it may not")
+            }
             stream.toReceive -= frame.body.readableBytes
             guard stream.toReceive >= 0 else { throw WireFailure.window(frame.stream) }
             streams[frame.stream] = stream

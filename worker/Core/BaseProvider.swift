@@ -36,7 +36,9 @@ package struct BaseProvider: Sendable {
             throw AttemptFailure(
                 Failure(
                     .recipe, code: "base.unavailable",
-                    message: "no registry offers the base image \(order.name), and the farm may not bootstrap it; check the name, or add it under \"bootstrap\" in farm.json"))
+                    message:
+                        "no registry offers the base image \(order.name), and the farm may not bootstrap it; check the name, or add it under \"bootstrap\" in farm.json"
+                ))
         }
         await say("no registry offers \(order.name); bootstrapping \(source.suite) of \(source.snapshot)")
         let tar = try await bootstrap(source, onOutput: onOutput)
@@ -59,7 +61,8 @@ package struct BaseProvider: Sendable {
             Command("mmdebstrap", arguments, environment: environment, deadlineSeconds: 3600), onOutput: onOutput)
         guard result.succeeded, Disk.exists(tar) else {
             throw FarmError(
-                "base.unavailable", .unavailable, "mmdebstrap cannot make \(source.suite): \(result.text.split(separator: "\n").last ?? "")",
+                "base.unavailable", .unavailable,
+                "mmdebstrap cannot make \(source.suite): \(result.text.split(separator: "\n").last ?? "")",
                 hint: "check the mirror under \"bootstrap\" in farm.json")
         }
         return tar

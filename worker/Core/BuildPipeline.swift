@@ -97,8 +97,10 @@ package struct BuildPipeline: Sendable {
             let provider = BaseProvider(engine: engine, scratch: directory, marks: marks)
             let resolved = try await provider.resolve(order) { await log.write($0) }
             if let tar = resolved.tar {
-                try await importBase(BaseImage(
-                    name: order.name, digest: resolved.input.digest, origin: .bootstrap, size: resolved.input.size, bootstrap: nil), tar)
+                try await importBase(
+                    BaseImage(
+                        name: order.name, digest: resolved.input.digest, origin: .bootstrap, size: resolved.input.size, bootstrap: nil), tar
+                )
                 await enter(.upload, "the base image")
                 _ = try await uploader.send(
                     .file(path: tar, offset: 0, count: resolved.input.size), kind: "input", digest: resolved.input.digest,
@@ -118,7 +120,8 @@ package struct BuildPipeline: Sendable {
             file.close()
             guard response.isSuccess else {
                 throw AttemptFailure(
-                    Failure(.recipe, code: "download.failed", message: "\(order.name) answers with status \(response.status); correct the URL"))
+                    Failure(
+                        .recipe, code: "download.failed", message: "\(order.name) answers with status \(response.status); correct the URL"))
             }
             let digest = try await Blocking.run { try BaseProvider.digest(of: path) }
             let size = Disk.size(path) ?? 0
@@ -166,7 +169,8 @@ package struct BuildPipeline: Sendable {
         let object = try await uploader.send(
             .bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
         await log.say(
-            "image sha256:\(manifest.image.hex), \(manifest.size) bytes in \(manifest.chunks.count) chunks; \(sent.newChunks) were new, \(sent.newBytes) bytes sent")
+            "image sha256:\(manifest.image.hex), \(manifest.size) bytes in \(manifest.chunks.count) chunks; \(sent.newChunks) were new, \(sent.newBytes) bytes sent"
+        )
         clock.enter(.done)
         return BuildResult(
             image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs,
@@ -307,7 +311,8 @@ package struct BuildPipeline: Sendable {
         let names = failed.map { "\($0.name): \($0.problems.joined(separator: "; "))" }
         return Failure(
             .recipe, code: "test.failed",
-            message: "\(failed.count) functional tests failed; the image is kept on worker \(context.worker) as \(kept)/image.sif for \(Int(context.configuration.keepDays)) days",
+            message:
+                "\(failed.count) functional tests failed; the image is kept on worker \(context.worker) as \(kept)/image.sif for \(Int(context.configuration.keepDays)) days",
             tail: names)
     }
 

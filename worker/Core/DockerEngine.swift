@@ -138,9 +138,11 @@ package struct BuildOutput: Sendable {
         let text = lines.joined(separator: "\n")
         if text.contains("no space left on device") {
             return Failure(
-                .infrastructure, code: "disk.full", message: "the worker's disk is full (step \(step)/\(steps): \(instruction))", tail: tail)
+                .infrastructure, code: "disk.full", message: "the worker's disk is full (step \(step)/\(steps): \(instruction))", tail: tail
+            )
         }
-        for sign in ["Cannot connect to the Docker daemon", "error during connect", "unexpected EOF", "context canceled"] where text.contains(sign) {
+        for sign in ["Cannot connect to the Docker daemon", "error during connect", "unexpected EOF", "context canceled"]
+        where text.contains(sign) {
             return Failure(.infrastructure, code: "engine.lost", message: "the engine went away during step \(step)/\(steps)", tail: tail)
         }
         let code = lines.last { $0.contains("returned a non-zero code:") }.flatMap { line in

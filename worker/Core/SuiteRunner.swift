@@ -43,7 +43,9 @@ package struct SuiteRunner: Sendable {
     }
 
     /// Runs everything in order. Setup that fails is a problem of its own, and no test runs then.
-    package func run(_ suite: TestSuite, say: @Sendable (String) async -> Void, progress: @Sendable (Int, Int) async -> Void) async throws -> [TestOutcome] {
+    package func run(_ suite: TestSuite, say: @Sendable (String) async -> Void, progress: @Sendable (Int, Int) async -> Void) async throws
+        -> [TestOutcome]
+    {
         // The first call mounts, so that the tests' own processes can be told from the mount's.
         _ = try await shell("true", name: "start", timeout: 60)
         var outcomes: [TestOutcome] = []
@@ -79,7 +81,8 @@ package struct SuiteRunner: Sendable {
         marked["SCIFERRY_TEST"] = "\(work)/\(name)"
         let result = try await ProcessRunner.run(
             Command(
-                launcher, [imageDirectory, "/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash \"$0\"; else exec sh \"$0\"; fi", file],
+                launcher,
+                [imageDirectory, "/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash \"$0\"; else exec sh \"$0\"; fi", file],
                 environment: name == "start" ? environment : marked, directory: work, deadlineSeconds: Double(timeout)))
         if name != "start" { _ = ProcessRunner.killMarked("SCIFERRY_TEST", "\(work)/\(name)") }
         return TestObservation(

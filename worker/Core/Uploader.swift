@@ -90,7 +90,11 @@ package struct Uploader: Sendable {
         }
         if let last = underWay {
             sent.packs.append(
-                try await withTaskCancellationHandler { try await last.value } onCancel: { last.cancel() })
+                try await withTaskCancellationHandler {
+                    try await last.value
+                } onCancel: {
+                    last.cancel()
+                })
         }
         return sent
     }

@@ -80,7 +80,8 @@ package actor WorkerAgent {
         ).clientContext()
         let address = configuration.link.split(separator: ":")
         guard address.count == 2, let port = Int(address[1]) else {
-            throw FarmError("worker.link", .invalid, "\"\(configuration.link)\" is no HOST:PORT", hint: "correct \"link\" in \(home.configuration)")
+            throw FarmError(
+                "worker.link", .invalid, "\"\(configuration.link)\" is no HOST:PORT", hint: "correct \"link\" in \(home.configuration)")
         }
         facts.diskFreeBytes = try Disk.freeBytes(at: home.root)
         var hello = Sciferry_V1_Hello()
@@ -232,7 +233,8 @@ package actor WorkerAgent {
     private func planRenewal(_ certificate: String, _ key: String) throws {
         let current = try IssuedCertificate(pem: certificate)
         let left = current.expiresAt.seconds(since: .now)
-        renewalRequest = left < CertificateAuthority.leafLifetime / 2
+        renewalRequest =
+            left < CertificateAuthority.leafLifetime / 2
             ? try KeyAndRequest(keyPEM: key, commonName: configuration.name).request : []
     }
 
@@ -265,7 +267,8 @@ package actor WorkerAgent {
             if age > configuration.keepDays * 86400 { try? Disk.remove(path) }
         }
         if killed > 0 || !left.isEmpty {
-            logger.notice("cleaned up after an earlier process", metadata: ["processes": "\(killed)", "attempts": "\(left.joined(separator: " "))"])
+            logger.notice(
+                "cleaned up after an earlier process", metadata: ["processes": "\(killed)", "attempts": "\(left.joined(separator: " "))"])
         }
     }
 }

@@ -209,4 +209,20 @@ import Testing
         try await farm.eventually("the worker hears it") { farm.log("w1").contains("identity.revoked") }
         try await farm.eventually("it is shown") { try await farm.sciferry(["workers"]).text.contains("revoked") }
     }
+
+    @Test(.timeLimit(.minutes(4))) func bucketsOnS3ServeAsRegions() async throws {
+        let server = try S3Server()
+        let farm = try await TestFarm(
+            regions: ["west=\(server.location("west"))", "east=\(server.location("east"))"], environment: S3Server.environment)
+        try await farm.up(workers: ["w1"])
+        let build = try await farm.sciferry(["build", try await farm.recipe(run: ["head -c 3000000 /dev/urandom > /opt/noise"])])
+        #expect(build.succeeded, "\(build.text)")
+        try await farm.eventually("the mirror is done") { try await farm.jobs().first?.publication?.step == .done }
+        let pull = try await farm.sciferry(["pull", "tiny", "--site", "\(farm.scratch.path)/site"])
+        #expect(pull.succeeded && !pull.text.contains("damage"), "\(pull.text)")
+        // The worker never saw a key: what it sent went by presigned URL.
+        #expect(!farm.log("w1").contains(S3Server.secret) && !farm.log("coordinator").contains(S3Server.secret))
+        let copy = try await farm.sciferry(["sync", server.location("east"), "file:\(farm.scratch.path)/copy"])
+        #expect(copy.succeeded && Disk.exists("\(farm.scratch.path)/copy/channels/main.json"), "\(copy.text)")
+    }
 }

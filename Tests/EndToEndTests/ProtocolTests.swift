@@ -21,7 +21,7 @@ import Testing
             let root = "\(farm.scratch.path)/python"
             try Disk.makeDirectory(root)
             // scripts/test makes the virtual environment with the protobuf package.
-            python = ProcessInfo.processInfo.environment["SCIFERRY_TEST_PYTHON"] ?? "\(Repository.root)/.build/test-python/bin/python"
+            python = S3Server.python
             try await ProcessRunner.require(
                 Command("protoc", ["--python_out=\(root)", "-I", "\(Repository.root)/protocol/schema/sciferry/v1", "farm.proto"]))
             messages = root

@@ -7,46 +7,6 @@ import Support
 import Synchronization
 import SystemIO
 
-/// A process of ours that a test may kill.
-final class Child: Sendable {
-    let pid: pid_t
-
-    init(_ program: String, _ arguments: [String], log: String, environment: [String: String] = [:]) throws {
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-        posix_spawn_file_actions_addopen(&actions, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0o644)
-        posix_spawn_file_actions_adddup2(&actions, 1, 2)
-        var variables = ProcessInfo.processInfo.environment.merging(environment) { $1 }
-        variables["SWIFT_BACKTRACE"] = "enable=no"
-        let words = ([program] + arguments).map { strdup($0) } + [nil]
-        let settings = variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
-        defer {
-            for word in words { free(word) }
-            for setting in settings { free(setting) }
-        }
-        var process = pid_t()
-        guard posix_spawn(&process, program, &actions, nil, words, settings) == 0 else {
-            throw FarmError("test.spawn", .fault, "cannot start \(program)")
-        }
-        pid = process
-    }
-
-    deinit { kill() }
-
-    func kill(_ signal: Int32 = SIGKILL) {
-        Glibc.kill(pid, signal)
-        if signal == SIGKILL { _ = wait() }
-    }
-
-    /// Waits for the end; the raw status, or `nil` when somebody else took it.
-    func wait() -> Int32? {
-        var status: Int32 = 0
-        return waitpid(pid, &status, 0) == pid ? status : nil
-    }
-}
-
 /// A real registry with one tiny base image, shared by all tests of the process.
 enum TestRegistry {
     private static let started = Mutex<(base: String, child: Child)?>(nil)
@@ -56,7 +16,7 @@ enum TestRegistry {
         if let there = started.withLock({ $0?.base }) { return there }
         let root = "/tmp/sciferry-registry-\(getpid())"
         try Disk.makeDirectory("\(root)/data")
-        let port = try FreePortForTests.find()
+        let port = try FreePort.find()
         let configuration = "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: \(root)/data\nhttp:\n  addr: 127.0.0.1:\(port)\n"
         try Disk.replace("\(root)/config.yml", with: Array(configuration.utf8))
         let child = try Child("/usr/bin/docker-registry", ["serve", "\(root)/config.yml"], log: "\(root)/log")
@@ -80,24 +40,6 @@ enum TestRegistry {
     }
 }
 
-enum FreePortForTests {
-    static func find() throws -> Int {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let done = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
-            }
-        }
-        guard done else { throw FarmError("test.port", .fault, "no port") }
-        return Int(UInt16(bigEndian: address.sin_port))
-    }
-}
-
 /// A farm of real processes in a directory of its own.
 final class TestFarm: Sendable {
     let scratch: Scratch
@@ -105,8 +47,12 @@ final class TestFarm: Sendable {
     private let children = Mutex<[String: Child]>([:])
     static let bin = ProcessInfo.processInfo.environment["SCIFERRY_BIN"] ?? "\(Repository.root)/.build/debug"
 
-    init(regions: [String]? = nil) async throws {
+    /// Settings of every process, for example keys of S3 buckets.
+    private let environment: [String: String]
+
+    init(regions: [String]? = nil, environment: [String: String] = [:]) async throws {
         scratch = try Scratch()
+        self.environment = environment
         home = "\(scratch.path)/home"
         var arguments = ["init", "--home", home, "--name", "test", "--silence", "3"]
         for region in regions ?? [] { arguments += ["--region", region] }
@@ -122,7 +68,7 @@ final class TestFarm: Sendable {
         for name in ["w1", "w2"] { _ = ProcessRunner.killMarked("SCIFERRY_WORKER", name) }
     }
 
-    func start(_ name: String, environment: [String: String] = [:]) throws {
+    func start(_ name: String) throws {
         let log = "\(scratch.path)/\(name).log"
         let child =
             name == "coordinator"
@@ -165,7 +111,7 @@ final class TestFarm: Sendable {
     func sciferry(_ arguments: [String], deadline: Double = 120) async throws -> CommandResult {
         try await ProcessRunner.run(
             Command(
-                "\(Self.bin)/sciferry", arguments, environment: ["SCIFERRY_HOME": home, "SCIFERRY_INSIDE": nil], deadlineSeconds: deadline))
+                "\(Self.bin)/sciferry", arguments, environment: environment.merging(["SCIFERRY_HOME": home]) { $1 }, deadlineSeconds: deadline))
     }
 
     func jobs() async throws -> [JobView] {

@@ -72,6 +72,74 @@ func checkConformance(_ store: any ObjectStore) async throws {
     }
 }
 
+/// Against a real server, and against one that misbehaves.
+@Suite(.serialized) struct S3Tests {
+    private func store(_ endpoint: String, secret: String = S3Server.secret, attempts: Int = 3, stall: Int = 60) -> S3Store {
+        let signer = SignatureV4(credentials: StorageCredentials(keyID: S3Server.keyID, secret: secret), region: "us-east-1")
+        return S3Store(
+            endpoint: endpoint, bucket: "farm", prefix: "", signer: signer, client: HTTPClient(),
+            retry: RetryPolicy(attempts: attempts, firstDelay: 0.05, longestDelay: 2), stallSeconds: stall)
+    }
+
+    @Test(.timeLimit(.minutes(3))) func aRealServerConforms() async throws {
+        let server = try S3Server()
+        let store = store(server.endpoint)
+        try await checkConformance(store)
+        #expect(await code(of: { _ = try await self.store(server.endpoint, secret: "wrong").get("x") }) == "storage.denied")
+        // A presigned upload by somebody without keys.
+        let bytes = Array("by grant".utf8)
+        let grant = try #require(try await store.grantUpload("incoming/j1.1/a b", size: 8, seconds: 60))
+        let response = try await HTTPClient().perform(HTTPRequest("PUT", grant.url, body: .bytes(bytes)))
+        #expect(response.isSuccess, "\(response.status)")
+        #expect(try await store.get("incoming/j1.1/a b") == bytes)
+        let other = grant.url.replacingOccurrences(of: "a%20b", with: "other")
+        #expect(try await HTTPClient().perform(HTTPRequest("PUT", other, body: .bytes(bytes))).status == 403)
+        for number in 0..<1100 { try await store.put("many/\(number)", []) }
+        #expect(try await store.all(prefix: "many/").count == 1100)
+    }
+
+    private static let faults = """
+        import http.server, sys, time
+        seen = {}
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            def do_GET(self):
+                count = seen[self.path] = seen.get(self.path, 0) + 1
+                kind = self.path.split("/")[-1]
+                status = {"e500": 500, "e503": 503, "always500": 500}.get(kind, 200)
+                if kind == "hang": time.sleep(30)
+                if kind == "drip":
+                    self.send_response(200); self.send_header("Content-Length", "100"); self.end_headers()
+                    self.wfile.write(b"x"); self.wfile.flush(); time.sleep(30); return
+                if count > 2 and kind != "always500": status = 200
+                body = b"fine" if status == 200 else b"<Error><Code>SlowDown</Code></Error>"
+                self.send_response(status)
+                if status == 503: self.send_header("Retry-After", "1")
+                self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+            def log_message(self, *args): pass
+        http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+        """
+
+    @Test(.timeLimit(.minutes(2))) func faultsAreWaitedOutOrNamed() async throws {
+        let scratch = try Scratch()
+        let port = try FreePort.find()
+        let child = try Child("/usr/bin/python3", ["-c", Self.faults, String(port)], log: "\(scratch.path)/log")
+        defer { child.kill() }
+        let endpoint = "http://127.0.0.1:\(port)"
+        let patient = store(endpoint, attempts: 12, stall: 2)
+        #expect(try await patient.get("warm") == Array("fine".utf8))
+        #expect(try await patient.get("e500") == Array("fine".utf8))
+        let before = Timestamp.now
+        #expect(try await patient.get("e503") == Array("fine".utf8))
+        #expect(Timestamp.now.seconds(since: before) >= 1.9, "Retry-After was waited for, twice")
+        #expect(await code(of: { _ = try await store(endpoint).get("always500") }) == "storage.failed")
+        for object in ["hang", "drip"] {
+            let error = await #expect(throws: FarmError.self) { _ = try await store(endpoint, attempts: 1, stall: 2).get(object) }
+            #expect(error?.code == "http.unreachable" && error?.message.contains("/farm/\(object)") == true, "\(error?.message ?? "")")
+        }
+    }
+}
+
 @Suite struct SignatureTests {
     /// AWS's published example, "GET Object" of "Authenticating Requests (AWS Signature Version 4)".
     @Test func agreesWithThePublishedHeaderVector() {

@@ -35,7 +35,9 @@ package final class S3Server: Sendable {
             ] + zip(names, ports).map { "-\($0)=\($1)" }, log: "\(scratch.path)/log")
         // The server needs some seconds; then the bucket is made through the reference client.
         let script = """
-            import boto3, sys, time
+            import os, sys, time
+            os.environ.pop("AWS_CA_BUNDLE", None)
+            import boto3
             from botocore.config import Config
             s3 = boto3.client("s3", endpoint_url=sys.argv[1], aws_access_key_id="\(Self.keyID)",
                 aws_secret_access_key="\(Self.secret)", region_name="us-east-1", config=Config(retries={"max_attempts": 0}, connect_timeout=1))
@@ -50,7 +52,7 @@ package final class S3Server: Sendable {
                     time.sleep(0.25)
             sys.exit(str(last))
             """
-        let client = try Child(Self.python, ["-c", script, endpoint], log: "\(scratch.path)/client.log", environment: ["AWS_CA_BUNDLE": ""])
+        let client = try Child(Self.python, ["-c", script, endpoint], log: "\(scratch.path)/client.log")
         guard client.wait() == 0 else {
             let log = (try? Disk.read("\(scratch.path)/client.log")).map { String(decoding: $0, as: UTF8.self) } ?? ""
             throw FarmError("test.s3", .fault, "SeaweedFS did not come up: \(log)")

@@ -137,6 +137,9 @@ let package = Package(
             ]),
         // Layer 6
         .executableTarget(
+            name: "sciferry-bench-throughput", dependencies: ["ChunkStore", "FarmModel", "SystemIO"], path: "benchmarks/Throughput",
+            swiftSettings: settings),
+        .executableTarget(
             name: "sciferry", dependencies: ["Commands", argumentParser], path: "Sources/sciferry", swiftSettings: settings),
         .executableTarget(
             name: "sciferry-coordinator",

@@ -111,7 +111,8 @@ final class TestFarm: Sendable {
     func sciferry(_ arguments: [String], deadline: Double = 120) async throws -> CommandResult {
         try await ProcessRunner.run(
             Command(
-                "\(Self.bin)/sciferry", arguments, environment: environment.merging(["SCIFERRY_HOME": home]) { $1 }, deadlineSeconds: deadline))
+                "\(Self.bin)/sciferry", arguments, environment: environment.merging(["SCIFERRY_HOME": home]) { $1 },
+                deadlineSeconds: deadline))
     }
 
     func jobs() async throws -> [JobView] {

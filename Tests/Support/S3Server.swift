@@ -25,7 +25,10 @@ package final class S3Server: Sendable {
             """
         try Disk.replace("\(scratch.path)/keys.json", with: Array(keys.utf8))
         try Disk.makeDirectory("\(scratch.path)/data")
-        let names = ["s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
+        let names = [
+            "s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
+            "filer.port.grpc",
+        ]
         child = try Child(
             "\(Disk.parent(of: Self.python))/weed",
             [

@@ -225,4 +225,29 @@ import Testing
         let copy = try await farm.sciferry(["sync", server.location("east"), "file:\(farm.scratch.path)/copy"])
         #expect(copy.succeeded && Disk.exists("\(farm.scratch.path)/copy/channels/main.json"), "\(copy.text)")
     }
+
+    @Test(.timeLimit(.minutes(4))) func aRegionThatIsAwayDelaysOnlyItsMirror() async throws {
+        let port = try FreePort.find()
+        let scratch = try Scratch()
+        let farm = try await TestFarm(
+            regions: ["near=file:\(scratch.path)/near", "far=s3:http://127.0.0.1:\(port)/farm/?tries=1&stall=2"],
+            environment: S3Server.environment)
+        try await farm.up(workers: ["w1"])
+        for version in ["1.0", "1.1"] {
+            let build = try await farm.sciferry(["build", try await farm.recipe(version: version)])
+            #expect(build.succeeded, "\(build.text)")
+        }
+        try await farm.eventually("the delay is shown") {
+            try await farm.sciferry(["job", "j1"]).text.contains("last error: ")
+        }
+        #expect(try await farm.sciferry(["pull", "tiny", "--site", "\(farm.scratch.path)/site"]).succeeded)
+        // The region comes back as a bucket at the same address: both releases arrive, then the pointer.
+        let server = try S3Server(port: port)
+        try await farm.eventually("the mirror has caught up", seconds: 90) {
+            try await farm.jobs().allSatisfy { $0.publication.map { $0.step == .done } ?? true }
+        }
+        let copy = try await farm.sciferry(["sync", "s3:\(server.endpoint)/farm/", "file:\(scratch.path)/copy"])
+        #expect(copy.succeeded, "\(copy.text)")
+        #expect(try Disk.list("\(scratch.path)/copy/releases/tiny") == ["1.0", "1.1"])
+    }
 }

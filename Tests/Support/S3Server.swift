@@ -15,9 +15,10 @@ package final class S3Server: Sendable {
         ProcessInfo.processInfo.environment["SCIFERRY_TEST_PYTHON"] ?? "\(Repository.root)/.build/test-python/bin/python"
     }
 
-    package init() throws {
+    /// - Parameter port: where the S3 interface listens; a free one when `nil`.
+    package init(port: Int? = nil) throws {
         scratch = try Scratch()
-        let ports = try (0..<8).map { _ in try FreePort.find() }
+        let ports = [try port ?? FreePort.find()] + (try (0..<7).map { _ in try FreePort.find() })
         endpoint = "http://127.0.0.1:\(ports[0])"
         let keys = """
             {"identities":[{"name":"t","credentials":[{"accessKey":"\(Self.keyID)","secretKey":"\(Self.secret)"}],

@@ -97,7 +97,7 @@ extension Coordinator {
     }
 
     /// Plans and queues the jobs whose inputs are all resolved now.
-    func advanceResolving() async {
+    func advanceResolving() {
         let ready = state.jobs.values.filter { job in
             job.state == .resolving && job.kind == .build
                 && job.waitsFor.allSatisfy { state.jobs[$0]?.state == .succeeded }

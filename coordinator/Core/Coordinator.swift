@@ -111,26 +111,65 @@ package actor Coordinator {
 
     // MARK: background work
 
-    /// Prepares the regions and works on leases, resolving jobs and publications until cancelled.
+    /// Works on leases, resolving jobs and publications until cancelled. A region that hangs delays publications only.
     package func run() async throws {
-        try await publisher.prepareRegions()
+        try await withThrowingTaskGroup(of: Void.self) { tasks in
+            tasks.addTask { try await self.keepHouse() }
+            tasks.addTask { try await self.publish() }
+            defer { tasks.cancelAll() }
+            try await tasks.next()
+        }
+    }
+
+    private func keepHouse() async throws {
+        while !Task.isCancelled {
+            reportingFaults {
+                try transition { $0.expireLeases(now: .now) }
+                advanceResolving()
+            }
+            try await Task.sleep(for: .milliseconds(100))
+        }
+    }
+
+    private func publish() async throws {
+        try await prepareRegions()
         try await adoptChannel()
         await sweepIncoming()
         var nextRenewal = Timestamp.now
         while !Task.isCancelled {
-            do {
-                try transition { $0.expireLeases(now: .now) }
-                await advanceResolving()
-                for record in state.duePublications(now: .now) { await work(on: record) }
-                if nextRenewal <= .now {
-                    try await renewChannel()
-                    nextRenewal = Timestamp.now.adding(seconds: 3600)
-                }
-            } catch let error as FarmError {
-                logger.error("background work failed", metadata: ["error.code": "\(error.code.rawValue)", "reason": "\(error.message)"])
+            for record in state.duePublications(now: .now) { await work(on: record) }
+            if nextRenewal <= .now {
+                do { try await renewChannel() } catch { report(error) }
+                nextRenewal = Timestamp.now.adding(seconds: 3600)
             }
             try await Task.sleep(for: .milliseconds(100))
         }
+    }
+
+    /// A bucket that is away now is waited for, the first before anything is published, the others when their turn comes;
+    /// one that belongs to another farm ends the coordinator.
+    private func prepareRegions() async throws {
+        for (index, region) in configuration.regions.enumerated() {
+            var isReady = false
+            repeat {
+                do {
+                    try await publisher.prepare(region: region.name)
+                    isReady = true
+                } catch let error as FarmError where error.category != .conflict {
+                    report(error)
+                    if index == 0 { try await Task.sleep(for: .seconds(5)) }
+                }
+            } while index == 0 && !isReady
+        }
+    }
+
+    private func reportingFaults(_ body: () throws -> Void) {
+        do { try body() } catch { report(error) }
+    }
+
+    private func report(_ error: any Error) {
+        let known = error as? FarmError ?? FarmError("coordinator.fault", .fault, "background work failed", cause: error)
+        logger.error("background work failed", metadata: ["error.code": "\(known.code.rawValue)", "reason": "\(known.message)"])
     }
 
     /// A restored coordinator goes on from the highest pointer that any region shows.
@@ -225,15 +264,22 @@ package actor Coordinator {
     }
 
     private func mirror(_ record: PublicationRecord) async throws {
-        let plan = try plan(record.plan)
-        var next = record
-        for region in configuration.regions where !next.regionsDone.contains(region.name) {
-            try await publisher.mirror(record, plan: plan, to: region.name)
-            let bytes = try await firstRegion.get("channels/\(configuration.channel).json")
-            try await publisher.point(bytes, name: configuration.channel, region: region.name)
-            next.regionsDone.append(region.name)
-            try take(Publisher.StepResult(record: next))
+        let first = configuration.regions[0].name
+        for region in configuration.regions.map(\.name) where region != first {
+            guard let now = state.publications[record.job], !now.regionsDone.contains(region) else { continue }
+            try await publisher.prepare(region: region)
+            // The pointer is read before anything is copied, so that all it names is among what is copied now.
+            let pointer = try await firstRegion.get("channels/\(configuration.channel).json")
+            let pending = state.publications.values.filter { $0.step == .mirrors && !$0.regionsDone.contains(region) }
+            for other in pending { try await publisher.mirror(other, plan: try plan(other.plan), to: region) }
+            try await publisher.point(pointer, name: configuration.channel, region: region)
+            for other in pending {
+                guard var next = state.publications[other.job], next.step == .mirrors else { continue }
+                next.regionsDone.append(region)
+                try take(Publisher.StepResult(record: next))
+            }
         }
+        guard var next = state.publications[record.job] else { return }
         next.step = .cleanup
         try take(Publisher.StepResult(record: next))
     }

@@ -200,20 +200,19 @@ package struct Publisher: Sendable {
     }
 
     /// Writes what a bucket says of itself; throws `store.foreign` when it belongs to another farm.
-    package func prepareRegions() async throws {
+    package func prepare(region name: String) async throws {
+        guard let store = regions.first(where: { $0.name == name })?.store else { return }
         let header = StoreHeader(farm: farm, chunker: .standard)
-        for region in regions {
-            do {
-                let bytes = try await region.store.get(StoreHeader.key)
-                let there = try CanonicalJSON.decode(StoreHeader.self, from: bytes, source: "\(StoreHeader.key) in \(region.store.name)")
-                guard there.format == header.format, there.farm == farm else {
-                    throw FarmError(
-                        "store.foreign", .conflict, "\(region.store.name) belongs to farm \"\(there.farm)\", format \(there.format)",
-                        hint: "give region \(region.name) a bucket of its own")
-                }
-            } catch let error as FarmError where error.code == "storage.absent" {
-                try await region.store.put(StoreHeader.key, try CanonicalJSON.encode(header))
+        do {
+            let bytes = try await store.get(StoreHeader.key)
+            let there = try CanonicalJSON.decode(StoreHeader.self, from: bytes, source: "\(StoreHeader.key) in \(store.name)")
+            guard there.format == header.format, there.farm == farm else {
+                throw FarmError(
+                    "store.foreign", .conflict, "\(store.name) belongs to farm \"\(there.farm)\", format \(there.format)",
+                    hint: "give region \(name) a bucket of its own")
             }
+        } catch let error as FarmError where error.code == "storage.absent" {
+            try await store.put(StoreHeader.key, try CanonicalJSON.encode(header))
         }
     }
 }

@@ -45,7 +45,8 @@ package actor LinkConnection {
 
     /// Ends everything that waits.
     func fail(_ error: any Error) {
-        let error = LinkConnection.broken(error)
+        // Whoever waits asks again on the next connection, whatever ended this one.
+        let error = FarmError("link.closed", .unavailable, "the connection is closed", cause: error)
         closed = closed ?? error
         for waiter in windowWaiters.values { waiter.resume(throwing: error) }
         for waiter in answerWaiters.values { waiter.resume(throwing: error) }

@@ -53,6 +53,8 @@ package enum Pack {
     package static let entrySize = 49
     /// No chunk and no table of ours comes near this.
     package static let largest = 1 << 30
+    /// A larger chunk is refused before it is opened: a small frame may claim to hold much.
+    package static let largestChunk = 16 << 20
 
     /// The object's key.
     package static func key(_ digest: Digest) -> String { "packs/\(digest.hex.prefix(2))/\(digest.hex)" }
@@ -85,10 +87,11 @@ package enum Pack {
             let codec = ChunkCodec(rawValue: bytes[start + 48])
         else { throw damaged("an entry is unreadable") }
         let offset = integer(bytes, at: start + 32, bytes: 8)
-        guard offset <= UInt64(largest) else { throw damaged("an offset is out of range") }
+        let size = integer(bytes, at: start + 44, bytes: 4)
+        guard offset <= UInt64(largest), size <= UInt64(largestChunk) else { throw damaged("an entry is out of range") }
         return PackEntry(
             digest: digest, offset: Int64(offset), storedSize: Int(integer(bytes, at: start + 40, bytes: 4)),
-            size: Int(integer(bytes, at: start + 44, bytes: 4)), codec: codec)
+            size: Int(size), codec: codec)
     }
 
     static func encode(_ entry: PackEntry) -> [UInt8] {

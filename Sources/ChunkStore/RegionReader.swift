@@ -16,6 +16,7 @@ package final class RegionReader: Sendable {
     /// Regions in order of preference.
     private let regions: [any ObjectStore]
     private let state = Mutex<[ReadIncident]>([])
+    private let late = Mutex<Set<String>>([])
 
     package init(regions: [any ObjectStore]) { self.regions = regions }
 
@@ -28,16 +29,24 @@ package final class RegionReader: Sendable {
         verify: @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
     ) async throws -> Value {
         var last: any Error = FarmError("storage.absent", .notFound, "there is no region to read \(key) from")
-        for region in regions {
+        for region in inOrder() {
             do {
                 return try verify(try await region.get(key, range: range), "\(key) in \(region.name)")
             } catch let error as FarmError {
                 last = error
                 let incident = ReadIncident(region: region.name, object: key, message: error.message)
                 state.withLock { $0.append(incident) }
+                // Every further read would wait for it again.
+                if error.category == .unavailable { late.withLock { _ = $0.insert(region.name) } }
             }
         }
         throw last
+    }
+
+    /// Regions in order of preference, those that did not answer in time last.
+    private func inOrder() -> [any ObjectStore] {
+        let slow = late.withLock { $0 }
+        return regions.filter { !slow.contains($0.name) } + regions.filter { slow.contains($0.name) }
     }
 
     /// An object whose name is the digest of its bytes.

@@ -225,6 +225,9 @@ struct SyncCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let client = HTTPClient()
+            if source.hasPrefix("file:"), !Disk.isDirectory(String(source.dropFirst(5))) {
+                throw FarmError("storage.absent", .notFound, "\(source) does not exist", hint: "check the source's address")
+            }
             let sync = RegionSync(
                 from: try BucketLocation(source).open(client: client), to: try BucketLocation(destination).open(client: client))
             let line = ProgressLine()

@@ -1,5 +1,6 @@
 import ArgumentParser
 import CoordinatorCore
+import FarmIdentity
 import FarmModel
 import Foundation
 import Glibc
@@ -142,7 +143,12 @@ struct Supervisor: Sendable {
         var delay = 0.2
         while true {
             let started = Timestamp.now
-            let result = try await ProcessRunner.run(Command(path, arguments)) { try? log.write($0) }
+            // Workers hold no keys: those of the buckets are the coordinator's.
+            var environment: [String: String?] = [:]
+            if program == "sciferry-worker" {
+                for name in ProcessInfo.processInfo.environment.keys where name.hasPrefix("AWS_") { environment[name] = .some(nil) }
+            }
+            let result = try await ProcessRunner.run(Command(path, arguments, environment: environment)) { try? log.write($0) }
             let permanent = [FarmError.Category.usage, .invalid, .notFound, .conflict].map(\.exitStatus)
             if permanent.contains(result.status) {
                 let last = result.text.split(separator: "\n").suffix(3).joined(separator: "\n")
@@ -158,7 +164,11 @@ struct Supervisor: Sendable {
 
     /// Enrols a worker of this machine as a remote one would be, once.
     func enrol(_ name: String, _ workerHome: String) async throws {
-        if Disk.exists("\(workerHome)/worker.json") { return }
+        if let pem = try? Disk.read("\(workerHome)/worker.pem", limit: 1 << 16), Disk.exists("\(workerHome)/worker.json"),
+            let leaf = try? IssuedCertificate(pem: String(decoding: pem, as: UTF8.self)), leaf.expiresAt > .now
+        {
+            return
+        }
         let program = try Supervisor.sibling("sciferry-worker")
         struct Request: Encodable {
             var worker: String

@@ -63,8 +63,9 @@ package struct Failure: Codable, Sendable, Hashable {
     package init(_ failureClass: FailureClass, code: String, message: String, tail: [String] = []) {
         self.failureClass = failureClass
         self.code = code
-        self.message = message
-        self.tail = tail
+        // It rides in a frame of bounded size, and a person reads it.
+        self.message = String(message.prefix(4000))
+        self.tail = tail.suffix(40).map { String($0.prefix(500)) }
     }
 
     /// Takes over an error of ours, or wraps a stranger as `worker.fault`.
@@ -89,9 +90,9 @@ package struct TestOutcome: Codable, Sendable, Hashable {
     package var seconds: Double
 
     package init(name: String, passed: Bool, problems: [String], seconds: Double) {
-        self.name = name
+        self.name = String(name.prefix(200))
         self.passed = passed
-        self.problems = problems
+        self.problems = problems.prefix(20).map { String($0.prefix(1000)) }
         self.seconds = seconds
     }
 }

@@ -106,6 +106,11 @@ package final class HTTPClient: Sendable {
         sciferry_curl_set_long(curl, CURLOPT_NOPROGRESS, 0)
         sciferry_curl_set_string(curl, CURLOPT_USERAGENT, "sciferry/\(Program.version)")
         sciferry_curl_set_list(curl, CURLOPT_HTTPHEADER, list)
+        if request.followsRedirects {
+            sciferry_curl_set_long(curl, CURLOPT_FOLLOWLOCATION, 1)
+            sciferry_curl_set_long(curl, CURLOPT_MAXREDIRS, 5)
+            sciferry_curl_set_string(curl, CURLOPT_REDIR_PROTOCOLS_STR, "https")
+        }
         if request.method == "HEAD" { sciferry_curl_set_long(curl, CURLOPT_NOBODY, 1) }
         if request.skipsVerification {
             sciferry_curl_set_long(curl, CURLOPT_SSL_VERIFYPEER, 0)

@@ -32,12 +32,15 @@ package struct HTTPRequest: Sendable {
     package var connectSeconds: Int
     /// A longer response body is refused.
     package var responseLimit: Int64
+    /// Follow up to five redirects, to https only; for downloads without secrets in their headers.
+    package var followsRedirects: Bool
 
     package init(
         _ method: String, _ url: String, headers: [(name: String, value: String)] = [], body: HTTPBody = .none,
         authority: [UInt8]? = nil, skipsVerification: Bool = false, stallSeconds: Int = 60, connectSeconds: Int = 10,
-        responseLimit: Int64 = 64 << 20
+        responseLimit: Int64 = 64 << 20, followsRedirects: Bool = false
     ) {
+        self.followsRedirects = followsRedirects
         self.method = method
         self.url = url
         self.headers = headers

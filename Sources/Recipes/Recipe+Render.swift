@@ -243,12 +243,15 @@ private struct RecipeRenderer {
     /// What goes between two lines of a command, before the line end.
     private static func joint(_ line: Substring, _ next: Substring) -> String {
         if line.hasSuffix("\\") { return "" }
-        let openers = [";", "&&", "||", "|", "then", "do", "else", "{", "("]
-        if openers.contains(where: { line.hasSuffix($0) }) { return " \\" }
-        let first = next.drop(while: \.isWhitespace)
+        let last = line.split(whereSeparator: \.isWhitespace).last.map(String.init) ?? ""
+        let first = next.split(whereSeparator: \.isWhitespace).first.map(String.init) ?? ""
+        // Whole words only: "sudo" opens nothing, "find" closes nothing.
+        if ["then", "do", "else", "{", "(", "in"].contains(last) { return " \\" }
+        if [";", "&&", "||", "|"].contains(where: { last.hasSuffix($0) }) { return " \\" }
         if ["&&", "||", "|"].contains(where: { first.hasPrefix($0) }) { return " \\" }
-        let closers = ["fi", "done", "else", "elif", "esac", "}", ")"]
-        return closers.contains { first.hasPrefix($0) } ? "; \\" : " && \\"
+        let closer = first.prefix { !";)|&".contains($0) }
+        let closers = ["fi", "done", "else", "elif", "esac", "}"]
+        return closers.contains(String(closer)) || first.hasPrefix(")") || last == ";;" ? "; \\" : " && \\"
     }
 
     private static func install(_ packages: [String]) -> String {

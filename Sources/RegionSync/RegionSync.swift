@@ -41,14 +41,21 @@ package struct RegionSync: Sendable {
     /// goes on from there.
     package func run(_ options: Options = Options(), progress: @escaping @Sendable (Report) -> Void = { _ in }) async throws -> Report {
         var report = Report()
-        let wanted = try await source.all().filter { !RegionSync.isTransient($0.key) }
+        // Pointers are read before anything is listed: all that they name is then in the listing.
+        let pointers = try await readPointers()
+        let wanted = try await source.all().filter { !RegionSync.isTransient($0.key) && !RegionSync.isPointer($0.key) }
+        if options.deletes, wanted.isEmpty {
+            throw FarmError("sync.empty", .usage, "\(source.name) is empty; nothing is deleted", hint: "check the source's address")
+        }
+        try await checkFarms()
         let present = Dictionary(
             try await destination.all().map { ($0.key, $0) }, uniquingKeysWith: { first, _ in first })
         for group in RegionSync.inOrder(wanted) {
             try await copy(group, present, options, &report, progress)
         }
+        if report.damaged.isEmpty { try await writePointers(pointers, present, options, &report) }
         if options.deletes, report.damaged.isEmpty {
-            let names = Set(wanted.map(\.key))
+            let names = Set(wanted.map(\.key) + pointers.keys)
             // Pointers go first, so that nothing points at what is already gone.
             for key in present.keys.filter({ !names.contains($0) && !RegionSync.isTransient($0) }).sorted(by: RegionSync.deletedBefore) {
                 if !options.dryRun { try await destination.delete(key) }
@@ -103,6 +110,40 @@ package struct RegionSync: Sendable {
         if !options.dryRun { try await destination.put(object.key, bytes) }
         return .copied(Int64(bytes.count))
     }
+
+    private func readPointers() async throws -> [String: [UInt8]] {
+        var pointers: [String: [UInt8]] = [:]
+        for object in try await source.all(prefix: "channels/") { pointers[object.key] = try await source.get(object.key) }
+        return pointers
+    }
+
+    private func writePointers(
+        _ pointers: [String: [UInt8]], _ present: [String: ObjectInfo], _ options: Options, _ report: inout Report
+    ) async throws {
+        for (key, bytes) in pointers.sorted(by: { $0.key < $1.key }) {
+            report.examined += 1
+            if present[key]?.size == Int64(bytes.count), try await destination.get(key) == bytes {
+                report.unchanged += 1
+                continue
+            }
+            if !options.dryRun { try await destination.put(key, bytes) }
+            report.copied += 1
+            report.copiedBytes += Int64(bytes.count)
+        }
+    }
+
+    /// Two farms' buckets are never poured together.
+    private func checkFarms() async throws {
+        let key = "sciferry.json"
+        guard try await source.head(key) != nil, try await destination.head(key) != nil else { return }
+        guard try await source.get(key) == destination.get(key) else {
+            throw FarmError(
+                "store.foreign", .conflict, "\(destination.name) belongs to another farm than \(source.name)",
+                hint: "give the copy a bucket of its own")
+        }
+    }
+
+    private static func isPointer(_ key: String) -> Bool { key.hasPrefix("channels/") }
 
     /// The digest that a key promises, for objects named by their content.
     package static func contentName(of key: String) -> Digest? {

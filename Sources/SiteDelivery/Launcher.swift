@@ -12,6 +12,7 @@ package enum Launcher {
         #
         # SCIFERRY_RUNTIME   apptainer, singularity, squashfuse or kernel (default: the first that works)
         # SCIFERRY_BIND      further directories to show inside, separated by colons
+        # SCIFERRY_CONTAIN   set: show nothing of the host but the working directory, pass no environment
         # SCIFERRY_MOUNTS    where squashfuse and kernel mounts are kept
         set -u
         fail() {
@@ -85,6 +86,7 @@ package enum Launcher {
             [ -e /dev/nvidiactl ] && set -- --nv "$@"
             [ -e /dev/kfd ] && set -- --rocm "$@"
             set -- --mount "type=bind,\"src=$physical\",\"dst=$physical\"" --pwd "$physical" "$@"
+            [ -z "${SCIFERRY_CONTAIN:-}" ] || set -- --containall --writable-tmpfs "$@"
             exec "$runtime" --silent exec --no-eval "$@"
             ;;
         squashfuse | kernel) ;;
@@ -95,12 +97,17 @@ package enum Launcher {
         offset=$(cat "$image_dir/offset") || fail "the image of $command is incomplete: $image_dir/offset" 127
         mounts=${SCIFERRY_MOUNTS:-${XDG_RUNTIME_DIR:-/tmp}/sciferry-mounts-$(id -u)}
         root=$mounts/${image_dir##*/}
+        # Whose directory it is comes first: anybody could have put a tree of their own there.
+        (umask 077 && mkdir -p "$mounts") || fail "cannot make $mounts"
+        if [ -L "$mounts" ] || [ "$(stat -c %u "$mounts")" != "$(id -u)" ]; then fail "$mounts belongs to somebody else"; fi
+        chmod 700 "$mounts" || fail "cannot protect $mounts"
         if ! [ -e "$root/.singularity.d" ]; then
-            (umask 077 && mkdir -p "$root") || fail "cannot make $root"
-            [ "$(stat -c %u "$mounts")" = "$(id -u)" ] || fail "$mounts belongs to somebody else"
             exec 9>"$mounts/.lock"
             if command -v flock >/dev/null 2>&1; then flock 9; fi
             if ! [ -e "$root/.singularity.d" ]; then
+                # A mount whose server was killed must go before a new one can come.
+                [ "$runtime" = kernel ] || fusermount -u -z "$root" >/dev/null 2>&1
+                mkdir -p "$root" || fail "cannot make $root"
                 if [ "$runtime" = kernel ]; then
                     mount -t squashfs -o "ro,loop,offset=$offset" "$image" "$root" || fail "cannot mount $image"
                 else
@@ -112,6 +119,25 @@ package enum Launcher {
         fi
 
         # Host directories that hold the user's data take the place of the image's.
+        if [ -n "${SCIFERRY_CONTAIN:-}" ]; then
+            # For tests of strangers' images: the working directory and nothing else of the host.
+            set -- --tmpfs /tmp --bind "$physical" "$physical" --chdir "$physical" --clearenv --setenv HOME "$physical" \
+                --setenv PWD "$physical" --setenv LANG C.UTF-8 --setenv SCIFERRY_INSIDE 1 --setenv SCIFERRY_TEST "${SCIFERRY_TEST:-}" \
+                --setenv SCIFERRY_ATTEMPT "${SCIFERRY_ATTEMPT:-}" --setenv SCIFERRY_WORKER "${SCIFERRY_WORKER:-}" -- /bin/sh -c '
+                for script in /.singularity.d/env/*.sh; do [ -r "$script" ] && . "$script"; done
+                command -v -- "$1" >/dev/null 2>&1 || { echo "sciferry: $1: not in this image" >&2; exit 127; }
+                exec "$@"' sciferry "$command" "$@"
+            for entry in "$root"/* "$root"/.singularity.d; do
+                base=/${entry##*/}
+                case $base in /dev | /proc | /sys | /tmp) continue ;; esac
+                if [ -L "$entry" ]; then
+                    set -- --symlink "$(readlink "$entry")" "$base" "$@"
+                elif [ -e "$entry" ]; then
+                    set -- --ro-bind "$entry" "$base" "$@"
+                fi
+            done
+            exec bwrap --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --dev /dev --proc /proc "$@"
+        fi
         hosts=" /tmp"
         for directory in /home /root /mnt /media /data /scratch /project /projects /work /srv; do
             [ -d "$directory" ] && hosts="$hosts $directory"

@@ -65,7 +65,7 @@ final class TestFarm: Sendable {
 
     deinit {
         for child in children.withLock({ $0 }).values { child.kill() }
-        for name in ["w1", "w2"] { _ = ProcessRunner.killMarked("SCIFERRY_WORKER", name) }
+        for name in ["w1", "w2"] { _ = ProcessRunner.killMarked("SCIFERRY_WORKER", workerHome(name)) }
     }
 
     func start(_ name: String) throws {
@@ -170,6 +170,7 @@ final class TestFarm: Sendable {
             """
         try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
         let suite = tests ?? "  - name: says its version\n    command: \(name)-tool\n    expected_output_contains: \"\(version)\"\n"
+            + "  - name: sees nothing of the host\n    command: test \"$HOME\" = \"$PWD\" && test \"$(ls /tmp | wc -l)\" = 1\n"
         try Disk.replace("\(directory)/fulltest.yaml", with: Array("tests:\n\(suite)".utf8))
         return directory
     }

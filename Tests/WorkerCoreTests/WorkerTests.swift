@@ -65,11 +65,15 @@ import WorkerCore
     }
 
     @Test func aFullDiskIsTheWorkersTrouble() {
-        let failure = output("Step 1/1 : RUN dd\nwrite /x: no space left on device\n").failure(status: 1)
+        let failure = output("Step 1/1 : RUN dd\ncp: error writing: No space left on device\nThe command x returned a non-zero code: 1\n")
+            .failure(status: 1)
         #expect(failure.failureClass == .infrastructure && failure.code == "disk.full")
     }
 
     @Test func aLostEngineIsTheWorkersTrouble() {
+        // Bash's own complaint about a quote is the recipe's.
+        let quote = output("Step 1/1 : RUN x\nunexpected EOF while looking for matching\nThe command x returned a non-zero code: 2\n")
+        #expect(quote.failure(status: 1).failureClass == .recipe)
         #expect(output("Step 1/1 : RUN x\nerror during connect: EOF\n").failure(status: 1).failureClass == .infrastructure)
     }
 

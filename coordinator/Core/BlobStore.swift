@@ -85,7 +85,7 @@ package struct LogStore: Sendable {
     /// Bytes from a position on, at most `limit`.
     package func read(_ attempt: AttemptID, from offset: Int64, limit: Int) throws -> [UInt8] {
         let size = size(attempt)
-        guard offset < size else { return [] }
+        guard offset >= 0, offset < size else { return [] }
         let file = try OpenFile(path(attempt), flags: O_RDONLY)
         defer { file.close() }
         return try file.read(at: offset, count: Int(min(Int64(limit), size - offset)))

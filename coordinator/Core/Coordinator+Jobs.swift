@@ -121,6 +121,8 @@ extension Coordinator {
             try transition { $0.enqueue(job, key: key, diskBytes: rendered.plan.diskBytes, now: .now) }
         } catch {
             logger.warning("job cannot be planned", metadata: ["job.id": "\(id)", "reason": "\(error)"])
+            // A full disk or a journal that fails is not the recipe's fault: the job waits and is planned again.
+            guard let known = error as? FarmError, [.invalid, .usage, .notFound].contains(known.category) else { return }
             try? transition { $0.fail(id, Failure(.recipe, error), now: .now) }
         }
     }

@@ -90,7 +90,7 @@ package struct WorkerDesk: LinkServerDelegate {
 
     private func upload(_ attempt: AttemptID, _ message: Sciferry_V1_UploadRequest) async throws -> Sciferry_V1_UploadGrant {
         guard let kind = UploadKind(rawValue: message.kind), let digest = Digest(bytes: message.digest),
-            message.size <= 64 << 30
+            message.size <= kind.largest
         else { throw MessageFailure.meaningless("a wrong upload request") }
         var grant = Sciferry_V1_UploadGrant()
         if kind == .input, coordinator.blobs.contains(digest) {

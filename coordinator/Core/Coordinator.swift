@@ -32,6 +32,8 @@ package actor Coordinator {
     private let uploadKey: [UInt8]
     let process = Nonce.hex(bytes: 8)
     private var revision: UInt64 = 0
+    /// Mirrors whose channel has not been replaced by the renewed one yet.
+    private var unrenewed: Set<String> = []
 
     private(set) var state: FarmState
     private var tokens: [String: TokenRecord]
@@ -140,7 +142,8 @@ package actor Coordinator {
             for record in state.duePublications(now: .now) { await work(on: record) }
             if nextRenewal <= .now {
                 do { try await renewChannel() } catch { report(error) }
-                nextRenewal = Timestamp.now.adding(seconds: 3600)
+                await sweepIncoming()
+                nextRenewal = Timestamp.now.adding(seconds: unrenewed.isEmpty ? 3600 : 60)
             }
             try await Task.sleep(for: .milliseconds(100))
         }
@@ -189,10 +192,18 @@ package actor Coordinator {
     /// A channel must not expire while nothing is released: it is signed anew when half of its time is gone.
     private func renewChannel() async throws {
         guard let record = state.channels[configuration.channel] else { return }
-        guard Timestamp.now.seconds(since: record.issuedAt) > Double(configuration.channelDays) * 43200 else { return }
-        let bytes = try signNextChannel()
-        for region in configuration.regions {
-            try await publisher.point(bytes, name: configuration.channel, region: region.name)
+        if Timestamp.now.seconds(since: record.issuedAt) > Double(configuration.channelDays) * 43200 {
+            let bytes = try signNextChannel()
+            try await publisher.point(bytes, name: configuration.channel, region: configuration.regions[0].name)
+            unrenewed = Set(configuration.regions.dropFirst().map(\.name))
+        }
+        // A mirror that still lacks a release gets its pointer with that release, not before.
+        for region in unrenewed.sorted() {
+            let waits = state.publications.values.contains { $0.step == .mirrors && !$0.regionsDone.contains(region) }
+            guard !waits else { continue }
+            let bytes = try await firstRegion.get("channels/\(configuration.channel).json")
+            try await publisher.point(bytes, name: configuration.channel, region: region)
+            unrenewed.remove(region)
         }
     }
 
@@ -304,6 +315,9 @@ extension Coordinator {
     package func newJoinToken(worker: String, trusted: Bool, minutes: Int) throws -> (token: JoinToken, expiresAt: Timestamp) {
         guard PlainName.isValid(worker) else {
             throw FarmError("worker.name", .invalid, "\"\(worker)\" is no worker name", hint: "use letters, digits, dots and hyphens")
+        }
+        guard (1...43200).contains(minutes) else {
+            throw FarmError("worker.token", .usage, "a token lives for 1 to 43200 minutes, not \(minutes)")
         }
         let id = Nonce.hex(bytes: 6)
         let secret = Nonce.hex(bytes: 24)

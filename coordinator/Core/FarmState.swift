@@ -133,15 +133,16 @@ package struct FarmState: Sendable {
         job.key = key
         job.waitsFor = []
         job.diskBytes = diskBytes
-        if job.kind == .build, let there = release(ofKey: key) {
+        // The leader first: its release is known a step before readers see it.
+        if let leader = leader(of: key), leader.id != job.id {
+            job.state = leader.state
+            job.joined = leader.id
+            job.note = "the same build is under way as \(leader.id)"
+        } else if job.kind == .build, let there = release(ofKey: key) {
             job.state = .succeeded
             job.finishedAt = now
             job.release = there.digest
             job.note = "nothing to build: the same recipe, inputs and CPU target were released by \(there.job)"
-        } else if let leader = leader(of: key), leader.id != job.id {
-            job.state = leader.state
-            job.joined = leader.id
-            job.note = "the same build is under way as \(leader.id)"
         } else {
             job.state = .queued
         }
@@ -178,7 +179,25 @@ package struct FarmState: Sendable {
             throw FarmError("job.ended", .conflict, "\(id) is \(job.state.rawValue); there is nothing to cancel")
         }
         for attempt in openAttempts(of: id) { end(attempt, .cancelled, failure: nil, now: now) }
+        handLead(of: id)
         finish(id, .cancelled, note: "cancelled by \(who)", now: now)
+    }
+
+    /// Others who joined a job that is cancelled still want it: the first of them leads from now on.
+    private mutating func handLead(of id: JobID) {
+        let followers = jobs.values.filter { $0.joined == id && !$0.state.isFinal }.sorted { $0.number < $1.number }
+        for (index, follower) in followers.enumerated() {
+            var job = follower
+            job.joined = index == 0 ? nil : followers[0].id
+            job.state = .queued
+            job.note = index == 0 ? "leads since \(id) was cancelled" : "the same build is under way as \(followers[0].id)"
+            put(job)
+        }
+        for waiting in jobs.values where waiting.waitsFor.contains(id) && !waiting.state.isFinal && followers.first != nil {
+            var job = waiting
+            job.waitsFor = job.waitsFor.map { $0 == id ? followers[0].id : $0 }
+            put(job)
+        }
     }
 
     static func unknown(_ id: JobID) -> FarmError {

@@ -57,6 +57,10 @@ package struct Publisher: Sendable {
     /// The pack under `incoming/`, or, when a step is repeated after it was moved, under its own name.
     private func fetchPack(_ attempt: AttemptID, _ object: IncomingObject) async throws -> [UInt8] {
         let key = UploadDesk.incomingKey(attempt, object.digest)
+        // Looked at before it is read: a presigned upload may be of any size.
+        if let there = try await first.head(key), there.size != object.size {
+            throw FarmError("upload.damaged", .corrupt, "upload \(object.digest.short) has \(there.size) bytes, not \(object.size)")
+        }
         do { return try await first.get(key) } catch let error as FarmError where error.code == "storage.absent" {
             return try await first.get(Pack.key(object.digest))
         }
@@ -108,7 +112,8 @@ package struct Publisher: Sendable {
 
     /// The image's digest is believed only when all its bytes, read back from the store, give it.
     private func verifyImage(_ manifest: ImageManifest, _ locations: [Digest: ChunkLocation]) async throws {
-        let reader = RegionReader(regions: [first])
+        // What other images brought may be damaged in one region; it is judged by what any region has.
+        let reader = RegionReader(regions: regions.map(\.store))
         var hasher = Digest.Hasher()
         for start in stride(from: 0, to: manifest.chunks.count, by: 256) {
             let window = manifest.chunks[start..<min(start + 256, manifest.chunks.count)]

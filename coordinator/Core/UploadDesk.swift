@@ -9,6 +9,15 @@ import SystemIO
 /// What an upload is for.
 package enum UploadKind: String, Codable, Sendable, Hashable {
     case pack, manifest, input
+
+    /// Bytes that may be granted.
+    var largest: UInt64 {
+        switch self {
+        case .pack: 64 << 20
+        case .manifest: 256 << 20
+        case .input: 64 << 30
+        }
+    }
 }
 
 /// A right to upload one object of known digest and size, as it stands in a signed URL of our own API.

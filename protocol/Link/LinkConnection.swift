@@ -13,6 +13,8 @@ package actor LinkConnection {
     private var answerWaiters: [UInt32: CheckedContinuation<Sciferry_V1_Answer, any Error>] = [:]
     private var receivers: [UInt32: AsyncThrowingStream<[UInt8], any Error>.Continuation] = [:]
     private var closed: (any Error)?
+    /// Why the peer ended streams that somebody of ours may still write to.
+    private var endings: [UInt32: FarmError] = [:]
 
     init(role: LinkSession.Role, writer: NIOAsyncChannelOutboundWriter<Frame>) {
         session = LinkSession(role: role)
@@ -36,8 +38,9 @@ package actor LinkConnection {
         case .end(let stream, let code, let message):
             let error = code.isEmpty ? nil : FarmError(.init(rawValue: code), .unavailable, message)
             receivers.removeValue(forKey: stream)?.finish(throwing: error)
-            windowWaiters.removeValue(forKey: stream)?.resume(
-                throwing: error ?? FarmError("link.ended", .unavailable, "the peer ended the stream"))
+            let ending = error ?? FarmError("stream.ended", .unavailable, "the peer ended the stream")
+            endings[stream] = ending
+            windowWaiters.removeValue(forKey: stream)?.resume(throwing: ending)
             return event
         default: return event
         }
@@ -76,7 +79,9 @@ package actor LinkConnection {
         var rest = bytes[...]
         while !rest.isEmpty {
             if let closed { throw closed }
-            guard session.isOpen(stream) else { throw FarmError("link.ended", .unavailable, "the peer ended the stream") }
+            guard session.isOpen(stream) else {
+                throw endings[stream] ?? FarmError("stream.ended", .unavailable, "the stream is closed")
+            }
             let count = min(rest.count, session.sendable(stream))
             if count == 0 {
                 try await withCheckedThrowingContinuation { windowWaiters[stream] = $0 }
@@ -91,6 +96,7 @@ package actor LinkConnection {
 
     /// Ends a stream of either side's.
     package func end(_ stream: UInt32, _ error: FarmError? = nil) async throws {
+        endings[stream] = nil
         guard session.isOpen(stream) else { return }
         session.close(stream)
         try await send(.end(stream, error))

@@ -136,16 +136,23 @@ package struct LinkServer: Sendable {
                 do {
                     try await withThrowingTaskGroup(of: Void.self) { tasks in
                         var logs: [UInt32: AttemptID] = [:]
-                        for try await frame in inbound {
-                            guard let event = try await connection.receive(frame) else { continue }
-                            if worker == nil {
-                                let certificate = try await LinkPeer.certificate(of: channel.channel)
-                                worker = try await delegate.admit(certificate)
-                                deadline.cancel()
+                        // Tasks that wait for a window must hear of the end, or the group would wait for them for ever.
+                        do {
+                            for try await frame in inbound {
+                                guard let event = try await connection.receive(frame) else { continue }
+                                if worker == nil {
+                                    let certificate = try await LinkPeer.certificate(of: channel.channel)
+                                    worker = try await delegate.admit(certificate)
+                                    deadline.cancel()
+                                }
+                                guard let worker else { continue }
+                                try await handle(event, worker, connection, session, &logs, &tasks)
                             }
-                            guard let worker else { continue }
-                            try await handle(event, worker, connection, session, &logs, &tasks)
+                        } catch {
+                            await connection.fail(error)
+                            throw error
                         }
+                        await connection.fail(FarmError("link.closed", .unavailable, "the connection is closed"))
                         tasks.cancelAll()
                     }
                 } catch {
@@ -156,9 +163,8 @@ package struct LinkServer: Sendable {
                             "error.code": "\(known.code.rawValue)", "reason": "\(known.message)", "peer": "\(peer)",
                             "worker.name": "\(worker?.rawValue ?? "unknown")",
                         ])
-                    try? await connection.send(.goodbye(known))
+                    try? await outbound.write(.goodbye(known))
                 }
-                await connection.fail(FarmError("link.closed", .unavailable, "the connection is closed"))
                 if let worker { await delegate.closed(worker, session: session) }
             }
         } catch {

@@ -1,4 +1,4 @@
-#!/opt/nibabel/bin/python
+#!/usr/bin/python3
 """Print the mean voxel value of each image that is named."""
 import sys
 

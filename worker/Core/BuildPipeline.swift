@@ -41,7 +41,7 @@ package struct BuildPipeline: Sendable {
         try Disk.remove(directory)
         try Disk.makeDirectory(directory)
         log = try AttemptLog("\(directory)/log")
-        marks = ["SCIFERRY_WORKER": context.worker, "SCIFERRY_ATTEMPT": context.attempt.description]
+        marks = ["SCIFERRY_WORKER": context.home.root, "SCIFERRY_ATTEMPT": context.attempt.description]
         engine = DockerEngine(program: context.configuration.docker, host: context.configuration.dockerHost, marks: marks)
     }
 
@@ -74,9 +74,9 @@ package struct BuildPipeline: Sendable {
             tasks.addTask { _ = try? await forwarder.value }
             tasks.addTask { try? await Task.sleep(for: .seconds(30)) }
             await tasks.next()
+            forwarder.cancel()
             tasks.cancelAll()
         }
-        forwarder.cancel()
         await cleanUp()
         return outcome
     }
@@ -112,16 +112,20 @@ package struct BuildPipeline: Sendable {
             let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)
             let response: HTTPResponse
             do {
-                response = try await context.client.perform(HTTPRequest("GET", order.name)) { try file.write(Array($0)) }
+                response = try await context.client.perform(HTTPRequest("GET", order.name, followsRedirects: true)) {
+                    try file.write(Array($0))
+                }
             } catch let error as FarmError {
                 throw AttemptFailure(Failure(.infrastructure, error))
             }
             try file.sync()
             file.close()
             guard response.isSuccess else {
+                let isTransient = RetryPolicy.isTransient(status: response.status)
                 throw AttemptFailure(
                     Failure(
-                        .recipe, code: "download.failed", message: "\(order.name) answers with status \(response.status); correct the URL"))
+                        isTransient ? .infrastructure : .recipe, code: "download.failed",
+                        message: "\(order.name) answers with status \(response.status); correct the URL"))
             }
             let digest = try await Blocking.run { try BaseProvider.digest(of: path) }
             let size = Disk.size(path) ?? 0
@@ -275,7 +279,9 @@ package struct BuildPipeline: Sendable {
 
     private func test(_ plan: Plan, _ imageDirectory: String, _ offset: Int64) async throws -> ([TestOutcome], String) {
         try Disk.replace("\(imageDirectory)/offset", with: Array("\(offset)\n".utf8))
-        let runner = try SuiteRunner(imageDirectory: imageDirectory, scratch: "\(directory)/runtime", marks: marks)
+        let runner = try SuiteRunner(
+            imageDirectory: imageDirectory, scratch: "\(directory)/runtime",
+            work: SuiteRunner.workDirectory(home: context.home.root, attempt: context.attempt.description), marks: marks)
         let (context, log) = (context, log)
         do {
             let runtime = try await runner.runtime()

@@ -135,19 +135,20 @@ package struct BuildOutput: Sendable {
 
     /// Why a build failed. The recipe is to blame when a step of it returned an error or could not be carried out.
     package func failure(status: Int32) -> Failure {
-        let text = lines.joined(separator: "\n")
-        if text.contains("no space left on device") {
+        let stepError = lines.last { $0.contains("returned a non-zero code:") }
+        let contextError = lines.last { $0.hasPrefix("COPY failed") || $0.hasPrefix("ADD failed") || $0.hasPrefix("Error parsing") }
+        // Programs, the C library and the engine spell it differently.
+        if lines.suffix(60).contains(where: { $0.lowercased().contains("no space left on device") }) {
             return Failure(
                 .infrastructure, code: "disk.full", message: "the worker's disk is full (step \(step)/\(steps): \(instruction))", tail: tail
             )
         }
-        for sign in ["Cannot connect to the Docker daemon", "error during connect", "unexpected EOF", "context canceled"]
-        where text.contains(sign) {
-            return Failure(.infrastructure, code: "engine.lost", message: "the engine went away during step \(step)/\(steps)", tail: tail)
+        guard stepError != nil || contextError != nil else {
+            return Failure(
+                .infrastructure, code: "engine.failed",
+                message: "the engine gave up with status \(status) in step \(step)/\(steps): \(instruction)", tail: tail)
         }
-        let code = lines.last { $0.contains("returned a non-zero code:") }.flatMap { line in
-            line.split(separator: " ").last.map(String.init)
-        }
+        let code = stepError.flatMap { $0.split(separator: " ").last.map(String.init) }
         let reason = code.map { "ended with status \($0)" } ?? "failed"
         return Failure(
             .recipe, code: "build.step-failed", message: "step \(step)/\(steps) \(reason): \(instruction)", tail: tail)

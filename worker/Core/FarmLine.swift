@@ -102,29 +102,38 @@ package actor FarmLine {
     /// Follows an attempt's log file and sends what is added, until `isOver` says that nothing more comes. Returns when
     /// everything is with the coordinator, or it wants no more.
     package func forwardLog(_ attempt: AttemptID, from path: String, isOver: Switch) async throws {
-        do {
-            try await withConnection { connection in
-                var position = Int64(try await self.ask(attempt, .logPosition(Sciferry_V1_LogPosition())).logBytes)
-                let stream = try await connection.openLog(attempt, offset: position)
-                while true {
-                    let last = isOver.isRaised
-                    let size = Disk.size(path) ?? 0
-                    if size > position {
-                        let start = position
-                        let file = try OpenFile(path, flags: O_RDONLY)
-                        let bytes = try await Blocking.run { try file.read(at: start, count: Int(min(1 << 18, size - start))) }
-                        file.close()
-                        try await connection.sendData(bytes, on: stream)
-                        position += Int64(bytes.count)
-                    } else if last {
-                        return try await connection.end(stream)
-                    } else {
-                        try await Task.sleep(for: .milliseconds(100))
-                    }
+        while true {
+            do { return try await forwardOnce(attempt, from: path, isOver: isOver) } catch let error as FarmError
+                where error.code == "log.full" || error.code == "attempt.not-held"
+            {
+                return
+            } catch let error as FarmError where error.category == .unavailable {
+                // The stream was ended for a reason that may pass; the position is asked for anew.
+                try await Task.sleep(for: .seconds(1))
+            }
+        }
+    }
+
+    private func forwardOnce(_ attempt: AttemptID, from path: String, isOver: Switch) async throws {
+        try await withConnection { connection in
+            var position = Int64(try await self.ask(attempt, .logPosition(Sciferry_V1_LogPosition())).logBytes)
+            let stream = try await connection.openLog(attempt, offset: position)
+            while true {
+                let last = isOver.isRaised
+                let size = Disk.size(path) ?? 0
+                if size > position {
+                    let start = position
+                    let file = try OpenFile(path, flags: O_RDONLY)
+                    let bytes = try await Blocking.run { try file.read(at: start, count: Int(min(1 << 18, size - start))) }
+                    file.close()
+                    try await connection.sendData(bytes, on: stream)
+                    position += Int64(bytes.count)
+                } else if last {
+                    return try await connection.end(stream)
+                } else {
+                    try await Task.sleep(for: .milliseconds(100))
                 }
             }
-        } catch let error as FarmError where error.code == "log.full" || error.code == "attempt.not-held" {
-            return
         }
     }
 }

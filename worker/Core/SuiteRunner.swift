@@ -17,17 +17,23 @@ package struct SuiteRunner: Sendable {
     ///   - imageDirectory: holds `image.sif` and `offset`.
     ///   - scratch: for the launcher and the mounts; the tests' own working directory lies in the temporary directory,
     ///     where every runtime shows it.
-    package init(imageDirectory: String, scratch: String, marks: [String: String]) throws {
+    package init(imageDirectory: String, scratch: String, work: String, marks: [String: String]) throws {
         self.imageDirectory = imageDirectory
         launcher = "\(scratch)/sciferry-launch"
         mounts = "\(scratch)/mounts"
         try Disk.makeDirectory(mounts, mode: 0o700)
         try Disk.replace(launcher, with: Array(Launcher.script.utf8), mode: 0o755)
-        work = "\(getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp")/sciferry-tests-\(Nonce.hex(bytes: 6))"
-        try Disk.makeDirectory(work)
-        var environment: [String: String?] = ["SCIFERRY_MOUNTS": mounts, "PWD": nil, "TMPDIR": nil]
+        self.work = work
+        try Disk.remove(work)
+        try Disk.makeDirectory(work, mode: 0o700)
+        var environment: [String: String?] = ["SCIFERRY_MOUNTS": mounts, "PWD": nil, "TMPDIR": nil, "SCIFERRY_CONTAIN": "1"]
         for (name, value) in marks { environment[name] = value }
         self.environment = environment
+    }
+
+    /// Where an attempt's tests work: in /tmp, where every runtime can show it; found again after a SIGKILL.
+    package static func workDirectory(home: String, attempt: String) -> String {
+        "/tmp/sciferry-tests-\(Digest(hashing: home).short)-\(attempt)"
     }
 
     /// The runtime that the launcher takes here; throws `runtime.missing`.

@@ -77,24 +77,21 @@ package struct Uploader: Sendable {
         let total = max(1, plan.reduce(0) { $0 + $1.size })
         var rest = plan[...]
         var packed = 0
-        var underWay: Task<IncomingObject, any Error>?
-        while !rest.isEmpty {
-            try Task.checkCancellation()
-            let (pack, used) = try await Blocking.run { [rest] in try Uploader.pack(rest, of: image) }
-            packed += rest.prefix(used).reduce(0) { $0 + $1.size }
-            rest = rest.dropFirst(used)
-            if let before = underWay { sent.packs.append(try await before.value) }
-            underWay = Task { try await send(.bytes(pack.bytes), kind: "pack", digest: pack.digest, size: Int64(pack.bytes.count)) }
-            sent.newBytes += Int64(pack.bytes.count)
-            await progress(Double(packed) / Double(total))
-        }
-        if let last = underWay {
-            sent.packs.append(
-                try await withTaskCancellationHandler {
-                    try await last.value
-                } onCancel: {
-                    last.cancel()
-                })
+        // In a group, so that a cancellation reaches the upload that is under way.
+        try await withThrowingTaskGroup(of: IncomingObject.self) { uploads in
+            while !rest.isEmpty {
+                try Task.checkCancellation()
+                let (pack, used) = try await Blocking.run { [rest] in try Uploader.pack(rest, of: image) }
+                packed += rest.prefix(used).reduce(0) { $0 + $1.size }
+                rest = rest.dropFirst(used)
+                if let before = try await uploads.next() { sent.packs.append(before) }
+                uploads.addTask {
+                    try await send(.bytes(pack.bytes), kind: "pack", digest: pack.digest, size: Int64(pack.bytes.count))
+                }
+                sent.newBytes += Int64(pack.bytes.count)
+                await progress(Double(packed) / Double(total))
+            }
+            if let last = try await uploads.next() { sent.packs.append(last) }
         }
         return sent
     }

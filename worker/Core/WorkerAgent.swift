@@ -26,6 +26,9 @@ package actor WorkerAgent {
     private var state: WorkerState
     private var tasks: [AttemptID: Task<Void, Never>] = [:]
     private var renewalRequest: [UInt8] = []
+    private var leafExpires: Timestamp?
+    private var failures = 0
+    private var engineAskedAt = Timestamp.now
     private var wake: CheckedContinuation<Void, Never>?
     private var isNewsPending = false
     private var answered: UInt64 = 0
@@ -48,13 +51,15 @@ package actor WorkerAgent {
     /// Works until the task is cancelled.
     package func run() async throws {
         await sweep()
-        var failures = 0
         while !Task.isCancelled {
             do {
-                try await connectOnce { failures = 0 }
+                try await askEngine()
+                try await connectOnce()
             } catch let error as FarmError {
                 logger.warning("link lost", metadata: ["error.code": "\(error.code.rawValue)", "reason": "\(error.message)"])
-                if error.code == "identity.revoked" || error.code == "identity.unknown" { failures = max(failures, 5) }
+                if error.code == "identity.expired" || error.code == "identity.revoked" || error.code == "identity.unknown" {
+                    failures = max(failures, 5)
+                }
             } catch {
                 if Task.isCancelled { break }
                 logger.warning("link lost", metadata: ["reason": "\(error)"])
@@ -71,10 +76,10 @@ package actor WorkerAgent {
         for task in tasks.values { await task.value }
     }
 
-    private func connectOnce(connected: () -> Void) async throws {
+    private func connectOnce() async throws {
         let certificate = String(decoding: try Disk.read(home.certificate, limit: 1 << 16), as: UTF8.self)
         let key = String(decoding: try Disk.read(home.key, limit: 1 << 16), as: UTF8.self)
-        try planRenewal(certificate, key)
+        try planRenewal()
         let context = try LinkCredentials(
             certificatePEM: certificate, keyPEM: key, authorityPEM: String(decoding: authority, as: UTF8.self)
         ).clientContext()
@@ -83,14 +88,13 @@ package actor WorkerAgent {
             throw FarmError(
                 "worker.link", .invalid, "\"\(configuration.link)\" is no HOST:PORT", hint: "correct \"link\" in \(home.configuration)")
         }
-        facts.diskFreeBytes = try Disk.freeBytes(at: home.root)
+        facts.diskFreeBytes = try freeBytes()
         var hello = Sciferry_V1_Hello()
         hello.versions = [1]
         hello.worker = configuration.name
         hello.facts = Sciferry_V1_HostFacts(facts)
         hello.process = process
         let link = LinkClient(host: String(address[0]), port: port, context: context, group: group)
-        connected()
         try await link.run(hello: hello, onDesired: { await self.obey($0) }) { connection, welcome in
             try await self.converse(connection, welcome)
         }
@@ -99,13 +103,15 @@ package actor WorkerAgent {
     /// Section 5 of the protocol: one STATE after the other, each after the answer to the last.
     private func converse(_ connection: LinkConnection, _ welcome: Sciferry_V1_Welcome) async throws {
         logger.info("connected", metadata: ["farm": "\(welcome.farm)", "coordinator.process": "\(welcome.process)"])
+        failures = 0
         state.connected(to: welcome.process)
         await line.attach(connection)
         let silence = Double(welcome.silenceLimitMs) / 1000
         do {
             while true {
+                try planRenewal()
                 let report = state.report(
-                    diskFreeBytes: try Disk.freeBytes(at: home.root), refusal: try refusal(), renewalRequest: renewalRequest)
+                    diskFreeBytes: try freeBytes(), refusal: try refusal(), renewalRequest: renewalRequest)
                 try await connection.send(Frame(.state, try Sciferry_V1_WorkerState(report)))
                 let sent = Timestamp.now
                 while answered != report.sequence {
@@ -115,6 +121,7 @@ package actor WorkerAgent {
                         throw FarmError("link.silent", .unavailable, "the coordinator has been silent for \(Int(silence)) s")
                     }
                 }
+                if state.isIdle, Timestamp.now.seconds(since: engineAskedAt) > 60 { try await askEngine() }
                 try await waitForNews(min(nextContact, silence / 3))
             }
         } catch {
@@ -159,8 +166,21 @@ package actor WorkerAgent {
         wakeUp()
     }
 
+    /// The engine may have been started, stopped or replaced since.
+    private func askEngine() async throws {
+        let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
+        facts.engine = (try? await engine.version()) ?? "none"
+        engineAskedAt = .now
+    }
+
+    /// Free bytes of the fullest of the file systems that a build writes to.
+    private func freeBytes() throws -> Int64 {
+        let places = [home.root, "/tmp", "/var/lib/docker"].filter { Disk.isDirectory($0) }
+        return try places.map { try Disk.freeBytes(at: $0) }.min() ?? 0
+    }
+
     private func refusal() throws -> String {
-        let free = try Disk.freeBytes(at: home.root)
+        let free = try freeBytes()
         let needed = Int64(configuration.minimumFreeGiB * Double(1 << 30))
         if free < needed { return "its disk has \(free >> 20) MiB free, \(needed >> 20) MiB are the minimum" }
         return facts.engine == "none" ? "it has no container engine" : ""
@@ -230,9 +250,21 @@ package actor WorkerAgent {
 
     // MARK: certificates
 
-    private func planRenewal(_ certificate: String, _ key: String) throws {
-        let current = try IssuedCertificate(pem: certificate)
-        let left = current.expiresAt.seconds(since: .now)
+    /// Asks for a new leaf once half of this one's time is gone, however long the connection lasts.
+    private func planRenewal() throws {
+        if leafExpires == nil {
+            let certificate = String(decoding: try Disk.read(home.certificate, limit: 1 << 16), as: UTF8.self)
+            leafExpires = try IssuedCertificate(pem: certificate).expiresAt
+        }
+        let left = leafExpires?.seconds(since: .now) ?? 0
+        guard left > 0 else {
+            throw FarmError(
+                "identity.expired", .denied, "the worker's certificate has expired",
+                hint: "enrol it anew: sciferry-worker join TOKEN --home \(home.root)")
+        }
+        guard left < CertificateAuthority.leafLifetime / 2 else { return renewalRequest = [] }
+        guard renewalRequest.isEmpty else { return }
+        let key = String(decoding: try Disk.read(home.key, limit: 1 << 16), as: UTF8.self)
         renewalRequest =
             left < CertificateAuthority.leafLifetime / 2
             ? try KeyAndRequest(keyPEM: key, commonName: configuration.name).request : []
@@ -243,6 +275,7 @@ package actor WorkerAgent {
             let fresh = try IssuedCertificate(der: der)
             try Disk.replace(home.certificate, with: Array(fresh.pem.utf8))
             renewalRequest = []
+            leafExpires = fresh.expiresAt
             logger.notice("certificate renewed", metadata: ["expires": "\(fresh.expiresAt)"])
         } catch {
             logger.error("the renewed certificate cannot be kept", metadata: ["reason": "\(error)"])
@@ -253,13 +286,14 @@ package actor WorkerAgent {
 
     /// Ends processes, mounts, tags and directories of attempts that an earlier process of this worker was running.
     private func sweep() async {
-        let killed = ProcessRunner.killMarked("SCIFERRY_WORKER", configuration.name)
+        let killed = ProcessRunner.killMarked("SCIFERRY_WORKER", home.root)
         await Mounts.release(below: home.attempts)
         let left = (try? Disk.list(home.attempts)) ?? []
         let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
         for name in left {
             await engine.untag("sciferry-build:\(name)")
             try? Disk.remove("\(home.attempts)/\(name)")
+            try? Disk.remove(SuiteRunner.workDirectory(home: home.root, attempt: name))
         }
         for name in (try? Disk.list(home.kept)) ?? [] {
             let path = "\(home.kept)/\(name)"

@@ -306,7 +306,7 @@ struct RecipeCommand: AsyncParsableCommand {
                     let recipe = try Recipe.read(source)
                     for architecture in recipe.architectures {
                         guard let target = Microarchitecture.named(architecture) else { continue }
-                        _ = try recipe.render(source, target: target, lock: RecipeCommand.placeholderLock(recipe, architecture))
+                        _ = try recipe.render(source, target: target, lock: RecipeCommand.sampleLock(recipe, architecture))
                     }
                     verdicts.append(Verdict(recipe: path, ok: true))
                     if !json { Console.print("\(path): \(recipe.name) \(recipe.version), \(recipe.suite.tests.count) tests, sound") }
@@ -337,7 +337,7 @@ struct RecipeCommand: AsyncParsableCommand {
                         "target.unknown", .usage, "\"\(target)\" is no CPU target",
                         hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
                 }
-                let plan = try recipe.render(source, target: target, lock: RecipeCommand.placeholderLock(recipe, target.family)).plan
+                let plan = try recipe.render(source, target: target, lock: RecipeCommand.sampleLock(recipe, target.family)).plan
                 if json {
                     try Console.json(plan)
                 } else {
@@ -349,7 +349,7 @@ struct RecipeCommand: AsyncParsableCommand {
     }
 
     /// Stands in for a lock where only the shape of the rendering matters.
-    static func placeholderLock(_ recipe: Recipe, _ architecture: String) -> [String: LockedInput] {
+    static func sampleLock(_ recipe: Recipe, _ architecture: String) -> [String: LockedInput] {
         let inputs = recipe.inputs(architecture: architecture).map { input in
             LockedInput(
                 kind: input.kind, name: input.name, architecture: architecture, digest: Digest(hashing: input.name), size: 0,

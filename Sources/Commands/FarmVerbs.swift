@@ -90,25 +90,6 @@ struct InitCommand: AsyncParsableCommand {
     }
 }
 
-/// Asks the system for a port that nobody uses now, so that a farm keeps its address over restarts.
-enum FreePort {
-    static func find() throws -> Int {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let bound = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
-            }
-        }
-        guard bound else { throw FarmError("port.none", .unavailable, "the system gives no free port") }
-        return Int(UInt16(bigEndian: address.sin_port))
-    }
-}
-
 /// Makes a token of the API.
 struct AccessCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -169,7 +169,8 @@ final class TestFarm: Sendable {
               disk-gib: 1
             """
         try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
-        let suite = tests ?? "  - name: says its version\n    command: \(name)-tool\n    expected_output_contains: \"\(version)\"\n"
+        let suite =
+            tests ?? "  - name: says its version\n    command: \(name)-tool\n    expected_output_contains: \"\(version)\"\n"
             + "  - name: sees nothing of the host\n    command: test \"$HOME\" = \"$PWD\" && test \"$(ls /tmp | wc -l)\" = 1\n"
         try Disk.replace("\(directory)/fulltest.yaml", with: Array("tests:\n\(suite)".utf8))
         return directory

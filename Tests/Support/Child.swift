@@ -41,22 +41,3 @@ package final class Child: Sendable {
         return waitpid(pid, &status, 0) == pid ? status : nil
     }
 }
-
-/// Ports that nobody uses now.
-package enum FreePort {
-    package static func find() throws -> Int {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let done = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
-            }
-        }
-        guard done else { throw FarmError("test.port", .fault, "no port") }
-        return Int(UInt16(bigEndian: address.sin_port))
-    }
-}

@@ -38,6 +38,8 @@ package struct IssuedCertificate: Sendable, Hashable {
     package var serial: String
     package var identity: PeerIdentity
     package var expiresAt: Timestamp
+    /// Seconds from its issue to its end.
+    package var lifetime: Double
     /// SHA-256 of the subject's public key.
     package var keyDigest: Digest
 
@@ -58,6 +60,8 @@ package struct IssuedCertificate: Sendable, Hashable {
             pem = try certificate.serializeAsPEM().pemString
             serial = certificate.serialNumber.description
             expiresAt = Timestamp(certificate.notValidAfter)
+            let begins = Timestamp(certificate.notValidBefore).adding(seconds: CertificateAuthority.clockTolerance)
+            lifetime = expiresAt.seconds(since: begins)
             keyDigest = Digest(hashing: Array(certificate.publicKey.subjectPublicKeyInfoBytes))
         } catch let error as FarmError {
             throw error
@@ -115,7 +119,7 @@ package struct CertificateAuthority: Sendable {
     /// Seconds for which a leaf is valid.
     package static let leafLifetime: Double = 24 * 3600
     /// Clocks of workers may be so far behind.
-    private static let clockTolerance: Double = 300
+    fileprivate static let clockTolerance: Double = 300
 
     /// Reads `ca.key` and `ca.pem` of a directory.
     package init(directory: String) throws {

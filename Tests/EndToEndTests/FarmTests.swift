@@ -250,4 +250,45 @@ import Testing
         #expect(copy.succeeded, "\(copy.text)")
         #expect(try Disk.list("\(scratch.path)/copy/releases/tiny") == ["1.0", "1.1"])
     }
+
+    @Test(.timeLimit(.minutes(2))) func certificatesRenewThemselves() async throws {
+        let farm = try await TestFarm(leafSeconds: 6)
+        try await farm.up(workers: ["w1"])
+        let first = try Disk.read("\(farm.workerHome("w1"))/worker.pem")
+        try await farm.eventually("it is renewed twice", seconds: 30) {
+            farm.log("w1").components(separatedBy: "certificate renewed").count > 2
+        }
+        #expect(try Disk.read("\(farm.workerHome("w1"))/worker.pem") != first)
+        // The first certificate has expired by now; a new connection needs the renewed one.
+        farm.kill("coordinator")
+        try farm.start("coordinator")
+        try await farm.connected(1)
+        #expect(!farm.log("w1").contains("identity.expired"))
+    }
+
+    @Test(.timeLimit(.minutes(2))) func aFullBucketIsNamedAndNothingIsHalfPublished() async throws {
+        let scratch = try Scratch()
+        try Disk.makeDirectory("\(scratch.path)/small")
+        try await ProcessRunner.require(Command("mount", ["-t", "tmpfs", "-o", "size=500k", "tmpfs", "\(scratch.path)/small"]))
+        let farm = try await TestFarm(regions: ["small=file:\(scratch.path)/small"])
+        try await farm.up(workers: ["w1"])
+        let build = try await farm.sciferry(["build", try await farm.recipe(run: ["head -c 3000000 /dev/urandom > /opt/noise"])])
+        #expect(build.status == 1 && build.text.contains("No space left on device") && build.text.contains("disk.full"), "\(build.text)")
+        #expect(build.text.contains("\(scratch.path)/small"), "the place is named: \(build.text)")
+        #expect(try await farm.releases().isEmpty && !Disk.exists("\(scratch.path)/small/packs"))
+        // Once there is room, the same request goes through.
+        try await ProcessRunner.require(Command("mount", ["-o", "remount,size=50m", "\(scratch.path)/small"]))
+        #expect(try await farm.sciferry(["build", try await farm.recipe(run: ["head -c 3000000 /dev/urandom > /opt/noise"])]).succeeded)
+        farm.kill("coordinator")
+        try await ProcessRunner.require(Command("umount", ["-l", "\(scratch.path)/small"]))
+    }
+
+    @Test(.timeLimit(.minutes(2))) func aTerminalShowsABar() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let recipe = try await farm.recipe(run: ["sleep 2"])
+        let words = ["\(TestFarm.bin)/sciferry", "build", recipe, "--home", farm.home].map(ShellWord.quoted).joined(separator: " ")
+        let result = try await ProcessRunner.run(Command("script", ["-qec", words, "/dev/null"], deadlineSeconds: 60))
+        #expect(result.succeeded && result.text.contains("\r\u{1B}[K[###") && result.text.contains("% build step "), "\(result.text)")
+    }
 }

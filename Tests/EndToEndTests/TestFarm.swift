@@ -50,7 +50,7 @@ final class TestFarm: Sendable {
     /// Settings of every process, for example keys of S3 buckets.
     private let environment: [String: String]
 
-    init(regions: [String]? = nil, environment: [String: String] = [:]) async throws {
+    init(regions: [String]? = nil, environment: [String: String] = [:], leafSeconds: Double = 86400) async throws {
         scratch = try Scratch()
         self.environment = environment
         home = "\(scratch.path)/home"
@@ -59,6 +59,7 @@ final class TestFarm: Sendable {
         try await ProcessRunner.require(Command("\(Self.bin)/sciferry", arguments))
         var configuration = try FarmConfiguration.read("\(home)/farm.json")
         configuration.contactSeconds = 0.3
+        configuration.leafSeconds = leafSeconds
         configuration.retrySeconds = 0.2
         try Disk.replace("\(home)/farm.json", with: Array(try CanonicalJSON.pretty(configuration).utf8))
     }

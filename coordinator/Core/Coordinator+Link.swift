@@ -142,7 +142,7 @@ extension Coordinator {
                 throw FarmError("identity.refused", .denied, "the worker \(worker) asked for a certificate for another key")
             }
             desired.renewedCertificate = try authority.issue(
-                request: report.renewalRequest, identity: .worker(worker), now: .now
+                request: report.renewalRequest, identity: .worker(worker), now: .now, lifetime: configuration.leafSeconds
             ).der
         }
         return desired

@@ -336,7 +336,8 @@ extension Coordinator {
             switch try record.redeem(secret: secret, keyDigest: keyDigest, now: .now) {
             case .again(let certificate): return (certificate, record.worker)
             case .issue:
-                let issued = try authority.issue(request: request, identity: .worker(record.worker), now: .now)
+                let issued = try authority.issue(
+                    request: request, identity: .worker(record.worker), now: .now, lifetime: configuration.leafSeconds)
                 record.accept(issued)
                 let (worker, trusted) = (record.worker, record.trusted)
                 try transition {

@@ -30,6 +30,8 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var channel: String
     /// Days until a channel that is not renewed expires.
     package var channelDays: Int
+    /// Seconds for which a worker's certificate is valid; it renews itself after half of them.
+    package var leafSeconds: Double
     package var silenceSeconds: Double
     package var contactSeconds: Double
     /// Seconds before a failed publication step is tried again.
@@ -47,6 +49,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         self.regions = regions
         channel = "main"
         channelDays = 30
+        leafSeconds = 86400
         silenceSeconds = 60
         contactSeconds = 2
         retrySeconds = 2

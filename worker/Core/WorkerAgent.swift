@@ -26,7 +26,7 @@ package actor WorkerAgent {
     private var state: WorkerState
     private var tasks: [AttemptID: Task<Void, Never>] = [:]
     private var renewalRequest: [UInt8] = []
-    private var leafExpires: Timestamp?
+    private var leaf: IssuedCertificate?
     private var failures = 0
     private var engineAskedAt = Timestamp.now
     private var wake: CheckedContinuation<Void, Never>?
@@ -252,22 +252,21 @@ package actor WorkerAgent {
 
     /// Asks for a new leaf once half of this one's time is gone, however long the connection lasts.
     private func planRenewal() throws {
-        if leafExpires == nil {
+        if leaf == nil {
             let certificate = String(decoding: try Disk.read(home.certificate, limit: 1 << 16), as: UTF8.self)
-            leafExpires = try IssuedCertificate(pem: certificate).expiresAt
+            leaf = try IssuedCertificate(pem: certificate)
         }
-        let left = leafExpires?.seconds(since: .now) ?? 0
-        guard left > 0 else {
+        guard let leaf, leaf.expiresAt > .now else {
+            // Somebody may enrol the home anew while this process waits.
+            leaf = nil
             throw FarmError(
                 "identity.expired", .denied, "the worker's certificate has expired",
                 hint: "enrol it anew: sciferry-worker join TOKEN --home \(home.root)")
         }
-        guard left < CertificateAuthority.leafLifetime / 2 else { return renewalRequest = [] }
+        guard leaf.expiresAt.seconds(since: .now) < leaf.lifetime / 2 else { return renewalRequest = [] }
         guard renewalRequest.isEmpty else { return }
         let key = String(decoding: try Disk.read(home.key, limit: 1 << 16), as: UTF8.self)
-        renewalRequest =
-            left < CertificateAuthority.leafLifetime / 2
-            ? try KeyAndRequest(keyPEM: key, commonName: configuration.name).request : []
+        renewalRequest = try KeyAndRequest(keyPEM: key, commonName: configuration.name).request
     }
 
     private func keepCertificate(_ der: [UInt8]) {
@@ -275,7 +274,7 @@ package actor WorkerAgent {
             let fresh = try IssuedCertificate(der: der)
             try Disk.replace(home.certificate, with: Array(fresh.pem.utf8))
             renewalRequest = []
-            leafExpires = fresh.expiresAt
+            leaf = fresh
             logger.notice("certificate renewed", metadata: ["expires": "\(fresh.expiresAt)"])
         } catch {
             logger.error("the renewed certificate cannot be kept", metadata: ["reason": "\(error)"])

@@ -185,6 +185,19 @@ private struct Bench {
         #expect(throws: FarmError.self) { try bench.report("w") }
     }
 
+    @Test func cancellingOnesOwnWishLeavesThatOfOthers() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        let ids = try (0..<3).map { _ in try bench.submit("a") }
+        let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+        _ = try bench.report("w", [bench.running(attempt)], slots: 0)
+        try bench.state.cancel(ids[0], by: "me", now: bench.now)
+        try bench.commit()
+        #expect(try bench.job(ids[0]).state == .cancelled)
+        #expect(try bench.job(ids[1]).joined == nil && bench.job(ids[1]).state == .queued && bench.job(ids[2]).joined == ids[1])
+        #expect(try bench.report("w").assignments.map(\.attempt.job) == [ids[1]])
+    }
+
     /// Random lives of a farm: whatever happens, in whatever order, the invariants hold and the journal, read again after
     /// every step, gives the same farm.
     @Test(arguments: 0..<60) func randomLivesKeepTheInvariants(_ seed: Int) throws {

@@ -291,4 +291,34 @@ import Testing
         let result = try await ProcessRunner.run(Command("script", ["-qec", words, "/dev/null"], deadlineSeconds: 60))
         #expect(result.succeeded && result.text.contains("\r\u{1B}[K[###") && result.text.contains("% build step "), "\(result.text)")
     }
+
+    @Test(.timeLimit(.minutes(2))) func downloadsAreLockedOnceAndThenFetchedFromTheFarm() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let port = try FreePort.find()
+        let web = "\(farm.scratch.path)/web"
+        try Disk.makeDirectory(web)
+        try Disk.replace("\(web)/data.txt", with: Array("from afar\n".utf8))
+        let server = try Child(
+            "/usr/bin/python3", ["-m", "http.server", "--bind", "127.0.0.1", "--directory", web, String(port)],
+            log: "\(farm.scratch.path)/web.log")
+        let url = "http://127.0.0.1:\(port)/data.txt"
+        func recipe(_ version: String, _ file: String = "data.txt") async throws -> String {
+            let directory = try await farm.recipe(
+                version: version, run: ["cat {{ get_file(\"data\") }} > /opt/data"],
+                tests: "  - name: holds it\n    command: tiny-tool\n    expected_output_contains: from afar\n")
+            var text = try String(contentsOfFile: "\(directory)/build.yaml", encoding: .utf8)
+            text += "\nfiles:\n  - name: data\n    url: \(url.replacingOccurrences(of: "data.txt", with: file))\n"
+            try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
+            return directory
+        }
+        let first = try await farm.sciferry(["build", try await recipe("1.0")])
+        #expect(first.succeeded, "\(first.text)")
+        let absent = try await farm.sciferry(["build", try await recipe("1.2", "nothing.txt")])
+        #expect(absent.status == 1 && absent.text.contains("answers with status 404"), "\(absent.text)")
+        // Locked: what the server says later does not matter, nor that it is gone.
+        server.kill()
+        let second = try await farm.sciferry(["build", try await recipe("1.1")])
+        #expect(second.succeeded, "\(second.text)")
+    }
 }

@@ -134,7 +134,8 @@ package struct LinkServer: Sendable {
                 }
                 defer { deadline.cancel() }
                 do {
-                    try await withThrowingTaskGroup(of: Void.self) { tasks in
+                    // Discarding: a connection lives for days and asks thousands of times.
+                    try await withThrowingDiscardingTaskGroup { tasks in
                         var logs: [UInt32: AttemptID] = [:]
                         // Tasks that wait for a window must hear of the end, or the group would wait for them for ever.
                         do {
@@ -174,7 +175,7 @@ package struct LinkServer: Sendable {
 
     private func handle(
         _ event: LinkSession.Event, _ worker: WorkerName, _ connection: LinkConnection, _ session: LinkServerSession,
-        _ logs: inout [UInt32: AttemptID], _ tasks: inout ThrowingTaskGroup<Void, any Error>
+        _ logs: inout [UInt32: AttemptID], _ tasks: inout ThrowingDiscardingTaskGroup<any Error>
     ) async throws {
         switch event {
         case .hello(let hello):
@@ -191,7 +192,7 @@ package struct LinkServer: Sendable {
             let desired = try await delegate.state(worker, report, session: session)
             try await connection.send(Frame(.desired, try Sciferry_V1_DesiredState(desired)))
         case .fetch(let stream, let digest, let offset):
-            tasks.addTask { try await send(digest, offset, worker, connection, stream) }
+            tasks.addTask { await send(digest, offset, worker, connection, stream) }
         case .log(let stream, let attempt, let offset):
             do {
                 try await delegate.openLog(attempt, offset: offset, worker: worker)
@@ -224,12 +225,13 @@ package struct LinkServer: Sendable {
 
     private func send(
         _ digest: Digest, _ offset: Int64, _ worker: WorkerName, _ connection: LinkConnection, _ stream: UInt32
-    ) async throws {
+    ) async {
         do {
             try await delegate.blob(digest, worker: worker, offset: offset) { try await connection.sendData($0, on: stream) }
             try await connection.end(stream)
-        } catch let error as FarmError {
-            try? await connection.end(stream, error)
+        } catch {
+            let known = error as? FarmError ?? FarmError("blob.failed", .unavailable, "the blob cannot be sent", cause: error)
+            try? await connection.end(stream, known)
         }
     }
 }

@@ -21,14 +21,6 @@ package enum LogSetup {
     }
 }
 
-/// A secret that never prints.
-package struct Redacted: Sendable, CustomStringConvertible, CustomDebugStringConvertible {
-    package let value: String
-    package init(_ value: String) { self.value = value }
-    package var description: String { "<redacted>" }
-    package var debugDescription: String { "<redacted>" }
-}
-
 /// A record as it is written; separate so that tests can look at it.
 package enum LogLine {
     private struct Record: Encodable {

@@ -161,7 +161,8 @@ let package = Package(
         tests("Attestation", ["FarmModel", "Support"]),
         tests("ChunkStore", ["FarmModel", "ObjectStorage", "Support", "SystemIO", "Zstandard"]),
         tests(
-            "CoordinatorCore", ["ChunkStore", "FarmIdentity", "FarmMessages", "FarmModel", "Support", "SystemIO"]),
+            "CoordinatorCore",
+            ["Attestation", "ChunkStore", "FarmIdentity", "FarmMessages", "FarmModel", "ObjectStorage", "Support", "SystemIO"]),
         .testTarget(
             name: "EndToEndTests",
             dependencies: [

@@ -28,10 +28,18 @@ package final class RegionReader: Sendable {
         _ key: String, range: Range<Int64>? = nil,
         verify: @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
     ) async throws -> Value {
+        try await fromAnyRegion(key) { region in
+            try verify(try await region.get(key, range: range), "\(key) in \(region.name)")
+        }
+    }
+
+    private func fromAnyRegion<Value: Sendable>(
+        _ key: String, _ attempt: @Sendable (_ region: any ObjectStore) async throws -> Value
+    ) async throws -> Value {
         var last: any Error = FarmError("storage.absent", .notFound, "there is no region to read \(key) from")
         for region in inOrder() {
             do {
-                return try verify(try await region.get(key, range: range), "\(key) in \(region.name)")
+                return try await attempt(region)
             } catch let error as FarmError {
                 last = error
                 let incident = ReadIncident(region: region.name, object: key, message: error.message)
@@ -65,12 +73,18 @@ package final class RegionReader: Sendable {
         return try ImageManifest.read(try await content(digest, key: key), source: key)
     }
 
-    /// Where each of a manifest's chunks lies; throws `manifest.uncovered` when one lies nowhere.
+    /// Where each of a manifest's chunks lies; throws `manifest.uncovered` when one lies nowhere. A cover has no digest in
+    /// its name, so a region's cover is believed only when its indexes hold everything.
     package func locations(of manifest: ImageManifest, digest: Digest) async throws -> [Digest: ChunkLocation] {
         let coverKey = ImageManifest.coverKey(digest)
-        let cover = try await read(coverKey) { bytes, source in
-            try CanonicalJSON.decode(ManifestCover.self, from: bytes, source: source)
+        return try await fromAnyRegion(coverKey) { region in
+            let source = "\(coverKey) in \(region.name)"
+            let cover = try CanonicalJSON.decode(ManifestCover.self, from: try await region.get(coverKey), source: source)
+            return try await locations(of: manifest, cover: cover, source: source)
         }
+    }
+
+    private func locations(of manifest: ImageManifest, cover: ManifestCover, source: String) async throws -> [Digest: ChunkLocation] {
         var missing = Set(manifest.chunks.map(\.digest))
         var found: [Digest: ChunkLocation] = [:]
         for name in cover.indexes where !missing.isEmpty {
@@ -82,7 +96,9 @@ package final class RegionReader: Sendable {
             }
         }
         guard missing.isEmpty else {
-            throw FarmError("manifest.uncovered", .corrupt, "\(missing.count) chunks of image \(manifest.image.short) lie in no index")
+            throw FarmError(
+                "manifest.uncovered", .corrupt,
+                "\(missing.count) chunks of image \(manifest.image.short) lie in none of the indexes of \(source)")
         }
         return found
     }

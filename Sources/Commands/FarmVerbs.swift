@@ -100,19 +100,13 @@ struct AccessCommand: AsyncParsableCommand {
     @Argument(help: "Whose token it is.") var name: String
     @Option(help: "reader, maintainer, releaser, operator or admin.") var role = "reader"
 
-    private struct Request: Encodable {
-        var name: String
-        var role: AccessRole
-    }
-    private struct Reply: Codable { var token: String }
-
     func run() async throws {
         try await reporting {
             guard let role = AccessRole(rawValue: role) else {
                 throw FarmError(
                     "access.role", .usage, "\"\(role)\" is no role", hint: AccessRole.allCases.map(\.rawValue).joined(separator: ", "))
             }
-            let reply: Reply = try await farm.client().post("/api/v1/access", Request(name: name, role: role))
+            let reply: AccessReply = try await farm.client().post("/api/v1/access", AccessRequest(name: name, role: role))
             if farm.json { try Console.json(reply) } else { Console.print(reply.token) }
         }
     }
@@ -169,20 +163,10 @@ struct WorkerCommand: AsyncParsableCommand {
         @Option(help: "Minutes until it expires.") var minutes = 60
         @Flag(help: "The worker may not build releases.") var untrusted = false
 
-        private struct Request: Encodable {
-            var worker: String
-            var trusted: Bool
-            var minutes: Int
-        }
-        private struct Reply: Codable {
-            var token: String
-            var expiresAt: Timestamp
-        }
-
         func run() async throws {
             try await reporting {
-                let reply: Reply = try await farm.client().post(
-                    "/api/v1/tokens", Request(worker: name, trusted: !untrusted, minutes: minutes))
+                let reply: JoinTokenReply = try await farm.client().post(
+                    "/api/v1/tokens", JoinTokenRequest(worker: name, trusted: !untrusted, minutes: minutes))
                 if farm.json { try Console.json(reply) } else { Console.print(reply.token) }
             }
         }

@@ -170,16 +170,11 @@ struct Supervisor: Sendable {
             return
         }
         let program = try Supervisor.sibling("sciferry-worker")
-        struct Request: Encodable {
-            var worker: String
-            var trusted = true
-            var minutes = 10
-        }
-        struct Reply: Decodable { var token: String }
         while true {
             do {
                 let client = try FarmClient.connect(home, chosen: true)
-                let reply: Reply = try await client.post("/api/v1/tokens", Request(worker: name))
+                let reply: JoinTokenReply = try await client.post(
+                    "/api/v1/tokens", JoinTokenRequest(worker: name, trusted: true, minutes: 10))
                 try await ProcessRunner.require(Command(program, ["join", reply.token, "--home", workerHome], deadlineSeconds: 60))
                 return
             } catch let error as FarmError where error.category == .unavailable {

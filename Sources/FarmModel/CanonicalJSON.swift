@@ -33,6 +33,22 @@ package enum CanonicalJSON {
         }
     }
 
+    /// Reads a settings file: keys that it does not name keep the values of `defaults`, a key that nobody reads is
+    /// `settings.key`, so that a slip of the pen does not pass for a setting.
+    package static func decodeSettings<Value: Codable>(_ bytes: [UInt8], defaults: Value, source: String) throws -> Value {
+        let known = try JSONSerialization.jsonObject(with: Data(try encode(defaults))) as? [String: Any] ?? [:]
+        guard let given = (try? JSONSerialization.jsonObject(with: Data(bytes))) as? [String: Any] else {
+            throw FarmError("json.invalid", .invalid, "\(source) is no JSON object")
+        }
+        if let stranger = given.keys.sorted().first(where: { known[$0] == nil }) {
+            throw FarmError(
+                "settings.key", .invalid, "\(source): \"\(stranger)\" is no setting",
+                hint: "known: \(known.keys.sorted().joined(separator: ", "))")
+        }
+        let merged = try JSONSerialization.data(withJSONObject: known.merging(given) { _, new in new })
+        return try decode(from: merged, source: source)
+    }
+
     private static func explain(_ error: DecodingError) -> String {
         func path(_ context: DecodingError.Context) -> String {
             context.codingPath.isEmpty ? "the top level" : context.codingPath.map(\.stringValue).joined(separator: ".")

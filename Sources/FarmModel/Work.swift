@@ -121,13 +121,15 @@ package struct BuildResult: Codable, Sendable, Hashable {
     package var tests: [TestOutcome]
     /// How the tests ran the image, for example `apptainer` or `squashfuse+bubblewrap`.
     package var testRuntime: String
+    /// The programs found in the plan's `commandPaths`, sorted.
+    package var commands: [String]
     /// The CPU target of the host that built and tested.
     package var hostTarget: String
     package var phaseSeconds: [String: Double]
 
     package init(
         image: Digest, imageSize: Int64, manifest: IncomingObject, packs: [IncomingObject], chunkCount: Int,
-        newChunkCount: Int, newBytes: Int64, tests: [TestOutcome], testRuntime: String, hostTarget: String,
+        newChunkCount: Int, newBytes: Int64, tests: [TestOutcome], testRuntime: String, commands: [String], hostTarget: String,
         phaseSeconds: [String: Double]
     ) {
         self.image = image
@@ -139,6 +141,7 @@ package struct BuildResult: Codable, Sendable, Hashable {
         self.newBytes = newBytes
         self.tests = tests
         self.testRuntime = testRuntime
+        self.commands = commands
         self.hostTarget = hostTarget
         self.phaseSeconds = phaseSeconds
     }

@@ -13,11 +13,18 @@ package enum LogFormat: String, Sendable, CaseIterable {
 
 /// Sets up logging once, in main.
 package enum LogSetup {
-    /// Every logger of the process writes to standard error in `format`, from `level` on.
-    package static func bootstrap(format: LogFormat, level: Logger.Level) {
+    /// Every logger of the process writes to standard error in `format`, from `level` on, both as an operator wrote them.
+    /// Throws `log.setting` for a word that is neither.
+    package static func bootstrap(format: String, level: String) throws {
+        guard let format = LogFormat(rawValue: format) else { throw unknown("log format", format, LogFormat.allCases.map(\.rawValue)) }
+        guard let level = Logger.Level(rawValue: level) else { throw unknown("log level", level, Logger.Level.allCases.map(\.rawValue)) }
         LoggingSystem.bootstrap { label in
             StreamLogHandler(label: label, format: format, level: level)
         }
+    }
+
+    private static func unknown(_ setting: String, _ word: String, _ known: [String]) -> FarmError {
+        FarmError("log.setting", .usage, "\"\(word)\" is no \(setting)", hint: "known: \(known.joined(separator: ", "))")
     }
 }
 

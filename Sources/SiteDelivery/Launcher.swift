@@ -118,68 +118,59 @@ package enum Launcher {
             exec 9>&-
         fi
 
-        # Host directories that hold the user's data take the place of the image's.
-        if [ -n "${SCIFERRY_CONTAIN:-}" ]; then
-            # For tests of strangers' images: the working directory and nothing else of the host.
-            set -- --tmpfs /tmp --bind "$physical" "$physical" --chdir "$physical" --clearenv --setenv HOME "$physical" \
-                --setenv PWD "$physical" --setenv LANG C.UTF-8 --setenv SCIFERRY_INSIDE 1 --setenv SCIFERRY_TEST "${SCIFERRY_TEST:-}" \
-                --setenv SCIFERRY_ATTEMPT "${SCIFERRY_ATTEMPT:-}" --setenv SCIFERRY_WORKER "${SCIFERRY_WORKER:-}" -- /bin/sh -c '
-                for script in /.singularity.d/env/*.sh; do [ -r "$script" ] && . "$script"; done
-                command -v -- "$1" >/dev/null 2>&1 || { echo "sciferry: $1: not in this image" >&2; exit 127; }
-                exec "$@"' sciferry "$command" "$@"
-            for entry in "$root"/* "$root"/.singularity.d; do
-                base=/${entry##*/}
-                case $base in /dev | /proc | /sys | /tmp) continue ;; esac
-                if [ -L "$entry" ]; then
-                    set -- --symlink "$(readlink "$entry")" "$base" "$@"
-                elif [ -e "$entry" ]; then
-                    set -- --ro-bind "$entry" "$base" "$@"
-                fi
-            done
-            exec bwrap --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --dev /dev --proc /proc "$@"
-        fi
-        hosts=" /tmp"
-        for directory in /home /root /mnt /media /data /scratch /project /projects /work /srv; do
-            [ -d "$directory" ] && hosts="$hosts $directory"
-        done
-        first=$(first_part "$physical")
-        case "$hosts " in
-        *" $first "*) ;;
-        *)
-            case $first in
-            / | /usr | /bin | /sbin | /lib | /lib32 | /lib64 | /libx32 | /etc | /opt | /var | /run | /proc | /sys | /dev | /boot)
-                bound=
-                case :${SCIFERRY_BIND:-}: in *":$physical:"*) bound=yes ;; esac
-                [ -n "$bound" ] || fail "$command cannot run in $physical: inside, that directory belongs to the image; work elsewhere"
-                ;;
-            *) hosts="$hosts $first" ;;
-            esac
-            ;;
-        esac
-
         # Put together from the last to the first, because set -- puts each in front.
-        set -- --chdir "$physical" -- /bin/sh -c '
+        set -- -- /bin/sh -c '
             for script in /.singularity.d/env/*.sh; do [ -r "$script" ] && . "$script"; done
             command -v -- "$1" >/dev/null 2>&1 || { echo "sciferry: $1: not in this image" >&2; exit 127; }
             exec "$@"' sciferry "$command" "$@"
-        old_ifs=$IFS
-        IFS=:
-        set -f
-        for extra in ${SCIFERRY_BIND:-} ${TMPDIR:-}; do
-            [ -d "$extra" ] && set -- --bind "$extra" "$extra" "$@"
-        done
-        set +f
-        IFS=$old_ifs
-        for directory in $hosts; do set -- --bind "$directory" "$directory" "$@"; done
-        if [ "$logical" != "$physical" ] && [ -d "$logical" ]; then
+        set -- --chdir "$physical" "$@"
+
+        # Host directories that hold the user's data take the place of the image's.
+        hosts=" /tmp"
+        if [ -n "${SCIFERRY_CONTAIN:-}" ]; then
+            # For tests of strangers' images: the working directory and nothing else of the host.
+            set -- --tmpfs /tmp --bind "$physical" "$physical" --clearenv --setenv HOME "$physical" \
+                --setenv PWD "$physical" --setenv LANG C.UTF-8 --setenv SCIFERRY_INSIDE 1 --setenv SCIFERRY_TEST "${SCIFERRY_TEST:-}" \
+                --setenv SCIFERRY_ATTEMPT "${SCIFERRY_ATTEMPT:-}" --setenv SCIFERRY_WORKER "${SCIFERRY_WORKER:-}" "$@"
+        else
+            for directory in /home /root /mnt /media /data /scratch /project /projects /work /srv; do
+                [ -d "$directory" ] && hosts="$hosts $directory"
+            done
+            first=$(first_part "$physical")
             case "$hosts " in
-            *" $(first_part "$logical") "*) ;;
-            *) set -- --bind "$physical" "$logical" "$@" ;;
+            *" $first "*) ;;
+            *)
+                case $first in
+                / | /usr | /bin | /sbin | /lib | /lib32 | /lib64 | /libx32 | /etc | /opt | /var | /run | /proc | /sys | /dev | /boot)
+                    bound=
+                    case :${SCIFERRY_BIND:-}: in *":$physical:"*) bound=yes ;; esac
+                    [ -n "$bound" ] || fail "$command cannot run in $physical: inside, that directory belongs to the image; work elsewhere"
+                    ;;
+                *) hosts="$hosts $first" ;;
+                esac
+                ;;
             esac
+            old_ifs=$IFS
+            IFS=:
+            set -f
+            for extra in ${SCIFERRY_BIND:-} ${TMPDIR:-}; do
+                [ -d "$extra" ] && set -- --bind "$extra" "$extra" "$@"
+            done
+            set +f
+            IFS=$old_ifs
+            for directory in $hosts; do set -- --bind "$directory" "$directory" "$@"; done
+            if [ "$logical" != "$physical" ] && [ -d "$logical" ]; then
+                case "$hosts " in
+                *" $(first_part "$logical") "*) ;;
+                *) set -- --bind "$physical" "$logical" "$@" ;;
+                esac
+            fi
+            for file in /etc/resolv.conf /etc/hosts /etc/passwd /etc/group; do
+                [ -r "$file" ] && [ -e "$root$file" ] && set -- --ro-bind "$file" "$file" "$@"
+            done
         fi
-        for file in /etc/resolv.conf /etc/hosts /etc/passwd /etc/group; do
-            [ -r "$file" ] && [ -e "$root$file" ] && set -- --ro-bind "$file" "$file" "$@"
-        done
+
+        # The image's own directories.
         for entry in "$root"/* "$root"/.singularity.d; do
             base=/${entry##*/}
             case " /dev /proc /sys$hosts " in *" $base "*) continue ;; esac
@@ -189,6 +180,8 @@ package enum Launcher {
                 set -- --ro-bind "$entry" "$base" "$@"
             fi
         done
+        [ -z "${SCIFERRY_CONTAIN:-}" ] ||
+            exec bwrap --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --dev /dev --proc /proc "$@"
         exec bwrap --dev-bind /dev /dev --proc /proc --ro-bind /sys /sys "$@"
         """# + "\n"
 }

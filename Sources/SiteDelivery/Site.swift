@@ -6,7 +6,7 @@ import Glibc
 import Microarchitecture
 package import ObjectStorage
 import SingularityImage
-import SystemIO
+package import SystemIO
 
 /// What a site follows and whom it trusts: `site.json` in the site's directory.
 package struct SiteConfiguration: Codable, Sendable, Hashable {
@@ -85,6 +85,27 @@ package struct Site: Sendable {
 
     /// Where an image lies, whether or not it is there.
     package func imageDirectory(_ digest: Digest) -> String { "\(root)/images/\(digest.hex)" }
+
+    /// The file that a running pull keeps locked in its staging directory.
+    static let stagingLock = ".pull.lock"
+
+    /// A fresh directory for an image that is on its way, held until the lock goes.
+    package func stageImage(_ digest: Digest) throws -> (path: String, lock: FileLock) {
+        let path = "\(root)/images/.\(digest.hex.prefix(16)).\(Nonce.hex(bytes: 4))"
+        try Disk.makeDirectory(path)
+        return (path, try FileLock("\(path)/\(Site.stagingLock)", holder: "a pull, process \(getpid())", hint: "let it finish"))
+    }
+
+    /// Removes what killed pulls left: staging directories that nobody holds. Those younger than a minute are spared,
+    /// because their owner may not have locked them yet.
+    package func sweepStaging() throws {
+        for name in try Disk.list("\(root)/images") where name.hasPrefix(".") {
+            let path = "\(root)/images/\(name)"
+            guard Timestamp.now.seconds(since: Disk.modified(path) ?? .now) > 60 else { continue }
+            guard (try? FileLock("\(path)/\(Site.stagingLock)", holder: "a sweep", hint: "")) != nil else { continue }
+            try Disk.remove(path)
+        }
+    }
 
     /// Makes an image's commands available: launcher, wrappers, module. The image must be complete. Each step replaces
     /// in one rename, so a job that runs meanwhile keeps what it has.

@@ -126,7 +126,8 @@ package struct SitePull: Sendable {
         var quote = ImageRebuild.Quote(imageBytes: release.image.size, fetchBytes: 0, fetchChunks: 0, seedBytes: release.image.size)
         let present = Disk.exists("\(directory)/offset")
         if !present { quote = try await fetch(release, into: directory, progress: progress) }
-        try site.install(release, commands: try commands(of: release), now: now)
+        let commands = try commands(of: release)
+        try await Blocking.run { [site] in try site.install(release, commands: commands, now: now) }
         return Report(
             release: release, alreadyThere: present, quote: quote, incidents: reader.incidents,
             seconds: Timestamp.now.seconds(since: started))
@@ -136,15 +137,17 @@ package struct SitePull: Sendable {
         _ release: Release, into directory: String, progress: @escaping @Sendable (Int64, Int64) -> Void
     ) async throws -> ImageRebuild.Quote {
         let (rebuild, manifest) = try await rebuild(release)
+        try site.sweepStaging()
         try SitePull.requireSpace(release.image.size, at: site.root)
-        let staging = "\(site.root)/images/.\(release.image.digest.hex.prefix(16)).\(Nonce.hex(bytes: 4))"
-        try Disk.makeDirectory(staging)
+        let (staging, lock) = try site.stageImage(release.image.digest)
+        defer { withExtendedLifetime(lock) {} }
         do {
             try await rebuild.write(to: "\(staging)/image.sif", from: reader) { progress($0, release.image.size) }
             let partition = try SitePull.partition(of: "\(staging)/image.sif")
             try Disk.replace("\(staging)/manifest.json", with: try CanonicalJSON.encode(manifest))
             try Disk.replace("\(staging)/release.json", with: try CanonicalJSON.encode(release))
             try Disk.replace("\(staging)/offset", with: Array("\(partition.offset)\n".utf8))
+            try Disk.remove("\(staging)/\(Site.stagingLock)")
             try Disk.remove(directory)
             try Disk.rename(staging, to: directory)
             try Disk.syncDirectory(Disk.parent(of: directory))

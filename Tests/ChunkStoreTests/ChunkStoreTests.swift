@@ -216,6 +216,15 @@ import Zstandard
         #expect(await code(of: { _ = try await rebuild([a, b], name) }) == "storage.absent")
     }
 
+    @Test func aCoverThatLiesIsGoneAround() async throws {
+        let (a, b, _, name, image, _) = try await regions()
+        try await a.put(ImageManifest.coverKey(name), try CanonicalJSON.encode(ManifestCover(indexes: [])))
+        let (bytes, reader, _) = try await rebuild([a, b], name)
+        #expect(bytes == image)
+        #expect(reader.incidents.contains { $0.region == "memory:a" && $0.message.contains("lie in none of the indexes") })
+        #expect(await code(of: { _ = try await rebuild([a], name) }) == "manifest.uncovered")
+    }
+
     @Test func seedsAreUsedAndNotTrusted() async throws {
         let (a, _, manifest, name, image, _) = try await regions()
         let scratch = try Scratch()

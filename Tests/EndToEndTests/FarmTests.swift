@@ -93,6 +93,38 @@ import Testing
         }
     }
 
+    @Test(.timeLimit(.minutes(4))) func programsOfADeployPathBecomeCommands() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let directory = try await farm.recipe(
+            run: [
+                "mkdir /opt/suite && printf \"#!/bin/sh\\necho one\\n\" > /opt/suite/one && chmod 755 /opt/suite/one",
+                "ln -s one /opt/suite/two && echo data > /opt/suite/data && cp /opt/suite/one \"/opt/suite/odd name\"",
+                "mkdir /opt/away && cp /opt/suite/one /opt/away/unreachable",
+            ])
+        let path = "\(directory)/build.yaml"
+        let text = try String(contentsOfFile: path, encoding: .utf8)
+            .replacingOccurrences(of: "deploy:\n", with: "deploy:\n  path: [/opt/suite, /opt/away, /opt/absent]\n")
+            .replacingOccurrences(
+                of: "  directives:\n",
+                with:
+                    "  directives:\n    - environment:\n        PATH: /opt/suite:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+            )
+        try Disk.replace(path, with: Array(text.utf8))
+        let build = try await farm.sciferry(["build", directory])
+        #expect(build.succeeded, "\(build.text)")
+        #expect(try await farm.releases().first?.release.commands == ["tiny-tool", "one", "two"])
+        #expect(try await farm.sciferry(["logs", "j1"]).text.contains("not on the image's PATH, so no commands: unreachable"))
+        let site = "\(farm.scratch.path)/site"
+        #expect(try await farm.sciferry(["pull", "tiny", "--site", site]).succeeded)
+        let two = try await ProcessRunner.run(
+            Command(
+                "\(site)/wrappers/tiny/1.0/bin/two", [], environment: ["SCIFERRY_MOUNTS": "\(farm.scratch.path)/mounts"],
+                directory: farm.scratch.path, deadlineSeconds: 60))
+        #expect(two.text == "one\n")
+        _ = try? await ProcessRunner.run(Command("sh", ["-c", "for m in \(farm.scratch.path)/mounts/*; do umount -l \"$m\"; done"]))
+    }
+
     @Test(.timeLimit(.minutes(4))) func badRecipesAreToldSoAndNothingIsPublished() async throws {
         let farm = try await TestFarm()
         try await farm.up(workers: ["w1"])

@@ -26,6 +26,30 @@ import Testing
     }
 }
 
+@Suite struct SettingsTests {
+    private struct Settings: Codable, Equatable {
+        var name = ""
+        var slots = 1
+        var places: [String: Int] = ["a": 1]
+    }
+
+    @Test func whatIsNotNamedKeepsItsDefault() throws {
+        let read = try CanonicalJSON.decodeSettings(Array(#"{"name":"x","places":{"b":2}}"#.utf8), defaults: Settings(), source: "s")
+        #expect(read == Settings(name: "x", slots: 1, places: ["b": 2]))
+    }
+
+    @Test(arguments: [
+        (#"{"slotz":2}"#, "settings.key"), (#"{"slots":"two"}"#, "json.invalid"), (#"{"slots":2"#, "json.invalid"),
+        (#"[1]"#, "json.invalid"), ("", "json.invalid"),
+    ])
+    func slipsOfThePenAreNamed(_ text: String, _ code: String) {
+        let error = #expect(throws: FarmError.self) {
+            try CanonicalJSON.decodeSettings(Array(text.utf8), defaults: Settings(), source: "farm.json")
+        }
+        #expect(error?.code.rawValue == code && error?.message.contains("farm.json") == true)
+    }
+}
+
 @Suite struct IdentifierTests {
     @Test(arguments: ["j1.1", "j20.3"]) func attemptsRoundTrip(_ text: String) throws {
         #expect(try #require(AttemptID(text)).description == text)

@@ -18,7 +18,8 @@ import Testing
             suite: TestSuite(), diskBytes: 0)
         let result = BuildResult(
             image: Digest(hashing: image), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [],
-            chunkCount: 1, newChunkCount: 1, newBytes: 1, tests: [], testRuntime: "r", hostTarget: "t", phaseSeconds: [:])
+            chunkCount: 1, newChunkCount: 1, newBytes: 1, tests: [], testRuntime: "r", commands: ["found", "tool", "../x", "a b"],
+            hostTarget: "t", phaseSeconds: [:])
         return Release(plan: plan, buildKey: Digest(hashing: "k"), result: result, builtOn: "w", publishedAt: Timestamp(seconds: 1))
     }
 
@@ -61,6 +62,28 @@ import Testing
         #expect(try Disk.list("\(site.root)/wrappers").isEmpty && Disk.list("\(site.root)/modules").isEmpty)
         #expect(Disk.exists(site.imageDirectory(Digest(hashing: "i"))) && !Disk.exists(site.imageDirectory(Digest(hashing: "j"))))
         #expect(throws: FarmError.self) { try site.uninstall(name: "tool", version: nil) }
+    }
+
+    @Test func aReleaseOffersWhatWasFoundAndNoNamesThatAreNone() {
+        #expect(release().commands == ["tool", "other", "found"])
+    }
+
+    @Test func leftoversOfKilledPullsGoAndRunningOnesStay() throws {
+        let scratch = try Scratch()
+        let site = try site(scratch)
+        let old = Date(timeIntervalSinceNow: -120)
+        func age(_ path: String) throws { try FileManager.default.setAttributes([.modificationDate: old], ofItemAtPath: path) }
+        var dead: (path: String, lock: FileLock)? = try site.stageImage(Digest(hashing: "dead"))
+        let running = try site.stageImage(Digest(hashing: "running"))
+        let fresh = "\(site.root)/images/.fresh"
+        try Disk.makeDirectory(fresh)
+        let left = try #require(dead?.path)
+        try age(left)
+        try age(running.path)
+        dead = nil
+        try site.sweepStaging()
+        #expect(!Disk.exists(left) && Disk.exists(running.path) && Disk.exists(fresh))
+        withExtendedLifetime(running.lock) {}
     }
 
     @Test(arguments: [("1.9", "1.10", true), ("1.10", "1.9", false), ("1.0", "1.0.1", true), ("2", "10", true), ("1.0a", "1.0b", true)])

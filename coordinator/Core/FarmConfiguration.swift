@@ -59,7 +59,11 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     }
 
     package static func read(_ path: String) throws -> FarmConfiguration {
-        let configuration: FarmConfiguration = try CanonicalJSON.decode(from: try Disk.read(path, limit: 1 << 20), source: path)
+        let configuration = try CanonicalJSON.decodeSettings(
+            try Disk.read(path, limit: 1 << 20), defaults: FarmConfiguration(farm: "", regions: []), source: path)
+        guard !configuration.farm.isEmpty else {
+            throw FarmError("farm.name", .invalid, "\(path) gives the farm no name", hint: "add one under \"farm\"")
+        }
         guard !configuration.regions.isEmpty else {
             throw FarmError("farm.regions", .invalid, "\(path) names no region", hint: "add one under \"regions\"")
         }

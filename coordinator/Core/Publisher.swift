@@ -37,9 +37,8 @@ package struct Publisher: Sendable {
         for object in record.result.packs {
             let bytes = try await fetchPack(record.attempt, object)
             let entries = try await Blocking.run { try Publisher.verify(bytes, object) }
-            if try await first.head(Pack.key(object.digest))?.size != object.size {
-                try await first.put(Pack.key(object.digest), bytes)
-            }
+            // Written even where an object of that name and size lies: that one may have been damaged since.
+            try await first.put(Pack.key(object.digest), bytes)
             listings.append(PackIndex.Listing(pack: object.digest, entries: entries))
         }
         var result = StepResult(record: record)
@@ -189,12 +188,11 @@ package struct Publisher: Sendable {
     private func copy(_ key: String, named digest: Digest, to target: any ObjectStore) async throws {
         let size = try await first.head(key)?.size
         if let there = try await target.head(key), there.size == size { return }
-        let bytes = try await first.get(key)
-        guard Digest(hashing: bytes) == digest else {
-            throw FarmError(
-                "object.damaged", .corrupt, "\(key) in \(first.name) is damaged", hint: "restore it from another region: sciferry sync")
-        }
+        let reader = RegionReader(regions: regions.map(\.store))
+        let bytes = try await reader.content(digest, key: key)
         try await target.put(key, bytes)
+        // Damage in the first region would otherwise stay until somebody runs a repair.
+        if reader.incidents.contains(where: { $0.region == first.name }) { try await first.put(key, bytes) }
     }
 
     /// Empties what the attempt uploaded.

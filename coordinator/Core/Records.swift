@@ -168,15 +168,6 @@ package struct ChannelRecord: Codable, Sendable, Hashable {
     }
 }
 
-/// What a token of the API allows; each role includes those before it.
-package enum AccessRole: String, Codable, Sendable, Hashable, CaseIterable, Comparable {
-    case reader, maintainer, releaser, `operator`, admin
-
-    private var rank: Int { AccessRole.allCases.firstIndex(of: self) ?? 0 }
-
-    package static func < (left: AccessRole, right: AccessRole) -> Bool { left.rank < right.rank }
-}
-
 /// A token of the API; the token itself is not kept.
 package struct AccessRecord: Codable, Sendable, Hashable {
     package var tokenDigest: Digest

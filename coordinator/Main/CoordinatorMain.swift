@@ -25,9 +25,9 @@ struct CoordinatorMain: AsyncParsableCommand {
     var logLevel: String = "info"
 
     func run() async throws {
-        LogSetup.bootstrap(format: LogFormat(rawValue: logFormat) ?? .json, level: Logger.Level(rawValue: logLevel) ?? .info)
-        let logger = Logger(label: "coordinator")
         do {
+            try LogSetup.bootstrap(format: logFormat, level: logLevel)
+            let logger = Logger(label: "coordinator")
             let service = try CoordinatorService(home: FarmHome(home), logger: logger)
             try await service.run()
         } catch let error as FarmError {

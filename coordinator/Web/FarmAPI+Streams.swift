@@ -7,30 +7,16 @@ import NIOCore
 import SystemIO
 
 extension FarmAPI {
-    private struct EnrolRequest: Decodable {
-        var token: String
-        var secret: String
-        var request: String
-    }
-
-    private struct EnrolReply: Encodable {
-        var certificate: String
-        var worker: String
-        var link: String
-        var api: String
-        var farm: String
-    }
-
     /// Section 1 of the worker protocol.
     func enrol(_ request: Request) async throws -> Response {
-        let body: EnrolRequest = try await read(request, limit: 64 << 10)
+        let body: EnrolmentRequest = try await read(request, limit: 64 << 10)
         guard let csr = Data(base64Encoded: body.request) else {
             throw FarmError("identity.request", .invalid, "the certificate request is no base64")
         }
         let (certificate, worker) = try await coordinator.enrol(token: body.token, secret: body.secret, request: Array(csr))
         let endpoints = await coordinator.endpoints
         return try json(
-            EnrolReply(
+            EnrolmentReply(
                 certificate: certificate, worker: worker.rawValue, link: endpoints.link, api: endpoints.api,
                 farm: coordinator.configuration.farm))
     }

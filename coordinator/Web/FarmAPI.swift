@@ -1,6 +1,6 @@
 import FarmIdentity
 package import CoordinatorCore
-package import FarmModel
+import FarmModel
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -106,10 +106,10 @@ package struct FarmAPI: Sendable {
         }
         router.post("api/v1/tokens") { request, _ in
             try await require(.operator, request)
-            let body: TokenRequest = try await read(request)
+            let body: JoinTokenRequest = try await read(request)
             let (token, expires) = try await coordinator.newJoinToken(
                 worker: body.worker, trusted: body.trusted, minutes: body.minutes)
-            return try json(TokenReply(token: token.text, expiresAt: expires))
+            return try json(JoinTokenReply(token: token.text, expiresAt: expires))
         }
         router.post("api/v1/workers/:name/:deed") { request, context in
             try await require(.operator, request)
@@ -153,25 +153,6 @@ package struct FarmAPI: Sendable {
             status: .ok, headers: [.contentType: "application/json"],
             body: .init(byteBuffer: ByteBuffer(bytes: try CanonicalJSON.encode(value))))
     }
-}
-
-/// Bodies of small requests and answers.
-package struct AccessRequest: Codable, Sendable {
-    package var name: String
-    package var role: AccessRole
-}
-
-package struct AccessReply: Codable, Sendable { package var token: String }
-
-package struct TokenRequest: Codable, Sendable {
-    package var worker: String
-    package var trusted: Bool
-    package var minutes: Int
-}
-
-package struct TokenReply: Codable, Sendable {
-    package var token: String
-    package var expiresAt: Timestamp
 }
 
 /// Turns our errors into their statuses and documents.

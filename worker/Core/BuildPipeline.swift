@@ -161,7 +161,7 @@ package struct BuildPipeline: Sendable {
         try await engine.tag(image, as: "sciferry-cache:\(plan.name.lowercased())-\(plan.target)")
         let imageDirectory = Disk.parent(of: sif.path)
         await enter(.test)
-        let (tests, runtime) = try await test(plan, imageDirectory, sif.partitionOffset)
+        let tested = try await test(plan, imageDirectory, sif.partitionOffset)
         await enter(.chunk)
         let manifest = try await Blocking.run { try ImageChunker.manifest(of: sif.path, parameters: .standard) }
         await enter(.upload, "\(manifest.chunks.count) chunks")
@@ -178,8 +178,8 @@ package struct BuildPipeline: Sendable {
         clock.enter(.done)
         return BuildResult(
             image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs,
-            chunkCount: manifest.chunks.count, newChunkCount: sent.newChunks, newBytes: sent.newBytes, tests: tests,
-            testRuntime: runtime, hostTarget: context.hostTarget, phaseSeconds: clock.seconds)
+            chunkCount: manifest.chunks.count, newChunkCount: sent.newChunks, newBytes: sent.newBytes, tests: tested.outcomes,
+            testRuntime: tested.runtime, commands: tested.commands, hostTarget: context.hostTarget, phaseSeconds: clock.seconds)
     }
 
     private func fetchPlan(_ digest: Digest) async throws -> Plan {
@@ -277,9 +277,11 @@ package struct BuildPipeline: Sendable {
         return (path, report.partition.offset)
     }
 
-    private func test(_ plan: Plan, _ imageDirectory: String, _ offset: Int64) async throws -> ([TestOutcome], String) {
-        try Disk.replace("\(imageDirectory)/offset", with: Array("\(offset)\n".utf8))
-        let runner = try SuiteRunner(
+    private func test(
+        _ plan: Plan, _ imageDirectory: String, _ offset: Int64
+    ) async throws -> (outcomes: [TestOutcome], runtime: String, commands: [String]) {
+        try await Blocking.run { try Disk.replace("\(imageDirectory)/offset", with: Array("\(offset)\n".utf8)) }
+        let runner = try await SuiteRunner(
             imageDirectory: imageDirectory, scratch: "\(directory)/runtime",
             work: SuiteRunner.workDirectory(home: context.home.root, attempt: context.attempt.description), marks: marks)
         let (context, log) = (context, log)
@@ -290,10 +292,17 @@ package struct BuildPipeline: Sendable {
             let outcomes = try await runner.run(suite, say: { await log.say($0) }) { done, all in
                 await context.report(.test, done * 1000 / max(1, all), "test \(done + 1)/\(all)")
             }
+            let programs = try await runner.programs(in: plan.commandPaths)
+            if !plan.commandPaths.isEmpty {
+                await log.say("\(programs.found.count) commands in \(plan.commandPaths.joined(separator: ", "))")
+            }
+            if !programs.hidden.isEmpty {
+                await log.say("not on the image's PATH, so no commands: \(programs.hidden.joined(separator: ", "))")
+            }
             await runner.cleanUp()
             let failed = outcomes.filter { !$0.passed }
             guard failed.isEmpty else { throw AttemptFailure(try keep(imageDirectory, failed)) }
-            return (outcomes, runtime)
+            return (outcomes, runtime, programs.found)
         } catch {
             await runner.cleanUp()
             throw error

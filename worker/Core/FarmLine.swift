@@ -90,7 +90,7 @@ package actor FarmLine {
             var hasher = Digest.Hasher()
             for try await piece in pieces {
                 hasher.update(piece)
-                try file.write(piece)
+                try await Blocking.run { try file.write(piece) }
                 try await connection.consumed(piece.count, on: stream)
             }
             guard hasher.finish() == digest else {

@@ -17,18 +17,20 @@ package struct SuiteRunner: Sendable {
     ///   - imageDirectory: holds `image.sif` and `offset`.
     ///   - scratch: for the launcher and the mounts; the tests' own working directory lies in the temporary directory,
     ///     where every runtime shows it.
-    package init(imageDirectory: String, scratch: String, work: String, marks: [String: String]) throws {
+    package init(imageDirectory: String, scratch: String, work: String, marks: [String: String]) async throws {
         self.imageDirectory = imageDirectory
         launcher = "\(scratch)/sciferry-launch"
         mounts = "\(scratch)/mounts"
-        try Disk.makeDirectory(mounts, mode: 0o700)
-        try Disk.replace(launcher, with: Array(Launcher.script.utf8), mode: 0o755)
         self.work = work
-        try Disk.remove(work)
-        try Disk.makeDirectory(work, mode: 0o700)
         var environment: [String: String?] = ["SCIFERRY_MOUNTS": mounts, "PWD": nil, "TMPDIR": nil, "SCIFERRY_CONTAIN": "1"]
         for (name, value) in marks { environment[name] = value }
         self.environment = environment
+        try await Blocking.run { [mounts, launcher] in
+            try Disk.makeDirectory(mounts, mode: 0o700)
+            try Disk.replace(launcher, with: Array(Launcher.script.utf8), mode: 0o755)
+            try Disk.remove(work)
+            try Disk.makeDirectory(work, mode: 0o700)
+        }
     }
 
     /// Where an attempt's tests work: in /tmp, where every runtime can show it; found again after a SIGKILL.
@@ -73,15 +75,39 @@ package struct SuiteRunner: Sendable {
         return outcomes
     }
 
+    /// The programs in directories of the image, sorted. Those that the image's PATH does not reach are `hidden`: a
+    /// wrapper could not start them by name.
+    package func programs(in directories: [String]) async throws -> (found: [String], hidden: [String]) {
+        if directories.isEmpty { return ([], []) }
+        let script = """
+            for directory in \(directories.map(ShellWord.quoted).joined(separator: " ")); do
+                for file in "$directory"/*; do
+                    [ -f "$file" ] && [ -x "$file" ] || continue
+                    if command -v -- "${file##*/}" >/dev/null 2>&1; then printf '+%s\\n' "${file##*/}"
+                    else printf -- '-%s\\n' "${file##*/}"; fi
+                done
+            done
+            """
+        let seen = try await shell(script, name: "programs", timeout: 120)
+        guard seen.exitCode == 0, !seen.timedOut else {
+            throw FarmError("image.programs", .invalid, "the programs of the image cannot be listed: \(seen.output.suffix(500))")
+        }
+        let lines = Set(seen.output.split(separator: "\n").map(String.init))
+        func names(_ mark: Character) -> [String] {
+            lines.filter { $0.first == mark }.map { String($0.dropFirst()) }.filter(PlainName.isValid).sorted()
+        }
+        return (names("+"), names("-"))
+    }
+
     /// Removes the working directory and unmounts.
     package func cleanUp() async {
         await Mounts.release(below: mounts)
-        try? Disk.remove(work)
+        try? await Blocking.run { [work] in try Disk.remove(work) }
     }
 
     private func shell(_ script: String, name: String, timeout: Int) async throws -> TestObservation {
         let file = "\(work)/.\(name).sh"
-        try Disk.replace(file, with: Array(script.utf8))
+        try await Blocking.run { try Disk.replace(file, with: Array(script.utf8)) }
         let started = Timestamp.now
         var marked = environment
         marked["SCIFERRY_TEST"] = "\(work)/\(name)"

@@ -29,6 +29,7 @@ package actor WorkerAgent {
     private var leaf: IssuedCertificate?
     private var failures = 0
     private var engineAskedAt = Timestamp.now
+    private var keptLookedAt = Timestamp.now
     private var wake: CheckedContinuation<Void, Never>?
     private var isNewsPending = false
     private var answered: UInt64 = 0
@@ -122,6 +123,7 @@ package actor WorkerAgent {
                     }
                 }
                 if state.isIdle, Timestamp.now.seconds(since: engineAskedAt) > 60 { try await askEngine() }
+                if Timestamp.now.seconds(since: keptLookedAt) > 3600 { await expireKept() }
                 try await waitForNews(min(nextContact, silence / 3))
             }
         } catch {
@@ -281,6 +283,18 @@ package actor WorkerAgent {
         }
     }
 
+    /// Removes images of failed tests whose time is over.
+    private func expireKept() async {
+        keptLookedAt = .now
+        let (kept, limit) = (home.kept, configuration.keepDays * 86400)
+        try? await Blocking.run {
+            for name in try Disk.list(kept) {
+                let age = Timestamp.now.seconds(since: Disk.modified("\(kept)/\(name)") ?? .now)
+                if age > limit { try? Disk.remove("\(kept)/\(name)") }
+            }
+        }
+    }
+
     // MARK: what a killed process left
 
     /// Ends processes, mounts, tags and directories of attempts that an earlier process of this worker was running.
@@ -294,11 +308,7 @@ package actor WorkerAgent {
             try? Disk.remove("\(home.attempts)/\(name)")
             try? Disk.remove(SuiteRunner.workDirectory(home: home.root, attempt: name))
         }
-        for name in (try? Disk.list(home.kept)) ?? [] {
-            let path = "\(home.kept)/\(name)"
-            let age = Timestamp.now.seconds(since: Disk.modified(path) ?? .now)
-            if age > configuration.keepDays * 86400 { try? Disk.remove(path) }
-        }
+        await expireKept()
         if killed > 0 || !left.isEmpty {
             logger.notice(
                 "cleaned up after an earlier process", metadata: ["processes": "\(killed)", "attempts": "\(left.joined(separator: " "))"])

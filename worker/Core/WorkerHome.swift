@@ -56,7 +56,15 @@ package struct WorkerHome: Sendable, Hashable {
                 "worker.not-enrolled", .notFound, "\(root) holds no worker",
                 hint: "enrol it: sciferry-worker join TOKEN --home \(root)")
         }
-        return try CanonicalJSON.decode(from: try Disk.read(configuration, limit: 1 << 20), source: configuration)
+        let value = try CanonicalJSON.decodeSettings(
+            try Disk.read(configuration, limit: 1 << 20), defaults: WorkerConfiguration(name: "", farm: "", link: "", api: ""),
+            source: configuration)
+        guard !value.name.isEmpty, !value.link.isEmpty, !value.api.isEmpty else {
+            throw FarmError(
+                "worker.settings", .invalid, "\(configuration) lacks \"name\", \"link\" or \"api\"",
+                hint: "enrol the worker again: sciferry-worker join TOKEN --home \(root)")
+        }
+        return value
     }
 
     package func write(_ value: WorkerConfiguration) throws {
@@ -66,20 +74,6 @@ package struct WorkerHome: Sendable, Hashable {
 
 /// Section 1 of the protocol: from a join token to a certificate.
 package struct Enrolment: Sendable {
-    private struct Request: Encodable {
-        var token: String
-        var secret: String
-        var request: String
-    }
-
-    private struct Reply: Decodable {
-        var certificate: String
-        var worker: String
-        var link: String
-        var api: String
-        var farm: String
-    }
-
     private let client: HTTPClient
 
     package init(client: HTTPClient) { self.client = client }
@@ -98,13 +92,13 @@ package struct Enrolment: Sendable {
         let pair = try KeyAndRequest(keyPEM: keyPEM, commonName: "sciferry worker")
         let authority = try await fetchAuthority(token)
         let body = try CanonicalJSON.encode(
-            Request(token: token.id, secret: token.secret, request: Data(pair.request).base64EncodedString()))
+            EnrolmentRequest(token: token.id, secret: token.secret, request: Data(pair.request).base64EncodedString()))
         let response = try await client.performRetrying(
             HTTPRequest(
                 "POST", "\(token.url)/api/v1/enrol", headers: [("Content-Type", "application/json")], body: .bytes(body),
                 authority: Array(authority.utf8)))
         guard response.isSuccess else { throw response.refusal }
-        let reply: Reply = try CanonicalJSON.decode(from: response.body, source: "the coordinator's answer")
+        let reply: EnrolmentReply = try CanonicalJSON.decode(from: response.body, source: "the coordinator's answer")
         let previous = try? home.readConfiguration()
         var configuration = previous ?? WorkerConfiguration(name: reply.worker, farm: reply.farm, link: reply.link, api: reply.api)
         configuration.name = reply.worker

@@ -65,9 +65,9 @@ struct Run: AsyncParsableCommand {
     var logLevel: String = "info"
 
     func run() async throws {
-        LogSetup.bootstrap(format: LogFormat(rawValue: logFormat) ?? .json, level: Logger.Level(rawValue: logLevel) ?? .info)
-        let logger = Logger(label: "worker")
         try await WorkerMain.report {
+            try LogSetup.bootstrap(format: logFormat, level: logLevel)
+            let logger = Logger(label: "worker")
             let agent = try await WorkerAgent(home: WorkerHome(home), group: MultiThreadedEventLoopGroup.singleton, logger: logger)
             let group = ServiceGroup(
                 configuration: .init(services: [Working(agent: agent)], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))

@@ -1,0 +1,113 @@
+import Attestation
+import ChunkStore
+import CoordinatorCore
+import FarmModel
+import ObjectStorage
+import Support
+import SystemIO
+import Testing
+
+/// Publication steps over stores in memory, with damage between them.
+@Suite struct PublisherTests {
+    private let first = MemoryStore(name: "memory:first")
+    private let second = MemoryStore(name: "memory:second")
+    private let journal = MemoryJournal()
+    private let publisher: Publisher
+    private let plan: Plan
+    private let pack: Digest
+    private var record: PublicationRecord
+
+    init() async throws {
+        publisher = Publisher(
+            regions: [(name: "first", store: first), (name: "second", store: second)], key: try SigningKey.generate(), journal: journal,
+            farm: "test")
+        let scratch = try Scratch()
+        var generator = SeededGenerator(8)
+        let image = generator.bytes(300_000)
+        try Disk.replace("\(scratch.path)/image", with: image)
+        let manifest = try ImageChunker.manifest(of: "\(scratch.path)/image", parameters: .standard)
+        var builder = PackBuilder()
+        var start = 0
+        for chunk in manifest.chunks {
+            try Array(image[start..<start + chunk.size]).withUnsafeBytes { try builder.add(chunk.digest, $0) }
+            start += chunk.size
+        }
+        let (pack, bytes, _) = builder.finish()
+        self.pack = pack
+        let document = try CanonicalJSON.encode(manifest)
+        let attempt = try #require(AttemptID("j1.1"))
+        for piece in [bytes, document] { try await first.put(UploadDesk.incomingKey(attempt, Digest(hashing: piece)), piece) }
+        let base = BaseImage(name: "b", digest: Digest(hashing: "b"), origin: .registry, size: 0, bootstrap: nil)
+        plan = Plan(
+            name: "tool", version: "1", architecture: "x86_64", target: "x86_64", base: base, dockerfile: "", context: [],
+            commands: ["tool"], commandPaths: [], description: "", categories: [], licences: [], suite: TestSuite(), diskBytes: 0)
+        let result = BuildResult(
+            image: manifest.image, imageSize: manifest.size,
+            manifest: IncomingObject(digest: Digest(hashing: document), size: Int64(document.count)),
+            packs: [IncomingObject(digest: pack, size: Int64(bytes.count))], chunkCount: manifest.chunks.count,
+            newChunkCount: manifest.chunks.count, newBytes: Int64(bytes.count), tests: [], testRuntime: "r", commands: [],
+            hostTarget: "x86_64", phaseSeconds: [:])
+        record = PublicationRecord(
+            job: attempt.job, attempt: attempt, plan: Digest(hashing: "plan"), result: result, builtOn: "w",
+            startedAt: Timestamp(seconds: 1))
+    }
+
+    /// Carries the record to the point where the first region has everything.
+    private func publishFirst() async throws -> PublicationRecord {
+        var step = try await publisher.takePacks(record)
+        try journal.commit(step.changes)
+        step = try await publisher.writeManifest(step.record)
+        step = try await publisher.signRelease(step.record, plan: plan, now: Timestamp(seconds: 2))
+        return try await publisher.signRelease(step.record, plan: plan, now: Timestamp(seconds: 3)).record
+    }
+
+    @Test func everyStepMayBeRepeatedAndTheSignedBytesStay() async throws {
+        let done = try await publishFirst()
+        let again = try await publisher.signRelease(done, plan: plan, now: Timestamp(seconds: 9)).record
+        #expect(again.document == done.document)
+        try await publisher.cleanUp(done)
+        // The packs have been moved: a repetition finds them under their own names.
+        #expect(try await publisher.takePacks(record).record.step == .manifest)
+        #expect(try await publisher.writeManifest(record).record.step == .release)
+    }
+
+    @Test func damageUnderAPacksNameIsOverwrittenByAVerifiedUpload() async throws {
+        let good = try await first.get(UploadDesk.incomingKey(record.attempt, pack))
+        var damaged = good
+        damaged[good.count / 2] ^= 1
+        try await first.put(Pack.key(pack), damaged)
+        _ = try await publisher.takePacks(record)
+        #expect(try await first.get(Pack.key(pack)) == good)
+    }
+
+    @Test func aDamagedPackOfTheFirstRegionIsHealedFromAnother() async throws {
+        let done = try await publishFirst()
+        try await publisher.mirror(done, plan: plan, to: "second")
+        let good = try await second.get(Pack.key(pack))
+        #expect(Digest(hashing: good) == pack)
+        // A third copy is wanted while the first region's has rotted.
+        let third = MemoryStore(name: "memory:third")
+        let wider = Publisher(
+            regions: [(name: "first", store: first), (name: "second", store: second), (name: "third", store: third)],
+            key: try SigningKey.generate(), journal: journal, farm: "test")
+        var damaged = good
+        damaged[100] ^= 1
+        try await first.put(Pack.key(pack), damaged)
+        try await wider.mirror(done, plan: plan, to: "third")
+        #expect(try await third.get(Pack.key(pack)) == good)
+        #expect(try await first.get(Pack.key(pack)) == good)
+    }
+
+    @Test func anUploadThatIsNotWhatWasAnnouncedIsRefused() async throws {
+        let key = UploadDesk.incomingKey(record.attempt, pack)
+        var bytes = try await first.get(key)
+        bytes[bytes.count / 2] ^= 1
+        try await first.put(key, bytes)
+        let error = await #expect(throws: FarmError.self) { try await publisher.takePacks(record) }
+        #expect(error?.code == "upload.damaged")
+        #expect(try await first.head(Pack.key(pack)) == nil)
+        try await first.put(key, bytes + [0])
+        let longer = await #expect(throws: FarmError.self) { try await publisher.takePacks(record) }
+        #expect(longer?.code == "upload.damaged")
+    }
+}

@@ -155,6 +155,12 @@ let package = Package(
         // Tests
         .target(
             name: "Support", dependencies: ["FarmModel", "SystemIO"], path: "Tests/Support", swiftSettings: settings),
+        .target(
+            name: "FuzzTargets",
+            dependencies: [
+                "Attestation", "ChunkStore", "FarmIdentity", "FarmModel", "FarmWire", "ImageAssembly", "Microarchitecture", "Recipes",
+                "SingularityImage", "Support", "SystemIO", "TemplateEngine", nioCore,
+            ], path: "Tests/FuzzTargets", swiftSettings: settings),
         .testTarget(
             name: "ArchitectureTests", dependencies: ["ProcessRunner", "Support"], path: "Tests/ArchitectureTests",
             swiftSettings: settings),
@@ -172,6 +178,7 @@ let package = Package(
         tests("FarmIdentity", ["FarmModel", "Support"]),
         tests("FarmModel", []),
         tests("FarmWire", ["FarmMessages", "FarmModel", "Support", "SystemIO", nioCore]),
+        tests("FuzzTargets", ["Support", "SystemIO"]),
         tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
         tests("Recipes", ["FarmModel", "Microarchitecture", "Support", "SystemIO"]),
@@ -181,3 +188,11 @@ let package = Package(
         tests("WorkerCore", ["FarmMessages", "FarmModel", "Support", "SystemIO"]),
     ]
 )
+
+// libFuzzer wants everything instrumented, so scripts/fuzz builds this apart from all else.
+if Context.environment["SCIFERRY_FUZZ"] != nil {
+    package.targets.append(
+        .executableTarget(
+            name: "sciferry-fuzz", dependencies: ["FuzzTargets", "SystemIO"], path: "Tests/Fuzz",
+            swiftSettings: settings))
+}

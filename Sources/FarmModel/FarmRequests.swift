@@ -37,9 +37,9 @@ package struct EnrolmentReply: Codable, Sendable, Hashable {
 package enum AccessRole: String, Codable, Sendable, Hashable, CaseIterable, Comparable {
     case reader, maintainer, releaser, `operator`, admin
 
-    package static func < (one: AccessRole, other: AccessRole) -> Bool {
-        allCases.firstIndex(of: one)! < allCases.firstIndex(of: other)!
-    }
+    private var rank: Int { AccessRole.allCases.firstIndex(of: self) ?? 0 }
+
+    package static func < (one: AccessRole, other: AccessRole) -> Bool { one.rank < other.rank }
 }
 
 /// Asks for an API token.

@@ -48,7 +48,8 @@ import Testing
         let start = try #require(text.firstIndex(of: "{"))
         let package = try JSONDecoder().decode(Package.self, from: Data(text[start...].utf8))
         return Dictionary(
-            uniqueKeysWithValues: package.targets.filter { $0.type != "test" && $0.name != "Support" }.map { target in
+            uniqueKeysWithValues: package.targets.filter { $0.type != "test" && !["FuzzTargets", "Support"].contains($0.name) }.map {
+                target in
                 (
                     target.name,
                     target.dependencies.compactMap { entry -> String? in

@@ -1,0 +1,84 @@
+import Attestation
+import ChunkStore
+import FarmModel
+import Foundation
+import SingularityImage
+import Support
+
+extension FuzzTarget {
+    /// Sound inputs to start from.
+    package func seeds() throws -> [[UInt8]] {
+        switch self {
+        case .link:
+            let directory = "\(Repository.root)/protocol/vectors"
+            return try FileManager.default.contentsOfDirectory(atPath: directory).sorted().filter { $0.hasSuffix(".hex") }.flatMap { name in
+                let digits = try Repository.file("protocol/vectors/\(name)").filter(\.isAlphanumeric)
+                let bytes = stride(from: 0, to: digits.count - 1, by: 2).compactMap {
+                    UInt8(String(decoding: digits[$0...$0 + 1], as: UTF8.self), radix: 16)
+                }
+                return (UInt8(252)...255).map { [$0] + bytes }
+            }
+        case .pack: return [try FuzzTarget.pack().bytes]
+        case .packIndex:
+            let pack = try FuzzTarget.pack()
+            return [PackIndex(listings: [.init(pack: pack.digest, entries: pack.entries)]).bytes]
+        case .manifest:
+            let chunks = (0..<3).map { ImageManifest.Chunk(digest: Digest(hashing: "\($0)"), size: 100_000) }
+            let manifest = ImageManifest(image: Digest(hashing: "i"), size: 300_000, chunker: .standard, chunks: chunks)
+            return [try CanonicalJSON.encode(manifest)]
+        case .image: return [try FuzzTarget.imageHead()]
+        case .layer: return [FuzzTarget.archive()]
+        case .template:
+            return [
+                "{{ a }} and {{ n + 1 }}", "{{ 'x' if n > 2 and a == 'x' else l[0] }}", "{{ m.k | upper }}{{ l | join(',') }}",
+                "{{ -n * 2 // 3 % 2 ~ 'z' }}{{ not a in l }}", "{{ [1, 'b', [2.5]] }}{{ (a) }}",
+            ].map { Array($0.utf8) }
+        case .recipe: return try ["dcm2niix", "nibabel", "nifti-header"].map { try Repository.file("recipes/\($0)/build.yaml") }
+        case .envelope: return [try CanonicalJSON.encode(try Envelope.sign(["k": "v"], type: "t", with: try SigningKey.generate()))]
+        case .joinToken: return [Array("https://farm.example:7443#ca=\(Digest(hashing: "ca").hex)&token=abc.def".utf8)]
+        }
+    }
+
+    private static func pack() throws -> (digest: Digest, bytes: [UInt8], entries: [PackEntry]) {
+        var builder = PackBuilder()
+        for text in ["some text, some text, some text, some text", "another", String(repeating: "z", count: 5000)] {
+            try Array(text.utf8).withUnsafeBytes { try builder.add(Digest(hashing: text), $0) }
+        }
+        return builder.finish()
+    }
+
+    private static func imageHead() throws -> [UInt8] {
+        let start = Int64(SingularityImage.dataOffset)
+        let partition = SingularityImage.Descriptor(
+            type: .partition, id: 1, offset: start, size: 4096, name: "root", extra: SingularityImage.partitionExtra(.x86_64))
+        return SingularityImage.head(
+            architecture: .x86_64, identifier: [UInt8](repeating: 7, count: 16), created: 0, descriptors: [partition], end: start + 4096)
+    }
+
+    /// A ustar archive of a directory, a file, a link, and a whiteout.
+    private static func archive() -> [UInt8] {
+        func member(_ name: String, type: Character, content: String = "", link: String = "") -> [UInt8] {
+            var header = [UInt8](repeating: 0, count: 512)
+            func put(_ text: String, at offset: Int) { header.replaceSubrange(offset..<offset + text.utf8.count, with: text.utf8) }
+            put(name, at: 0)
+            put("0000755\0", at: 100)
+            put("0000000\0", at: 108)
+            put("0000000\0", at: 116)
+            let size = String(content.utf8.count, radix: 8)
+            put(String(repeating: "0", count: 11 - size.count) + size + "\0", at: 124)
+            put("00000000000\0", at: 136)
+            put("        ", at: 148)
+            put(String(type), at: 156)
+            put(link, at: 157)
+            put("ustar\u{0}00", at: 257)
+            let sum = String(header.reduce(0) { $0 + Int($1) }, radix: 8)
+            put(String(repeating: "0", count: 6 - sum.count) + sum + "\0 ", at: 148)
+            let padding = (512 - content.utf8.count % 512) % 512
+            return header + Array(content.utf8) + [UInt8](repeating: 0, count: padding)
+        }
+        return member("a/", type: "5") + member("a/file", type: "0", content: "hello") + member("a/link", type: "2", link: "file")
+            + member("a/hard", type: "1", link: "a/file") + member("a/.wh.gone", type: "0")
+            + member("pax", type: "x", content: "20 path=long/name/x\n") + member("x", type: "0", content: "y")
+            + [UInt8](repeating: 0, count: 1024)
+    }
+}

@@ -1,0 +1,108 @@
+import Attestation
+import ChunkStore
+import FarmIdentity
+import FarmModel
+import FarmWire
+import Foundation
+import Glibc
+import ImageAssembly
+import Microarchitecture
+import NIOCore
+import Recipes
+import SingularityImage
+import Support
+import SystemIO
+import TemplateEngine
+
+/// Parsers of bytes from outside, each as one function that must end in a value or a typed error, whatever it is given.
+///
+/// `scripts/fuzz` drives them with libFuzzer; `FuzzTargetsTests` with seeded damage to `seeds`.
+package enum FuzzTarget: String, CaseIterable, Sendable {
+    /// Frames, and the session's rules and messages behind them.
+    case link
+    case pack
+    case packIndex = "pack-index"
+    case manifest
+    case image
+    /// A layer's tar archive, merged into a tree.
+    case layer
+    case template
+    /// A recipe from YAML to the plan.
+    case recipe
+    case envelope
+    case joinToken = "join-token"
+
+    /// Feeds the parser. Everything but a typed error traps, which is what a fuzzer looks for.
+    package func feed(_ bytes: [UInt8]) {
+        do { try parse(bytes) } catch is FarmError {} catch {
+            fatalError("\(rawValue) threw a stranger: \(error)")
+        }
+    }
+
+    private func parse(_ bytes: [UInt8]) throws {
+        switch self {
+        case .link: try FuzzTarget.link(bytes)
+        case .pack:
+            for entry in try Pack.entries(of: bytes, source: "fuzz") {
+                bytes.withUnsafeBytes {
+                    let range = Int(entry.range.lowerBound)..<Int(entry.range.upperBound)
+                    _ = try? entry.open(UnsafeRawBufferPointer(rebasing: $0[range]), source: "fuzz")
+                }
+            }
+        case .packIndex: _ = try PackIndex(bytes, source: "fuzz")
+        case .manifest: _ = try ImageManifest.read(bytes, source: "fuzz")
+        case .image:
+            _ = try SingularityImage.primaryPartition(of: SingularityImage.read(bytes, fileSize: Int64(bytes.count) + 100_000))
+        case .layer: try FuzzTarget.layer(bytes)
+        case .template:
+            let scope = Template.Scope(
+                values: ["a": .text("x"), "n": .integer(3), "l": .list([.text("p"), .integer(2)]), "m": .mapping(["k": .text("v")])])
+            _ = try Template(String(decoding: bytes, as: UTF8.self)).render(scope)
+        case .recipe: try FuzzTarget.recipe(bytes)
+        case .envelope:
+            let envelope: Envelope = try CanonicalJSON.decode(from: bytes, source: "fuzz")
+            let _: Release = try envelope.verified(payloadType: PayloadType.release, by: [], source: "fuzz")
+        case .joinToken: _ = try JoinToken(text: String(decoding: bytes, as: UTF8.self))
+        }
+    }
+
+    /// The first byte chooses the side and how the rest comes in pieces.
+    private static func link(_ bytes: [UInt8]) throws {
+        guard let choice = bytes.first else { return }
+        var decoder = FrameDecoder()
+        var session = LinkSession(role: choice & 1 == 0 ? .coordinator : .worker)
+        if choice & 2 != 0 { session.welcomed() }
+        var buffer = ByteBuffer()
+        for start in stride(from: 1, to: bytes.count, by: Int(choice >> 2) + 1) {
+            buffer.writeBytes(bytes[start..<min(start + Int(choice >> 2) + 1, bytes.count)])
+            while let frame = try decoder.decode(buffer: &buffer) { _ = try session.receive(frame) }
+        }
+    }
+
+    private static func layer(_ bytes: [UInt8]) throws {
+        // A file without a name, in memory.
+        let path = "/dev/shm/sciferry-fuzz-\(Nonce.hex(bytes: 8))"
+        let file = try OpenFile(path, flags: O_RDWR | O_CREAT | O_EXCL)
+        defer { file.close() }
+        unlink(path)
+        try file.write(bytes, at: 0)
+        var reader = TarReader(file, start: 0, size: Int64(bytes.count))
+        var tree = EntryTree()
+        tree.beginLayer()
+        while let entry = try reader.next() { try tree.apply(entry) }
+    }
+
+    private static func recipe(_ bytes: [UInt8]) throws {
+        let source = RecipeSource(path: "fuzz/build.yaml", files: ["build.yaml": bytes, "data.txt": [1, 2, 3]])
+        let recipe = try Recipe.read(source)
+        for architecture in recipe.architectures {
+            guard let target = Microarchitecture.named(architecture) else { continue }
+            let lock = recipe.inputs(architecture: architecture).map { input in
+                LockedInput(
+                    kind: input.kind, name: input.name, architecture: architecture, digest: Digest(hashing: input.name), size: 0,
+                    origin: .registry, bootstrap: nil, lockedAt: Timestamp(milliseconds: 0))
+            }
+            _ = try recipe.render(source, target: target, lock: Dictionary(lock.map { ($0.key, $0) }) { first, _ in first })
+        }
+    }
+}

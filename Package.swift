@@ -119,7 +119,7 @@ let package = Package(
             "WorkerCore", path: "worker/Core",
             [
                 "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
-                "ImageAssembly", "Microarchitecture", "ProcessRunner", "SiteDelivery", "SystemIO", "TestSuites", logging,
+                "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "SiteDelivery", "SystemIO", "TestSuites", logging,
                 nioCore, nioPosix, nioSSL, protobuf,
             ]),
         room(
@@ -144,12 +144,12 @@ let package = Package(
         .executableTarget(
             name: "sciferry-coordinator",
             dependencies: [
-                "CoordinatorCore", "CoordinatorWeb", "FarmModel", "Observability", argumentParser, logging,
+                "CoordinatorCore", "CoordinatorWeb", "FarmModel", "Observability", "SystemIO", argumentParser, logging,
             ], path: "coordinator/Main", swiftSettings: settings),
         .executableTarget(
             name: "sciferry-worker",
             dependencies: [
-                "FarmIdentity", "FarmModel", "HTTPTransport", "Observability", "WorkerCore", argumentParser, lifecycle,
+                "FarmIdentity", "FarmModel", "HTTPTransport", "Observability", "SystemIO", "WorkerCore", argumentParser, lifecycle,
                 logging, nioPosix,
             ], path: "worker/Main", swiftSettings: settings),
         // Tests
@@ -185,7 +185,7 @@ let package = Package(
         tests("SingularityImage", ["FarmModel", "Support"]),
         tests("SiteDelivery", ["Attestation", "FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("TemplateEngine", ["FarmModel"]),
-        tests("WorkerCore", ["FarmMessages", "FarmModel", "Support", "SystemIO"]),
+        tests("WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "Support", "SystemIO", nioCore]),
     ]
 )
 

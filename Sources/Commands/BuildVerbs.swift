@@ -75,7 +75,12 @@ private final class LogTail: Sendable {
 
     func add(_ bytes: [UInt8]) { kept.withLock { $0 = Array(($0 + bytes).suffix(4096)) } }
 
-    var bytes: [UInt8] { kept.withLock { $0 } }
+    /// The last line that says something, without control characters.
+    var line: String {
+        let text = String(decoding: kept.withLock { $0 }, as: UTF8.self)
+        let last = text.split(whereSeparator: \.isNewline).last { !$0.allSatisfy(\.isWhitespace) } ?? ""
+        return String(last.unicodeScalars.filter { $0.value >= 0x20 && $0.value != 0x7F }.map(Character.init))
+    }
 }
 
 /// Shows a job's life as it happens.
@@ -88,7 +93,9 @@ struct JobFollower: Sendable {
         let line = ProgressLine()
         var shown = Set<String>()
         let tail = LogTail()
-        var reader: Task<Void, any Error>?
+        var reader: Task<Void, Never>?
+        var readerIsOver = Switch()
+        var lastLine = Timestamp.now
         defer { reader?.cancel() }
         if !quiet { Console.print("\(id)  \(try await client.get("/api/v1/jobs/\(id)", JobView.self).job.title)") }
         var failures = 0
@@ -105,13 +112,24 @@ struct JobFollower: Sendable {
                 continue
             }
             if !quiet {
-                if reader == nil, view.attempts.contains(where: \.isOpen) {
+                // A log that broke off, as when the coordinator was started anew, is taken up again.
+                if reader == nil || readerIsOver.isRaised, view.attempts.contains(where: \.isOpen) {
+                    let isOver = Switch()
+                    readerIsOver = isOver
                     reader = Task { [client] in
-                        try await client.log(id.rawValue, attempt: nil, follow: true) { tail.add($0) }
+                        try? await client.log(id.rawValue, attempt: nil, follow: true) { tail.add($0) }
+                        _ = isOver.raise()
                     }
                 }
+                let before = shown.count
                 announce(view, &shown, line)
-                showProgress(view, line, tail.bytes)
+                if shown.count > before { lastLine = .now }
+                showProgress(view, line, tail.line)
+                // Where no line can move, a long step says now and then what it is doing.
+                if !Console.isTerminal, Timestamp.now.seconds(since: lastLine) > 10, view.attempts.last?.isOpen ?? false {
+                    lastLine = .now
+                    if !tail.line.isEmpty { Console.print("  | \(tail.line.prefix(200))") }
+                }
             }
             if view.job.state.isFinal {
                 line.clear()
@@ -153,15 +171,15 @@ struct JobFollower: Sendable {
         }
     }
 
-    private func showProgress(_ view: JobView, _ line: ProgressLine, _ tail: [UInt8]) {
+    private func showProgress(_ view: JobView, _ line: ProgressLine, _ tail: String) {
         // Without a terminal the phases are enough; the log is one command away.
         guard Console.isTerminal else { return }
         guard let attempt = view.attempts.last, attempt.isOpen else { return line.show(view.job.state.rawValue, share: nil) }
         let phases = Double(Phase.allCases.count - 1)
         let index = Double(Phase.allCases.firstIndex(of: attempt.phase) ?? 0)
         let share = min(1, (index + Double(attempt.progressPermille) / 1000) / phases)
-        let last = String(decoding: tail, as: UTF8.self).split(whereSeparator: \.isNewline).last ?? ""
-        line.show("\(attempt.phase.rawValue) \(attempt.note.isEmpty ? String(last) : attempt.note)", share: share)
+        let note = attempt.note.isEmpty ? "" : " \(attempt.note.prefix(40))"
+        line.show("\(attempt.phase.rawValue)\(note)\(tail.isEmpty ? "" : " | \(tail)")", share: share)
     }
 
     private func conclude(_ view: JobView) {
@@ -193,7 +211,8 @@ struct JobFollower: Sendable {
 
 /// Lists jobs.
 struct JobsCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "jobs", abstract: "List jobs, newest last.")
+    static let configuration = CommandConfiguration(
+        commandName: "jobs", abstract: "List jobs, newest last.", discussion: "Example:\n  sciferry jobs --open")
 
     @OptionGroup var farm: FarmOptions
     @Flag(help: "Only those that have not ended.") var open = false
@@ -218,7 +237,8 @@ struct JobsCommand: AsyncParsableCommand {
 /// Shows one job.
 struct JobCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "job", abstract: "Show a job: where it stands, why it waits or failed, what came of it.")
+        commandName: "job", abstract: "Show a job: where it stands, why it waits or failed, what came of it.",
+        discussion: "Example:\n  sciferry job j3 --json")
 
     @OptionGroup var farm: FarmOptions
     @Argument(help: "The job, for example j3.") var id: String
@@ -275,7 +295,8 @@ struct LogsCommand: AsyncParsableCommand {
 
 /// Stops a job.
 struct CancelCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "cancel", abstract: "Stop a job.")
+    static let configuration = CommandConfiguration(
+        commandName: "cancel", abstract: "Stop a job.", discussion: "Example:\n  sciferry cancel j3")
     @OptionGroup var farm: FarmOptions
     @Argument(help: "The job, for example j3.") var id: String
     func run() async throws { try await reporting { try await farm.client().post("/api/v1/jobs/\(id)/cancel") } }
@@ -287,7 +308,9 @@ struct RecipeCommand: AsyncParsableCommand {
         commandName: "recipe", abstract: "Check or render recipes; needs no farm.", subcommands: [CheckCommand.self, RenderCommand.self])
 
     struct CheckCommand: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(commandName: "check", abstract: "Read recipes and say what is wrong.")
+        static let configuration = CommandConfiguration(
+            commandName: "check", abstract: "Read recipes and say what is wrong.", discussion: "Example:\n  sciferry recipe check recipes/*"
+        )
         @Argument(help: "Recipe directories.") var recipes: [String]
         @Flag(help: "Print JSON.") var json = false
 
@@ -316,14 +339,19 @@ struct RecipeCommand: AsyncParsableCommand {
                 }
             }
             if json { try Console.json(verdicts) }
-            guard verdicts.allSatisfy(\.ok) else { throw ExitCode(FarmError.Category.invalid.exitStatus) }
+            if verdicts.contains(where: { !$0.ok && $0.code != "recipe.absent" }) {
+                throw ExitCode(FarmError.Category.invalid.exitStatus)
+            }
+            guard verdicts.allSatisfy(\.ok) else { throw ExitCode(FarmError.Category.notFound.exitStatus) }
         }
     }
 
     struct RenderCommand: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
             commandName: "render", abstract: "Print the Dockerfile, or with --json the whole plan.",
-            discussion: "Without a farm the inputs' digests are not known; the base stands as its name's digest.")
+            discussion:
+                "Without a farm the inputs' digests are not known; the base stands as its name's digest.\nExample:\n  sciferry recipe render recipes/dcm2niix --for x86_64_v3"
+        )
         @Argument(help: "The recipe's directory.") var recipe: String
         @Option(name: .customLong("for"), help: "The CPU target.") var target = ""
         @Flag(help: "Print the plan as JSON.") var json = false

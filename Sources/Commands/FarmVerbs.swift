@@ -114,7 +114,8 @@ struct AccessCommand: AsyncParsableCommand {
 
 /// Lists workers.
 struct WorkersCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "workers", abstract: "List the farm's workers.")
+    static let configuration = CommandConfiguration(
+        commandName: "workers", abstract: "List the farm's workers.", discussion: "Example:\n  sciferry workers --json")
 
     @OptionGroup var farm: FarmOptions
 
@@ -173,14 +174,17 @@ struct WorkerCommand: AsyncParsableCommand {
     }
 
     struct DrainCommand: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(commandName: "drain", abstract: "Let a worker finish and give it nothing new.")
+        static let configuration = CommandConfiguration(
+            commandName: "drain", abstract: "Let a worker finish and give it nothing new.",
+            discussion: "Example:\n  sciferry worker drain vm7")
         @OptionGroup var farm: FarmOptions
         @Argument(help: "The worker's name.") var name: String
         func run() async throws { try await reporting { try await farm.client().post("/api/v1/workers/\(name)/drain") } }
     }
 
     struct ResumeCommand: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(commandName: "resume", abstract: "Give a drained worker work again.")
+        static let configuration = CommandConfiguration(
+            commandName: "resume", abstract: "Give a drained worker work again.", discussion: "Example:\n  sciferry worker resume vm7")
         @OptionGroup var farm: FarmOptions
         @Argument(help: "The worker's name.") var name: String
         func run() async throws { try await reporting { try await farm.client().post("/api/v1/workers/\(name)/resume") } }
@@ -188,7 +192,8 @@ struct WorkerCommand: AsyncParsableCommand {
 
     struct RevokeCommand: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
-            commandName: "revoke", abstract: "Shut a worker out at once; its jobs go to others.")
+            commandName: "revoke", abstract: "Shut a worker out at once; its jobs go to others.",
+            discussion: "Example:\n  sciferry worker revoke vm7")
         @OptionGroup var farm: FarmOptions
         @Argument(help: "The worker's name.") var name: String
         func run() async throws { try await reporting { try await farm.client().post("/api/v1/workers/\(name)/revoke") } }

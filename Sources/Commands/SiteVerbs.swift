@@ -3,9 +3,11 @@ import ArgumentParser
 import CoordinatorCore
 import FarmModel
 import Foundation
+import Glibc
 import HTTPTransport
 import Microarchitecture
 import ObjectStorage
+import ProcessRunner
 import RegionSync
 import SiteDelivery
 import SystemIO
@@ -24,7 +26,17 @@ enum SiteAccess {
 
     static func pull(_ site: Site) throws -> SitePull {
         let client = HTTPClient()
-        return try SitePull(site: site, regions: try site.configuration().regions.map { try $0.open(client: client) })
+        var regions: [any ObjectStore] = []
+        var failure: FarmError?
+        for location in try site.configuration().regions {
+            // One region that cannot be opened is no reason to go without the others.
+            do { regions.append(try location.open(client: client)) } catch let error as FarmError {
+                failure = error
+                Console.error("\(location) is left out: \(error.message)")
+            }
+        }
+        if regions.isEmpty, let failure { throw failure }
+        return try SitePull(site: site, regions: regions)
     }
 
     static func host() throws -> Microarchitecture {
@@ -98,7 +110,9 @@ struct PullCommand: AsyncParsableCommand {
 struct InstallCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "install", abstract: "Write module and commands of an image that the site holds; needs no network.",
-        discussion: "Useful after `uninstall --keep-image`, or to bring a moved site's files up to date.")
+        discussion:
+            "Useful after `uninstall --keep-image`, or to bring a moved site's files up to date.\nExample:\n  sciferry install dcm2niix --site /software"
+    )
 
     @OptionGroup var site: SiteOptions
     @Argument(help: "NAME or NAME/VERSION.") var release: String
@@ -117,17 +131,33 @@ struct InstallCommand: AsyncParsableCommand {
 /// Takes a release away.
 struct UninstallCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "uninstall", abstract: "Take a release's module, commands and image away from a site.")
+        commandName: "uninstall", abstract: "Take a release's module, commands and image away from a site.",
+        discussion: "Examples:\n  sciferry uninstall dcm2niix --site /software\n  sciferry uninstall dcm2niix/1.0 --keep-image")
 
     @OptionGroup var site: SiteOptions
     @Argument(help: "NAME or NAME/VERSION.") var release: String
     @Flag(help: "Leave the image, so that `install` can bring the commands back.") var keepImage = false
+    @Flag(help: "Print JSON.") var json = false
 
     func run() async throws {
         try await reporting {
             let (name, version) = SiteAccess.split(release)
-            for victim in try Site(site.path).uninstall(name: name, version: version, keepsImage: keepImage) {
-                Console.print("\(victim.release.title) is gone")
+            let victims = try Site(site.path).uninstall(name: name, version: version, keepsImage: keepImage)
+            for victim in victims where !keepImage { await unmount(victim.release.image.digest) }
+            if json { return try Console.json(victims) }
+            for victim in victims { Console.print("\(victim.release.title) is gone") }
+        }
+    }
+
+    /// The launcher mounts an image once for each user; this user's mount would keep the file's space.
+    private func unmount(_ image: Digest) async {
+        let environment = ProcessInfo.processInfo.environment
+        let mounts = environment["SCIFERRY_MOUNTS"] ?? "\(environment["XDG_RUNTIME_DIR"] ?? "/tmp")/sciferry-mounts-\(getuid())"
+        let path = "\(mounts)/\(image.hex)"
+        guard Disk.isDirectory(path) else { return }
+        for words in [["fusermount", "-u", "-z", path], ["umount", "-l", path]] {
+            if let done = try? await ProcessRunner.run(Command(words[0], Array(words.dropFirst()), deadlineSeconds: 20)), done.succeeded {
+                return
             }
         }
     }
@@ -136,7 +166,8 @@ struct UninstallCommand: AsyncParsableCommand {
 /// Lists what a channel offers or a site holds.
 struct ListCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "list", abstract: "List what the farm has released, or with --site what a site holds.")
+        commandName: "list", abstract: "List what the farm has released, or with --site what a site holds.",
+        discussion: "Examples:\n  sciferry list\n  sciferry list --site /software --json")
 
     @OptionGroup var farm: FarmOptions
     @OptionGroup var site: SiteOptions
@@ -173,7 +204,8 @@ struct ListCommand: AsyncParsableCommand {
 
 /// Shows one release.
 struct ShowCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "show", abstract: "Show a tool's releases in full.")
+    static let configuration = CommandConfiguration(
+        commandName: "show", abstract: "Show a tool's releases in full.", discussion: "Example:\n  sciferry show dcm2niix")
 
     @OptionGroup var farm: FarmOptions
     @Argument(help: "NAME or NAME/VERSION.") var release: String

@@ -78,8 +78,9 @@ struct UpCommand: AsyncParsableCommand {
                     tasks.addTask {
                         let name = "w\(number + 1)"
                         let workerHome = "\(home.root)/workers/\(name)"
-                        try await supervisor.enrol(name, workerHome)
-                        try await supervisor.keep(name, "sciferry-worker", ["run", "--home", workerHome])
+                        try await supervisor.keep(name, "sciferry-worker", ["run", "--home", workerHome]) {
+                            try await supervisor.enrol(name, workerHome)
+                        }
                     }
                 }
                 try await tasks.waitForAll()
@@ -91,7 +92,8 @@ struct UpCommand: AsyncParsableCommand {
 
 /// Ends a farm that runs in the background.
 struct DownCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "down", abstract: "Stop the farm that `sciferry up` runs.")
+    static let configuration = CommandConfiguration(
+        commandName: "down", abstract: "Stop the farm that `sciferry up` runs.", discussion: "Example:\n  sciferry down --home /srv/farm")
 
     @OptionGroup var homeOptions: HomeOptions
 
@@ -137,20 +139,30 @@ struct Supervisor: Sendable {
     }
 
     /// Starts a program again whenever it ends, until cancelled. A program that refuses its settings ends everything.
-    func keep(_ name: String, _ program: String, _ arguments: [String]) async throws {
+    ///
+    /// - Parameter prepare: done before each start.
+    func keep(
+        _ name: String, _ program: String, _ arguments: [String], prepare: @Sendable () async throws -> Void = {}
+    ) async throws {
         let path = try Supervisor.sibling(program)
         let log = try OpenFile("\(home.root)/run/\(name).log", flags: O_WRONLY | O_CREAT | O_APPEND)
         var delay = 0.2
+        let began = Timestamp.now
         while true {
+            try await prepare()
             let started = Timestamp.now
             // Workers hold no keys: those of the buckets are the coordinator's.
             var environment: [String: String?] = [:]
             if program == "sciferry-worker" {
                 for name in ProcessInfo.processInfo.environment.keys where name.hasPrefix("AWS_") { environment[name] = .some(nil) }
             }
-            let result = try await ProcessRunner.run(Command(path, arguments, environment: environment)) { try? log.write($0) }
-            let permanent = [FarmError.Category.usage, .invalid, .notFound, .conflict].map(\.exitStatus)
-            if permanent.contains(result.status) {
+            let result = try await ProcessRunner.run(
+                Command(path, arguments + ["--parent", String(getpid())], environment: environment)
+            ) { try? log.write($0) }
+            let permanent = [FarmError.Category.usage, .invalid, .notFound].map(\.exitStatus)
+            // The process of a farm that was killed a moment ago still holds the home, and ends by itself.
+            let isTaken = result.status == FarmError.Category.conflict.exitStatus && Timestamp.now.seconds(since: began) > 30
+            if permanent.contains(result.status) || isTaken {
                 let last = result.text.split(separator: "\n").suffix(3).joined(separator: "\n")
                 throw FarmError(
                     "up.refused", .failed, "\(program) refuses to run:\n\(last)", hint: "the whole log is \(home.root)/run/\(name).log")
@@ -175,8 +187,16 @@ struct Supervisor: Sendable {
                 let client = try FarmClient.connect(home, chosen: true)
                 let reply: JoinTokenReply = try await client.post(
                     "/api/v1/tokens", JoinTokenRequest(worker: name, trusted: true, minutes: 10))
-                try await ProcessRunner.require(Command(program, ["join", reply.token, "--home", workerHome], deadlineSeconds: 60))
-                return
+                let joined = try await ProcessRunner.run(
+                    Command(program, ["join", "-", "--home", workerHome], input: Array("\(reply.token)\n".utf8), deadlineSeconds: 60))
+                if joined.succeeded { return }
+                // A coordinator that restarts is worth another try; anything else would fail for ever.
+                guard joined.status == FarmError.Category.unavailable.exitStatus else {
+                    throw FarmError(
+                        "up.enrol", .failed, "worker \(name) cannot enrol: \(joined.text.trimmingCharacters(in: .whitespacesAndNewlines))",
+                        hint: "look at \(workerHome)")
+                }
+                try await Task.sleep(for: .seconds(1))
             } catch let error as FarmError where error.category == .unavailable {
                 try await Task.sleep(for: .milliseconds(200))
             }

@@ -77,6 +77,15 @@ package enum PlainName {
     }
 }
 
+/// Names of commands: file names that need no quotes in a shell, a module or a link, for example `g++` or `@auto_tlrc`.
+package enum CommandName {
+    /// Letters, digits and `-_.+@%=,:^`; begins with none of `-`, `.`, `=`; at most 128 bytes.
+    package static func isValid(_ name: String) -> Bool {
+        guard let first = name.utf8.first, name.utf8.count <= 128, !"-.=".utf8.contains(first) else { return false }
+        return name.utf8.allSatisfy { $0.isAlphanumeric || "-_.+@%=,:^".utf8.contains($0) }
+    }
+}
+
 extension UInt8 {
     /// An ASCII letter or digit.
     package var isAlphanumeric: Bool {

@@ -33,9 +33,10 @@ package struct BaseImage: Codable, Sendable, Hashable {
         }
     }
 
-    /// The name without its tag.
+    /// The name without its tag and without a digest of its own.
     private var repository: String {
-        guard let colon = name.lastIndex(of: ":"), !name[colon...].contains("/") else { return name }
+        let name = name.prefix { $0 != "@" }
+        guard let colon = name.lastIndex(of: ":"), !name[colon...].contains("/") else { return String(name) }
         return String(name[..<colon])
     }
 }
@@ -238,5 +239,12 @@ package struct BootstrapSource: Codable, Sendable, Hashable {
         self.suite = suite
         self.snapshot = snapshot
         self.mirror = mirror
+    }
+
+    /// What a release says of it: the snapshot only where it was really what was fetched.
+    package var title: String {
+        if mirror.contains("{snapshot}") { return "\(suite) \(snapshot)" }
+        let origin = mirror.isEmpty ? "the worker's own apt sources" : mirror
+        return "\(suite) from \(origin), file times \(snapshot)"
     }
 }

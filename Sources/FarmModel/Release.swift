@@ -47,7 +47,7 @@ package struct Release: Codable, Sendable, Hashable {
             target: plan.target, architecture: plan.architecture, digest: result.image, size: result.imageSize,
             manifest: result.manifest.digest, buildKey: buildKey)
         base = plan.base
-        let found = result.commands.filter { PlainName.isValid($0) && !plan.commands.contains($0) }
+        let found = result.commands.filter { CommandName.isValid($0) && !plan.commands.contains($0) }
         commands = plan.commands + Set(found).sorted()
         description = plan.description
         categories = plan.categories

@@ -116,6 +116,8 @@ package final class HTTPClient: Sendable {
             sciferry_curl_set_long(curl, CURLOPT_SSL_VERIFYPEER, 0)
             sciferry_curl_set_long(curl, CURLOPT_SSL_VERIFYHOST, 0)
         } else if let authority = request.authority {
+            // Only this authority counts: without this the system's directory of authorities would count too.
+            sciferry_curl_set_string(curl, CURLOPT_CAPATH, nil)
             _ = authority.withUnsafeBytes {
                 sciferry_curl_set_blob(curl, CURLOPT_CAINFO_BLOB, $0.baseAddress, $0.count)
             }

@@ -24,14 +24,15 @@ package struct BucketLocation: Sendable, Hashable, Codable, CustomStringConverti
     package var description: String { text }
 
     /// Opens the bucket. S3 keys come from the environment: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, each also
-    /// as `…_FILE`, and `AWS_SESSION_TOKEN`. Throws `storage.location` for an address of no known form.
+    /// as `…_FILE`, and `AWS_SESSION_TOKEN`; with `keys=NAME` in the address `…_NAME` is asked first, so that several
+    /// services may be used. Without keys a bucket is read as the public does. Throws `storage.location` for an address of no known form.
     package func open(client: HTTPClient) throws -> any ObjectStore {
         if text.hasPrefix("file:") {
-            return try DirectoryStore(Disk.absolute(String(text.dropFirst(5))))
+            return DirectoryStore(Disk.absolute(String(text.dropFirst(5))))
         }
         if text.hasPrefix("http://") || text.hasPrefix("https://") { return WebStore(text, client: client) }
         if text.hasPrefix("s3:http") { return try openS3(client: client) }
-        if text.hasPrefix("/") || text.hasPrefix(".") { return try DirectoryStore(Disk.absolute(text)) }
+        if text.hasPrefix("/") || text.hasPrefix(".") { return DirectoryStore(Disk.absolute(text)) }
         throw FarmError(
             "storage.location", .usage, "\"\(text)\" is no bucket",
             hint: "write file:/directory, s3:https://endpoint/bucket?region=NAME or https://mirror/directory")
@@ -47,25 +48,30 @@ package struct BucketLocation: Sendable, Hashable, Codable, CustomStringConverti
         }
         func option(_ name: String) -> String? { url.queryItems?.first { $0.name == name }?.value }
         let rest = parts.dropFirst().joined(separator: "/")
-        let credentials = StorageCredentials(
-            keyID: try secret("AWS_ACCESS_KEY_ID"), secret: try secret("AWS_SECRET_ACCESS_KEY"),
-            sessionToken: ProcessInfo.processInfo.environment["AWS_SESSION_TOKEN"])
+        let set = option("keys").map { "_\($0)" } ?? ""
+        var signer: SignatureV4?
+        if let keyID = try secret("AWS_ACCESS_KEY_ID", set), let key = try secret("AWS_SECRET_ACCESS_KEY", set) {
+            let token = try secret("AWS_SESSION_TOKEN", set)
+            signer = SignatureV4(
+                credentials: StorageCredentials(keyID: keyID, secret: key, sessionToken: token), region: option("region") ?? "us-east-1")
+        }
         return S3Store(
             endpoint: "\(scheme)://\(host)\(url.port.map { ":\($0)" } ?? "")", bucket: bucket,
             prefix: rest.isEmpty ? "" : rest + "/",
-            signer: SignatureV4(credentials: credentials, region: option("region") ?? "us-east-1"), client: client,
+            signer: signer, client: client,
             retry: RetryPolicy(attempts: option("tries").flatMap { Int($0) } ?? 5),
             stallSeconds: option("stall").flatMap { Int($0) } ?? 60)
     }
 
-    private func secret(_ name: String) throws -> String {
+    /// A value from the environment or from the file that it names; the set's own first.
+    private func secret(_ name: String, _ set: String) throws -> String? {
         let environment = ProcessInfo.processInfo.environment
-        if let value = environment[name] { return value }
-        if let path = environment["\(name)_FILE"] {
-            return String(decoding: try Disk.read(path, limit: 4096), as: UTF8.self)
-                .trimmingCharacters(in: .whitespacesAndNewlines)
+        for name in set.isEmpty ? [name] : [name + set, name] {
+            if let value = environment[name], !value.isEmpty { return value }
+            if let path = environment["\(name)_FILE"] {
+                return String(decoding: try Disk.read(path, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+            }
         }
-        throw FarmError(
-            "storage.keys", .denied, "no keys for \(text)", hint: "set \(name) or \(name)_FILE in the environment")
+        return nil
     }
 }

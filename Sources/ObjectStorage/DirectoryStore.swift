@@ -9,11 +9,8 @@ package struct DirectoryStore: ObjectStore {
     /// Files that are being written; never part of a listing.
     private static let staging = ".staging"
 
-    /// Makes the directory when it is not there.
-    package init(_ path: String) throws {
-        self.path = path
-        try Disk.makeDirectory(path)
-    }
+    /// The directory is made by the first write: whoever only reads leaves no trace.
+    package init(_ path: String) { self.path = path }
 
     package var name: String { "file:\(path)" }
 
@@ -65,6 +62,18 @@ package struct DirectoryStore: ObjectStore {
             // Directories are not objects: those that became empty go too.
             var above = Disk.parent(of: location(key))
             while above.count > path.count, rmdir(above) == 0 { above = Disk.parent(of: above) }
+        }
+    }
+
+    /// Files that a killed writer left half written go after an hour.
+    package func sweep() async throws {
+        try await Blocking.run {
+            let staging = "\(path)/\(DirectoryStore.staging)"
+            guard Disk.isDirectory(staging) else { return }
+            for name in try Disk.list(staging) {
+                let age = Timestamp.now.seconds(since: Disk.modified("\(staging)/\(name)") ?? .now)
+                if age > 3600 { try Disk.remove("\(staging)/\(name)") }
+            }
         }
     }
 

@@ -76,6 +76,13 @@ package protocol ObjectStore: Sendable {
 
     /// A grant to write `key`, or `nil` when the store has no such thing (a directory).
     func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant?
+
+    /// Removes what killed writers left, where a store keeps such things in sight.
+    func sweep() async throws
+}
+
+extension ObjectStore {
+    package func sweep() async throws {}
 }
 
 extension ObjectStore {

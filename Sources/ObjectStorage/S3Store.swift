@@ -9,7 +9,8 @@ package struct S3Store: ObjectStore {
     private let host: String
     private let bucket: String
     private let prefix: String
-    private let signer: SignatureV4
+    /// `nil` reads as the public does.
+    private let signer: SignatureV4?
     private let client: HTTPClient
     private let retry: RetryPolicy
     private let stallSeconds: Int
@@ -18,7 +19,7 @@ package struct S3Store: ObjectStore {
     ///   - endpoint: scheme and authority, for example `https://object-store.example:443`.
     ///   - prefix: put before every key; empty or ending with a slash.
     package init(
-        endpoint: String, bucket: String, prefix: String, signer: SignatureV4, client: HTTPClient,
+        endpoint: String, bucket: String, prefix: String, signer: SignatureV4?, client: HTTPClient,
         retry: RetryPolicy = RetryPolicy(), stallSeconds: Int = 60
     ) {
         self.endpoint = endpoint
@@ -93,6 +94,11 @@ package struct S3Store: ObjectStore {
     package func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? {
         try ObjectKey.check(key)
         let path = "/\(bucket)/\(SignatureV4.encode(prefix + key, keepSlash: true))"
+        guard let signer else {
+            throw FarmError(
+                "storage.keys", .denied, "there are no keys for \(name)",
+                hint: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, each also as …_FILE, in the environment")
+        }
         let query = signer.presignedQuery(
             method: "PUT", path: path, headers: [("host", host)], seconds: seconds, at: .now)
         return UploadGrant(url: "\(endpoint)\(path)?\(query)")
@@ -107,9 +113,9 @@ package struct S3Store: ObjectStore {
         var number = 1
         // Signed anew for every try, because a signature ages while the store asks to wait.
         while true {
-            let signed = signer.headers(
-                method: method, path: path, query: query, headers: headers + [("host", host)], payload: payload,
-                at: .now)
+            let signed =
+                signer?.headers(
+                    method: method, path: path, query: query, headers: headers + [("host", host)], payload: payload, at: .now) ?? []
             let request = HTTPRequest(
                 method, "\(endpoint)\(path)\(encoded.isEmpty ? "" : "?\(encoded)")",
                 headers: (headers + signed).map { (name: $0.0, value: $0.1) }, body: body, stallSeconds: stallSeconds,
@@ -131,20 +137,27 @@ package struct S3Store: ObjectStore {
     }
 
     private func expect(_ response: HTTPResponse, _ key: String, _ deed: String) throws {
+        try S3Answer.check(response, key, deed, in: name)
+    }
+
+    private func unquote(_ tag: String) -> String { tag.filter { $0 != "\"" } }
+}
+
+/// What an S3 server's refusal means.
+package enum S3Answer {
+    /// Throws `storage.denied`, `storage.full` or `storage.failed`, naming bucket and object, unless the answer is a success.
+    package static func check(_ response: HTTPResponse, _ key: String, _ deed: String, in bucket: String) throws {
         if response.isSuccess { return }
         let code = XMLScan.text(of: "Code", in: String(decoding: response.body, as: UTF8.self)) ?? ""
-        let message = "cannot \(deed) \(key) in \(name): status \(response.status) \(code)"
+        let message = "cannot \(deed) \(key) in \(bucket): status \(response.status) \(code)"
+        let isFull = response.status == 507 || code.contains("QuotaExceeded") || code == "XMinioStorageFull"
+        if isFull { throw FarmError("storage.full", .full, message, hint: "free space in the bucket or raise its quota") }
         if response.status == 403 || response.status == 401 {
             throw FarmError("storage.denied", .denied, message, hint: "check the bucket's keys and its region setting")
-        }
-        if response.status == 507 || code.contains("QuotaExceeded") || code == "XMinioStorageFull" {
-            throw FarmError("storage.full", .full, message, hint: "free space in the bucket or raise its quota")
         }
         throw FarmError(
             "storage.failed", RetryPolicy.isTransient(status: response.status) ? .unavailable : .fault, message)
     }
-
-    private func unquote(_ tag: String) -> String { tag.filter { $0 != "\"" } }
 }
 
 /// The part of a ListObjectsV2 answer that is needed.

@@ -12,18 +12,21 @@ package struct Command: Sendable {
     /// Added to the caller's environment; a `nil` value removes the variable.
     package var environment: [String: String?]
     package var directory: String?
+    /// Standard input; the right way in for a secret, which arguments would show to everybody.
+    package var input: [UInt8]
     /// The whole tree is killed after so long.
     package var deadlineSeconds: Double?
 
     /// - Parameter executable: a name looked up in PATH, or a path when it holds a slash.
     package init(
         _ executable: String, _ arguments: [String], environment: [String: String?] = [:], directory: String? = nil,
-        deadlineSeconds: Double? = nil
+        input: [UInt8] = [], deadlineSeconds: Double? = nil
     ) {
         self.executable = executable
         self.arguments = arguments
         self.environment = environment
         self.directory = directory
+        self.input = input
         self.deadlineSeconds = deadlineSeconds
     }
 }
@@ -45,7 +48,7 @@ package struct CommandResult: Sendable {
 package enum ProcessRunner {
     private static let keptOutput = 256 * 1024
 
-    /// Runs a command to its end. Standard input is empty.
+    /// Runs a command to its end.
     ///
     /// - Parameter onOutput: receives the output as it comes, in order.
     /// - Throws: `process.missing` when there is no such program; `CancellationError` after a cancellation.
@@ -65,7 +68,7 @@ package enum ProcessRunner {
             let result = try await Subprocess.run(
                 executable(command.executable), arguments: Arguments(command.arguments),
                 environment: environment(command.environment),
-                workingDirectory: command.directory.map { FilePath($0) }, platformOptions: options, input: .none,
+                workingDirectory: command.directory.map { FilePath($0) }, platformOptions: options, input: .array(command.input),
                 output: .sequence, error: .combinedWithOutput
             ) { execution in
                 let leader = execution.processIdentifier.value
@@ -105,7 +108,8 @@ package enum ProcessRunner {
     ) async throws -> String {
         let result = try await run(command, onOutput: onOutput)
         guard result.succeeded else {
-            let words = ([command.executable] + command.arguments.prefix(3)).joined(separator: " ")
+            // No further arguments: one of them may be a secret.
+            let words = ([command.executable] + command.arguments.prefix(1)).joined(separator: " ")
             let tail = result.text.split(separator: "\n").suffix(8).joined(separator: "\n")
             let reason = result.timedOut ? "took too long" : "ended with status \(result.status)"
             throw FarmError("process.failed", .unavailable, "\(words) … \(reason): \(tail)")

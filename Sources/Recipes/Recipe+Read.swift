@@ -48,10 +48,15 @@ extension Recipe {
         let (bins, path) = try readDeploy(top["deploy"], in: document)
         let files = try readFiles(top["files"], source, in: document)
         let description = try readDescription(top)
+        let base = try build.requireText("base-image")
+        guard !base.contains(where: { $0.isWhitespace || $0 == "{" }) else {
+            throw document.fail(
+                "recipe.base", try build.require("base-image"), "\"\(base)\" is no image name", hint: "expressions are not read here yet")
+        }
         return Recipe(
             name: name, version: version, architectures: architectures.isEmpty ? ["x86_64"] : architectures,
             categories: try top.texts("categories"), description: description, licences: try readLicences(top),
-            baseImage: try build.requireText("base-image"), addsTimeZone: try build.flag("add-tzdata") ?? false,
+            baseImage: base, addsTimeZone: try build.flag("add-tzdata") ?? false,
             variables: try readVariables(top["variables"], in: document), files: files,
             directives: try readDirectives(try build.require("directives"), source, in: document), deployBins: bins,
             deployPath: path, suite: try RecipeSuite.read(source, recipe: name), limits: try readLimits(top["x-sciferry"], in: document))
@@ -76,7 +81,13 @@ extension Recipe {
     private static func readDeploy(_ node: Node?, in document: RecipeDocument) throws -> ([String], [String]) {
         guard let node else { return ([], []) }
         let deploy = try RecipeMapping(node, in: document, what: "deploy", keys: ["bins", "path"])
-        return (try deploy.texts("bins"), try deploy.texts("path"))
+        let bins = try deploy.texts("bins")
+        for bin in bins where !bin.contains("{{") && !CommandName.isValid(bin) {
+            throw document.fail(
+                "recipe.command", try deploy.require("bins"), "\"\(bin)\" is no command name",
+                hint: "name the program alone; directories go under \"path\"")
+        }
+        return (bins, try deploy.texts("path"))
     }
 
     private static func readLimits(_ node: Node?, in document: RecipeDocument) throws -> Limits {
@@ -106,11 +117,8 @@ extension Recipe {
             if mapping.keys == ["try"] {
                 throw document.fail("recipe.unsupported", node, "\(what) uses \"try\", which this version does not read")
             }
-            return .mapping(
-                Dictionary(
-                    uniqueKeysWithValues: try mapping.keys.map {
-                        ($0, try value(of: try mapping.require($0), in: document, what: what))
-                    }))
+            let entries = try mapping.keys.map { ($0, try value(of: try mapping.require($0), in: document, what: what)) }
+            return .mapping(Dictionary(entries) { first, _ in first })
         }
         if node.scalar?.style == .plain {
             if let flag = node.bool { return .bool(flag) }
@@ -203,6 +211,9 @@ extension Recipe {
 
 /// The functional tests beside a recipe: `fulltest.yaml`.
 enum RecipeSuite {
+    /// The outcomes of all must fit into one report.
+    private static let mostTests = 1000
+
     static func read(_ source: RecipeSource, recipe: String) throws -> TestSuite {
         guard let bytes = source.files["fulltest.yaml"] else { return TestSuite() }
         let document = try RecipeDocument(bytes, path: source.location(of: "fulltest.yaml"))
@@ -216,6 +227,10 @@ enum RecipeSuite {
         let timeout = try top.integer("default_timeout") ?? 120
         guard let tests = try top.require("tests").sequence, tests.count > 0 else {
             throw document.fail("suite.empty", try top.require("tests"), "the suite has no tests")
+        }
+        guard tests.count <= mostTests else {
+            throw document.fail(
+                "suite.too-large", try top.require("tests"), "the suite has \(tests.count) tests, \(mostTests) are the most")
         }
         suite.tests = try tests.map { try readTest($0, timeout: timeout, in: document) }
         return suite

@@ -75,6 +75,9 @@ private struct RecipeRenderer {
         guard let locked = lock[baseKey] else {
             throw FarmError("recipe.unlocked", .fault, "the base image \(recipe.baseImage) is not resolved")
         }
+        for bin in recipe.deployBins where !CommandName.isValid(bin) {
+            throw FarmError("recipe.command", .invalid, "\(source.path): \"\(bin)\" is no command name")
+        }
         let base = BaseImage(
             name: recipe.baseImage, digest: locked.digest, origin: locked.origin, size: locked.size,
             bootstrap: locked.bootstrap)
@@ -161,23 +164,36 @@ private struct RecipeRenderer {
             lines.append(RecipeRenderer.install(names))
         case .environment(let variables):
             for variable in variables {
-                let value = try text(variable.value, directive.line)
+                guard variable.name.utf8.allSatisfy({ $0.isAlphanumeric || $0 == UInt8(ascii: "_") }), !variable.name.isEmpty else {
+                    throw FarmError(
+                        "recipe.variable", .invalid, "\(source.path):\(directive.line): \"\(variable.name)\" is no variable's name")
+                }
+                let value = try line(variable.value, directive.line)
                 lines.append("ENV \(variable.name)=\(RecipeRenderer.quoted(value, expanding: true))")
             }
-        case .workdir(let path): lines.append("WORKDIR \(try text(path, directive.line))")
-        case .user(let name): lines.append("USER \(try text(name, directive.line))")
+        case .workdir(let path): lines.append("WORKDIR \(try line(path, directive.line))")
+        case .user(let name): lines.append("USER \(try line(name, directive.line))")
         case .entrypoint(let words):
-            let quoted = try words.map { RecipeRenderer.quoted(try text($0, directive.line), expanding: true) }
+            let quoted = try words.map { RecipeRenderer.quoted(try line($0, directive.line), expanding: true) }
             lines.append("ENTRYPOINT [\(quoted.joined(separator: ", "))]")
         case .copy(let from, let to):
             for path in from { try addContext("copy/\(path)", source.files[path] ?? [], executable: false) }
             let sources = from.map { "copy/\($0)" }.joined(separator: " ")
-            lines.append("COPY \(sources) \(try text(to, directive.line))")
+            lines.append("COPY \(sources) \(try line(to, directive.line))")
         case .file(let file): knownFiles[file.name] = file
         case .deploy(let newBins, let newPaths):
-            bins += try newBins.map { try text($0, directive.line) }
-            paths += try newPaths.map { try text($0, directive.line) }
+            bins += try newBins.map { try line($0, directive.line) }
+            paths += try newPaths.map { try line($0, directive.line) }
         }
+    }
+
+    /// Renders a text for one line of the Dockerfile: another line would be an instruction that nobody sees in the recipe.
+    private mutating func line(_ template: String, _ number: Int) throws -> String {
+        let result = try text(template, number)
+        guard !result.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7F }) else {
+            throw FarmError("recipe.control", .invalid, "\(source.path):\(number): a line end or control character stands in \"\(result)\"")
+        }
+        return result
     }
 
     /// Renders a text; a `get_file` in it first copies the file into the build.

@@ -21,9 +21,28 @@ struct RecipeDocument {
             guard let node = try Yams.compose(yaml: text) else {
                 throw FarmError("recipe.yaml", .invalid, "\(path) is empty")
             }
+            var count = 0
+            try RecipeDocument.check(node, path: path, depth: 0, count: &count)
             root = node
         } catch let error as YamlError {
             throw FarmError("recipe.yaml", .invalid, "\(path): \(RecipeDocument.explain(error))", hint: "mend the YAML there")
+        }
+    }
+
+    /// Aliases make small texts large, and every level costs stack: both are bounded before anything walks the document.
+    private static func check(_ node: Node, path: String, depth: Int, count: inout Int) throws {
+        count += 1
+        guard count <= 200_000, depth <= 64 else {
+            throw FarmError(
+                "recipe.yaml", .invalid, "\(path):\(node.mark?.line ?? 1): the document is nested too deeply or too large",
+                hint: "an alias counts as often as it is used")
+        }
+        if let items = node.sequence { for item in items { try check(item, path: path, depth: depth + 1, count: &count) } }
+        if let mapping = node.mapping {
+            for (key, value) in mapping {
+                try check(key, path: path, depth: depth + 1, count: &count)
+                try check(value, path: path, depth: depth + 1, count: &count)
+            }
         }
     }
 

@@ -86,7 +86,7 @@ package enum Launcher {
             [ -e /dev/nvidiactl ] && set -- --nv "$@"
             [ -e /dev/kfd ] && set -- --rocm "$@"
             set -- --mount "type=bind,\"src=$physical\",\"dst=$physical\"" --pwd "$physical" "$@"
-            [ -z "${SCIFERRY_CONTAIN:-}" ] || set -- --containall --writable-tmpfs "$@"
+            [ -z "${SCIFERRY_CONTAIN:-}" ] || set -- --containall --no-privs --writable-tmpfs "$@"
             exec "$runtime" --silent exec --no-eval "$@"
             ;;
         squashfuse | kernel) ;;
@@ -180,8 +180,12 @@ package enum Launcher {
                 set -- --ro-bind "$entry" "$base" "$@"
             fi
         done
-        [ -z "${SCIFERRY_CONTAIN:-}" ] ||
-            exec bwrap --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --dev /dev --proc /proc "$@"
+        if [ -n "${SCIFERRY_CONTAIN:-}" ]; then
+            # No process of the host can be seen, so none of its secrets; bwrap itself can, hence its empty environment.
+            exec env -i PATH="$PATH" SCIFERRY_ATTEMPT="${SCIFERRY_ATTEMPT:-}" SCIFERRY_WORKER="${SCIFERRY_WORKER:-}" \
+                SCIFERRY_TEST="${SCIFERRY_TEST:-}" bwrap --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try --cap-drop ALL \
+                --new-session --die-with-parent --dev /dev --proc /proc "$@"
+        fi
         exec bwrap --dev-bind /dev /dev --proc /proc --ro-bind /sys /sys "$@"
         """# + "\n"
 }

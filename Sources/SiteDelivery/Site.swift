@@ -127,6 +127,18 @@ package struct Site: Sendable {
         try Disk.replace(
             "\(root)/modules/\(name)/\(version).lua", with: Array(ModuleFile(release, commands: commands).lua.utf8))
         if let previous, previous != ".\(unique)" { try Disk.remove("\(root)/wrappers/\(name)/\(previous)") }
+        try sweepWrappers(of: name)
+    }
+
+    /// Removes trees of wrappers that no version leads to: those of killed installs, once they are an hour old.
+    private func sweepWrappers(of name: String) throws {
+        let directory = "\(root)/wrappers/\(name)"
+        let entries = try Disk.list(directory)
+        let used = Set(entries.compactMap { try? FileManager.default.destinationOfSymbolicLink(atPath: "\(directory)/\($0)") })
+        for entry in entries where entry.hasPrefix(".") && !used.contains(entry) {
+            let age = Timestamp.now.seconds(since: Disk.modified("\(directory)/\(entry)") ?? .now)
+            if age > 3600 { try Disk.remove("\(directory)/\(entry)") }
+        }
     }
 
     /// Takes a release's module and wrappers away, and its image when nothing else uses it.

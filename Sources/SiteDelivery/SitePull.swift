@@ -169,7 +169,7 @@ package struct SitePull: Sendable {
 
     /// The release's commands; a name that could leave the wrapper's directory is refused.
     private func commands(of release: Release) throws -> [String] {
-        for command in release.commands where !PlainName.isValid(command) || command == "sciferry-launch" {
+        for command in release.commands where !CommandName.isValid(command) || command == "sciferry-launch" {
             throw FarmError("release.command", .invalid, "\(release.title) offers the command \"\(command)\", which is no command name")
         }
         return release.commands

@@ -52,6 +52,11 @@ package enum Disk {
         guard mkdir(path, mode) == 0 || errno == EEXIST else { throw failure("make directory", path) }
     }
 
+    /// Makes a directory that must not be there yet, not even as a link that somebody else put there.
+    package static func makeNewDirectory(_ path: String, mode: mode_t) throws {
+        guard mkdir(path, mode) == 0 else { throw failure("make directory", path) }
+    }
+
     /// Removes a file or a whole tree; what is not there is no error. Never follows links or crosses a mount.
     package static func remove(_ path: String) throws {
         var info = stat()

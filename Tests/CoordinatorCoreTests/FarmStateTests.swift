@@ -121,6 +121,22 @@ private struct Bench {
         #expect(try bench.report("w").assignments.map(\.attempt.number) == [2])
     }
 
+    @Test func sayingHelloDoesNotRenewALease() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        let id = try bench.submit("a")
+        let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+        _ = try bench.report("w", [bench.running(attempt)])
+        let facts = try #require(bench.state.workers[WorkerName("w")]?.facts)
+        for _ in 0..<4 {
+            bench.now = bench.now.adding(seconds: 20)
+            try bench.state.hello(WorkerName("w"), facts: facts, now: bench.now)
+            bench.state.expireLeases(now: bench.now)
+        }
+        #expect(bench.state.attempts[attempt]?.state == .lost)
+        #expect(try bench.job(id).state == .queued)
+    }
+
     @Test func infrastructureFailuresAreTriedAgainButNotForever() throws {
         var bench = Bench()
         try bench.enrol("w")
@@ -139,6 +155,7 @@ private struct Bench {
         try bench.enrol("w")
         try bench.enrol("stranger", trusted: false)
         _ = try bench.report("w", slots: 1)
+        _ = try bench.report("stranger", slots: 1)
         func why(_ worker: String, _ id: JobID) throws -> String? {
             bench.state.obstacle(try bench.job(id), try #require(bench.state.workers[WorkerName(worker)]), now: bench.now)
         }

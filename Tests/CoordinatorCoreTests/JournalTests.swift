@@ -49,6 +49,13 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
     #expect(try journal.locate([entry.digest, Digest(hashing: "other")]) == [entry.digest: ChunkLocation(pack: pack, entry: entry)])
     #expect(try journal.indexes(of: [pack]) == [pack: Digest(hashing: "i2")])
 
+    // A lost pack's chunks lie nowhere, until another pack brings them.
+    try journal.commit([.forget(pack: pack)])
+    #expect(try journal.locate([entry.digest]).isEmpty && journal.indexes(of: [pack]).isEmpty)
+    let other = Digest(hashing: "other pack")
+    try journal.commit([.packs([.init(pack: other, entries: [entry])], index: Digest(hashing: "i3"))])
+    #expect(try journal.locate([entry.digest])[entry.digest]?.pack == other)
+
     let token = TokenRecord(id: "t", secret: "s", worker: WorkerName("w"), trusted: true, expiresAt: Timestamp(seconds: 9))
     let worker = WorkerRecord(name: WorkerName("w"), trusted: true, enrolledAt: Timestamp(seconds: 3))
     try journal.commit([.token(token), .worker(worker), .channel(ChannelRecord(name: "main", version: 3, issuedAt: Timestamp(seconds: 4)))])

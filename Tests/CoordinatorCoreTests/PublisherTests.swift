@@ -98,6 +98,21 @@ import Testing
         #expect(try await first.get(Pack.key(pack)) == good)
     }
 
+    @Test func aPackOfAnEarlierImageThatIsLostEverywhereIsNamed() async throws {
+        _ = try await publishFirst()
+        // The same image again: the worker was told that the farm has every chunk, and uploads only the manifest.
+        var next = record
+        next.result.packs = []
+        #expect(try await publisher.writeManifest(next).record.step == .release)
+        var damaged = try await first.get(Pack.key(pack))
+        damaged[40] ^= 1
+        try await first.put(Pack.key(pack), damaged)
+        let error = await #expect(throws: Publisher.LostPack.self) { try await publisher.writeManifest(next) }
+        #expect(error?.pack == pack)
+        try journal.commit([.forget(pack: pack)])
+        #expect(await code(of: { _ = try await publisher.writeManifest(next) }) == "upload.incomplete")
+    }
+
     @Test func anUploadThatIsNotWhatWasAnnouncedIsRefused() async throws {
         let key = UploadDesk.incomingKey(record.attempt, pack)
         var bytes = try await first.get(key)

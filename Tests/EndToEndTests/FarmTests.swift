@@ -16,7 +16,7 @@ import Testing
         let recipe = try await farm.recipe()
         let build = try await farm.sciferry(["build", recipe])
         #expect(build.succeeded, "\(build.text)")
-        for phase in ["build", "test", "publishing", "released: sha256:", "3 of 3 tests passed"] {
+        for phase in ["build", "test", "publishing", "released: sha256:", "4 of 4 tests passed"] {
             #expect(build.text.contains(phase), "\(build.text)")
         }
         // Plain lines, no control characters, when the output is no terminal.
@@ -242,6 +242,87 @@ import Testing
         try await farm.eventually("it is shown") { try await farm.sciferry(["workers"]).text.contains("revoked") }
     }
 
+    @Test(.timeLimit(.minutes(2))) func tokensAllowWhatTheirRolesDo() async throws {
+        let farm = try await TestFarm()
+        try farm.start("coordinator")
+        try await farm.eventually("the coordinator answers") { try await farm.sciferry(["workers"]).succeeded }
+        let endpoints: FarmEndpoints = try CanonicalJSON.decode(from: try Disk.read("\(farm.home)/endpoints.json"), source: "endpoints")
+        let recipe = try await farm.recipe()
+        func remote(_ role: String, _ arguments: [String], authority: String? = nil) async throws -> CommandResult {
+            let token = try await farm.sciferry(["access", "someone", "--role", role]).text.trimmingCharacters(in: .whitespacesAndNewlines)
+            return try await ProcessRunner.run(
+                Command(
+                    "\(TestFarm.bin)/sciferry", arguments,
+                    environment: [
+                        "SCIFERRY_URL": endpoints.api, "SCIFERRY_TOKEN": token, "SCIFERRY_HOME": nil,
+                        "SCIFERRY_AUTHORITY": authority ?? "\(farm.home)/identity/ca.pem",
+                    ], deadlineSeconds: 60))
+        }
+        #expect(try await remote("reader", ["jobs"]).succeeded)
+        let refused = try await remote("reader", ["build", recipe, "--no-wait"])
+        #expect(refused.status == 77 && refused.text.contains("needs the role maintainer; someone is reader"), "\(refused.text)")
+        #expect(try await remote("maintainer", ["build", recipe, "--no-wait"]).succeeded)
+        #expect(try await remote("maintainer", ["worker", "token", "x"]).status == 77)
+        #expect(try await remote("operator", ["worker", "token", "x"]).succeeded)
+        #expect(try await remote("operator", ["access", "friend"]).status == 77)
+        // Another farm's authority does not vouch for this one.
+        let other = try await TestFarm()
+        let stranger = try await remote("reader", ["jobs"], authority: "\(other.home)/identity/ca.pem")
+        #expect([69, 77].contains(stranger.status) && !stranger.text.contains("JOB"), "\(stranger.text)")
+    }
+
+    @Test(.timeLimit(.minutes(2))) func aServerThatOnlyTheSystemTrustsIsNotBelieved() async throws {
+        let farm = try await TestFarm()
+        let port = try FreePort.find()
+        // An authority of this test's own becomes one of the system's, in a mount namespace that only these commands see.
+        let script = """
+            set -e
+            cd "$1"
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=other \
+                -addext subjectAltName=IP:127.0.0.1 2>/dev/null
+            mkdir trusted
+            cp cert.pem "trusted/$(openssl x509 -hash -noout -in cert.pem).0"
+            mount --bind trusted /etc/ssl/certs
+            openssl s_server -quiet -accept "127.0.0.1:$2" -cert cert.pem -key key.pem -www >/dev/null 2>&1 &
+            server=$!
+            trap 'kill $server' EXIT
+            for i in $(seq 50); do
+                if openssl s_client -connect "127.0.0.1:$2" </dev/null >/dev/null 2>&1; then break; fi
+                sleep 0.1
+            done
+            status=0
+            SCIFERRY_URL="https://127.0.0.1:$2" SCIFERRY_TOKEN=secret SCIFERRY_AUTHORITY="$3" "$4" jobs || status=$?
+            echo "pinned: $status"
+            status=0
+            SCIFERRY_URL="https://127.0.0.1:$2" SCIFERRY_TOKEN=secret SCIFERRY_AUTHORITY=cert.pem "$4" jobs || status=$?
+            echo "its own: $status"
+            """
+        let result = try await ProcessRunner.run(
+            Command(
+                "unshare",
+                [
+                    "--mount", "bash", "-c", script, "-", farm.scratch.path, String(port), "\(farm.home)/identity/ca.pem",
+                    "\(TestFarm.bin)/sciferry",
+                ], environment: ["SCIFERRY_HOME": nil], deadlineSeconds: 90))
+        #expect(result.text.contains("pinned: 77") && result.text.contains("http.untrusted"), "\(result.text)")
+        // With its own authority the same server is reached, and answers nonsense.
+        #expect(result.text.contains("its own: 65"), "\(result.text)")
+    }
+
+    @Test(.timeLimit(.minutes(2))) func aFarmWhoseSupervisorWasKilledComesUpAgain() async throws {
+        let farm = try await TestFarm()
+        #expect(try await farm.sciferry(["up", "--detach", "--workers", "1"]).succeeded)
+        let pid = try String(contentsOfFile: "\(farm.home)/run/up.pid", encoding: .utf8).trimmingCharacters(in: .whitespacesAndNewlines)
+        kill(try #require(pid_t(pid)), SIGKILL)
+        let again = try await farm.sciferry(["up", "--detach", "--workers", "1"])
+        #expect(again.succeeded && again.text.contains("with 1 workers"), "\(again.text)")
+        #expect(try await farm.sciferry(["build", try await farm.recipe()]).succeeded)
+        #expect(try await farm.sciferry(["down"]).succeeded)
+        try await farm.eventually("nothing is left") {
+            try await !ProcessRunner.run(Command("pgrep", ["-f", farm.home])).succeeded
+        }
+    }
+
     @Test(.timeLimit(.minutes(4))) func bucketsOnS3ServeAsRegions() async throws {
         let server = try S3Server()
         let farm = try await TestFarm(
@@ -254,8 +335,14 @@ import Testing
         #expect(pull.succeeded && !pull.text.contains("damage"), "\(pull.text)")
         // The worker never saw a key: what it sent went by presigned URL.
         #expect(!farm.log("w1").contains(S3Server.secret) && !farm.log("coordinator").contains(S3Server.secret))
+        let plan = try await farm.sciferry(["sync", server.location("east"), "file:\(farm.scratch.path)/copy", "--dry-run"])
+        #expect(plan.succeeded && plan.text.contains("only planned") && !Disk.exists("\(farm.scratch.path)/copy"), "\(plan.text)")
         let copy = try await farm.sciferry(["sync", server.location("east"), "file:\(farm.scratch.path)/copy"])
         #expect(copy.succeeded && Disk.exists("\(farm.scratch.path)/copy/channels/main.json"), "\(copy.text)")
+        try Disk.replace("\(farm.scratch.path)/copy/stray", with: [1])
+        let clean = try await farm.sciferry(["sync", server.location("east"), "file:\(farm.scratch.path)/copy", "--delete", "--json"])
+        #expect(
+            clean.succeeded && clean.text.contains("\"deleted\" : 1") && !Disk.exists("\(farm.scratch.path)/copy/stray"), "\(clean.text)")
     }
 
     @Test(.timeLimit(.minutes(4))) func aRegionThatIsAwayDelaysOnlyItsMirror() async throws {

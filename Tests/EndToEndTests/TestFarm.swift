@@ -172,7 +172,9 @@ final class TestFarm: Sendable {
         try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
         let suite =
             tests ?? "  - name: says its version\n    command: \(name)-tool\n    expected_output_contains: \"\(version)\"\n"
-            + "  - name: sees nothing of the host\n    command: test \"$HOME\" = \"$PWD\" && test \"$(ls /tmp | wc -l)\" = 1\n"
+            + "  - name: sees nothing of the host\n    command: test \"$HOME\" = \"$PWD\" && test \"$(ls /tmp | wc -l)\" = 1 && test \"$(cat /proc/*/comm | wc -l)\" -lt 9\n"
+            + "  - name: has no powers\n    command: cat /proc/self/status && cat /proc/1/environ\n"
+            + "    expected_output_contains: \"CapEff:\\t0000000000000000\"\n"
         try Disk.replace("\(directory)/fulltest.yaml", with: Array("tests:\n\(suite)".utf8))
         return directory
     }

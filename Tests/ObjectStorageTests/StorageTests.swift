@@ -47,12 +47,12 @@ func checkConformance(_ store: any ObjectStore) async throws {
 
     @Test func directoriesConform() async throws {
         let scratch = try Scratch()
-        try await checkConformance(try DirectoryStore("\(scratch.path)/bucket"))
+        try await checkConformance(DirectoryStore("\(scratch.path)/bucket"))
     }
 
     @Test func moreThanAPageIsListed() async throws {
         let scratch = try Scratch()
-        let store = try DirectoryStore(scratch.path)
+        let store = DirectoryStore(scratch.path)
         for number in 0..<1203 { try Disk.replace("\(scratch.path)/k\(number)", with: []) }
         #expect(try await store.all().count == 1203)
     }

@@ -115,6 +115,54 @@ import Testing
         #expect(rendered.plan.dockerfile.hasSuffix("RUN rm -rf /.sciferry-files\n"))
     }
 
+    private func refusal(_ change: (inout String) -> Void) -> FarmError? {
+        var text = "name: tool\nversion: 1\nbuild:\n  kind: neurodocker\n  base-image: debian:12\n  directives:\n    - run: [true]\n"
+        change(&text)
+        let source = RecipeSource(path: "recipes/tool/build.yaml", files: ["build.yaml": Array(text.utf8)])
+        do {
+            let recipe = try Recipe.read(source)
+            let lock = LockedInput(
+                kind: .base, name: recipe.baseImage, architecture: "x86_64", digest: Digest(hashing: "b"), size: 0, origin: .registry,
+                bootstrap: nil, lockedAt: Timestamp(milliseconds: 0))
+            let target = try #require(Microarchitecture.named("x86_64"))
+            _ = try recipe.render(source, target: target, lock: [lock.key: lock])
+            return nil
+        } catch { return error as? FarmError }
+    }
+
+    @Test func noTextOfARecipeBecomesAnInstructionOfItsOwn() {
+        for directive in [
+            "- user: \"root\\nFROM alpine\"", "- workdir: \"/x\\nUSER root\"", "- entrypoint: \"x\\ny\"",
+            "- environment:\n        A: \"x\\nFROM y\"", "- deploy:\n        path: [\"/x\\nFROM y\"]",
+        ] {
+            #expect(refusal { $0 += "    \(directive)\n" }?.code == "recipe.control", "\(directive)")
+        }
+        #expect(refusal { $0 += "    - environment:\n        \"A B\": x\n" }?.code == "recipe.variable")
+        #expect(refusal { $0 += "deploy:\n  bins: [\"a b\"]\n" }?.code == "recipe.command")
+        #expect(refusal { $0 += "deploy:\n  bins: [g++, \"@auto_tlrc\", 3dcalc]\n" } == nil)
+        #expect(refusal { $0 = $0.replacingOccurrences(of: "debian:12", with: "\"debian:{{ version }}\"") }?.code == "recipe.base")
+    }
+
+    @Test func hostileDocumentsAreRefusedSoon() {
+        var bomb = "variables:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+        for level in 1...9 {
+            bomb += "  a\(level): &a\(level) [\(Array(repeating: "*a\(level - 1)", count: 10).joined(separator: ", "))]\n"
+        }
+        #expect(refusal { $0 += bomb }?.code == "recipe.yaml")
+        #expect(
+            refusal { $0 += "variables: \(String(repeating: "[", count: 90))\(String(repeating: "]", count: 90))\n" }?.code == "recipe.yaml"
+        )
+        #expect(refusal { $0 += "variables: {m: {1: a, \"1\": b}}\n" } == nil)
+    }
+
+    @Test func aBaseThatIsPinnedAlreadyIsNamedOnce() {
+        let digest = Digest(hashing: "x")
+        for name in ["debian:12", "debian:12@sha256:\(digest.hex)", "debian@sha256:\(digest.hex)"] {
+            let base = BaseImage(name: name, digest: digest, origin: .registry, size: 0, bootstrap: nil)
+            #expect(base.reference == "debian@sha256:\(digest.hex)")
+        }
+    }
+
     @Test(arguments: ["dcm2niix", "nibabel", "nifti-header"]) func ourOwnRecipesAreSound(_ name: String) throws {
         let directory = "\(Repository.root)/recipes/\(name)"
         var files: [String: [UInt8]] = [:]

@@ -1,5 +1,7 @@
+import NIOCore
 import FarmMessages
 import FarmModel
+import FarmWire
 import Support
 import SystemIO
 import Testing
@@ -45,6 +47,39 @@ import WorkerCore
         _ = state.obey(try desired(2, []))
         #expect(state.isIdle)
     }
+
+    private func result(tests: Int) -> AttemptOutcome {
+        let outcomes = (0..<tests).map { TestOutcome(name: "test number \($0)", passed: true, problems: [], seconds: 0.1) }
+        return .built(
+            BuildResult(
+                image: Digest(hashing: "i"), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [],
+                chunkCount: 0, newChunkCount: 0, newBytes: 0, tests: outcomes, testRuntime: "r", commands: [], hostTarget: "t",
+                phaseSeconds: [:]))
+    }
+
+    @Test func aReportAlwaysFitsIntoAFrame() throws {
+        var state = WorkerState(slots: 4)
+        let names = ["j1.1", "j2.1", "j3.1", "j4.1"]
+        _ = state.obey(try desired(1, names))
+        for name in names.prefix(3) { state.ended(try #require(AttemptID(name)), result(tests: 1000)) }
+        state.ended(try #require(AttemptID("j4.1")), result(tests: 5000))
+        var heard: [AttemptID: AttemptOutcome] = [:]
+        var rounds = 0
+        while heard.count < 4, rounds < 6 {
+            rounds += 1
+            let report = state.report(diskFreeBytes: 0, refusal: "", renewalRequest: [])
+            let frame = try Frame(.state, try Sciferry_V1_WorkerState(report))
+            #expect(frame.body.readableBytes < WireProtocol.largestBody)
+            for attempt in report.attempts { if let outcome = attempt.outcome { heard[attempt.id] = outcome } }
+            _ = state.obey(try desired(UInt64(rounds + 1), names.filter { name in !heard.keys.contains { $0.description == name } }))
+        }
+        #expect(state.isIdle && rounds > 1)
+        guard case .failed(let failure)? = heard[try #require(AttemptID("j4.1"))] else {
+            Issue.record("an outcome that fits into no report is a failure")
+            return
+        }
+        #expect(failure.code == "result.too-large")
+    }
 }
 
 @Suite struct BuildOutputTests {
@@ -58,7 +93,7 @@ import WorkerCore
         let failure = output(
             "Step 1/3 : FROM x\n ---> 1\nStep 2/3 : RUN false\nE: Unable to locate package nosuch\nThe command '/bin/sh -c false' returned a non-zero code: 100\n"
         )
-        .failure(status: 1)
+        .failure(status: 1, engineAnswers: true)
         #expect(failure.failureClass == .recipe && failure.code == "build.step-failed")
         #expect(failure.message == "step 2/3 ended with status 100: RUN false")
         #expect(failure.tail.contains("E: Unable to locate package nosuch"))
@@ -66,19 +101,38 @@ import WorkerCore
 
     @Test func aFullDiskIsTheWorkersTrouble() {
         let failure = output("Step 1/1 : RUN dd\ncp: error writing: No space left on device\nThe command x returned a non-zero code: 1\n")
-            .failure(status: 1)
+            .failure(status: 1, engineAnswers: true)
         #expect(failure.failureClass == .infrastructure && failure.code == "disk.full")
     }
 
     @Test func aLostEngineIsTheWorkersTrouble() {
         // Bash's own complaint about a quote is the recipe's.
         let quote = output("Step 1/1 : RUN x\nunexpected EOF while looking for matching\nThe command x returned a non-zero code: 2\n")
-        #expect(quote.failure(status: 1).failureClass == .recipe)
-        #expect(output("Step 1/1 : RUN x\nerror during connect: EOF\n").failure(status: 1).failureClass == .infrastructure)
+        #expect(quote.failure(status: 1, engineAnswers: true).failureClass == .recipe)
+        let lost = output("Step 1/1 : RUN x\nerror during connect: EOF\n")
+        #expect(lost.failure(status: 1, engineAnswers: false).failureClass == .infrastructure)
+    }
+
+    @Test(arguments: [
+        "Error response from daemon: dockerfile parse error line 3: unknown instruction: FRMO",
+        "Step 2/3 : USER nobody2\nunable to find user nobody2: no matching entries in passwd file",
+        "Step 2/3 : ADD http://x /y\nADD failed: failed to GET http://x with status 404",
+    ]) func whatTheEngineRefusesIsTheRecipesFault(_ text: String) {
+        let failure = output("\(text)\n").failure(status: 1, engineAnswers: true)
+        #expect(failure.failureClass == .recipe && failure.message.contains(text.split(separator: "\n").last ?? ""))
+    }
+
+    @Test func anEngineThatAnswersButBrokeOffIsTriedAgain() {
+        let broken = output("Step 2/3 : RUN x\nrpc error: code = Unavailable desc = transport is closing\n")
+        #expect(broken.failure(status: 1, engineAnswers: true).failureClass == .infrastructure)
     }
 
     @Test func snapshotsAreTimes() {
         #expect(BaseProvider.epoch("20261101T000000Z") == 1_793_491_200)
         #expect(BaseProvider.epoch("soon") == 0)
+        let fetched = BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "https://snapshot.example/{snapshot}")
+        #expect(fetched.title == "bookworm 20261101T000000Z")
+        let own = BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
+        #expect(own.title == "bookworm from the worker's own apt sources, file times 20261101T000000Z")
     }
 }

@@ -100,7 +100,7 @@ extension Coordinator {
     func advanceResolving() {
         let ready = state.jobs.values.filter { job in
             job.state == .resolving && job.kind == .build
-                && job.waitsFor.allSatisfy { state.jobs[$0]?.state == .succeeded }
+                && job.waitsFor.allSatisfy { state.jobs[$0]?.state == .succeeded } && planAgainAt[job.id] ?? .now <= .now
         }
         for job in ready.sorted(by: { $0.number < $1.number }) { advance(job.id) }
     }
@@ -119,10 +119,13 @@ extension Coordinator {
             for bytes in rendered.blobs.values { try blobs.put(bytes) }
             let key = try blobs.put(try rendered.plan.canonicalBytes())
             try transition { $0.enqueue(job, key: key, diskBytes: rendered.plan.diskBytes, now: .now) }
+            planAgainAt[id] = nil
         } catch {
             logger.warning("job cannot be planned", metadata: ["job.id": "\(id)", "reason": "\(error)"])
             // A full disk or a journal that fails is not the recipe's fault: the job waits and is planned again.
-            guard let known = error as? FarmError, [.invalid, .usage, .notFound].contains(known.category) else { return }
+            guard let known = error as? FarmError, [.invalid, .usage, .notFound].contains(known.category) else {
+                return planAgainAt[id] = Timestamp.now.adding(seconds: 10)
+            }
             try? transition { $0.fail(id, Failure(.recipe, error), now: .now) }
         }
     }

@@ -74,6 +74,9 @@ package actor Coordinator {
         for name in try Disk.list(home.uploads) { try Disk.remove("\(home.uploads)/\(name)") }
     }
 
+    /// Jobs whose planning failed for a reason of ours, and when it is tried again.
+    var planAgainAt: [JobID: Timestamp] = [:]
+
     // MARK: transitions
 
     /// Runs a transition: `body` changes a copy of the state; the copy counts once its changes are in the journal.
@@ -239,6 +242,18 @@ package actor Coordinator {
                 next.step = .done
                 try take(Publisher.StepResult(record: next))
             case .done: break
+            }
+        } catch let lost as Publisher.LostPack {
+            // The next build brings the chunks again.
+            let error = FarmError(
+                "store.lost", .corrupt,
+                "chunks of an earlier image are lost in all regions (pack \(lost.pack.short)); the image is built again to bring them back",
+                cause: lost.cause)
+            logger.error("pack lost in all regions", metadata: ["pack": "\(lost.pack.hex)", "reason": "\(lost.cause.message)"])
+            let retry = configuration.retrySeconds
+            try? transition { state in
+                state.forget(lost.pack)
+                state.publicationFailed(record, error, retrySeconds: retry, now: .now)
             }
         } catch {
             let known = error as? FarmError ?? FarmError("publication.fault", .fault, "publication failed", cause: error)

@@ -11,8 +11,8 @@ extension FarmState {
         try checkAdmitted(worker)
         worker.facts = facts
         worker.lastSeen = now
+        // Only a STATE renews leases: a worker that can say hello and no more must not keep its work.
         put(worker)
-        noteContact(name, freeSlots: 0, now: now)
     }
 
     /// Throws `identity.revoked` for a worker that may not take part.

@@ -62,12 +62,17 @@ extension FarmState {
         finish(job, .succeeded, release: document, now: now)
     }
 
+    /// A pack is lost in all regions.
+    package mutating func forget(_ pack: Digest) { add(.forget(pack: pack)) }
+
     /// A step failed. What may pass is tried again later; damage done by the worker costs the attempt.
     package mutating func publicationFailed(_ record: PublicationRecord, _ error: FarmError, retrySeconds: Double, now: Timestamp) {
         var record = record
         record.lastError = error.message
         record.setbacks += 1
-        let worker = ["upload.damaged", "upload.incomplete", "pack.damaged", "chunk.damaged", "manifest.invalid", "storage.absent"]
+        let worker = [
+            "upload.damaged", "upload.incomplete", "pack.damaged", "chunk.damaged", "manifest.invalid", "storage.absent", "store.lost",
+        ]
         if record.step == .packs || record.step == .manifest, worker.contains(error.code.rawValue) {
             record.step = .done
             put(record)

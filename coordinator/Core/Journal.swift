@@ -15,6 +15,8 @@ package enum JournalChange: Sendable, Hashable {
     case channel(ChannelRecord)
     /// Packs that have their final names, and the index that lists them.
     case packs([PackIndex.Listing], index: Digest)
+    /// A pack that no region has whole any more: its chunks lie nowhere until they are uploaded again.
+    case forget(pack: Digest)
 }
 
 /// Everything but the chunks, as read at a start.

@@ -74,6 +74,9 @@ package final class MemoryJournal: FarmJournal {
         case .publication(let record): content.publications[record.job] = record
         case .release(let record): content.releases[record.digest] = record
         case .channel(let record): content.channels[record.name] = record
+        case .forget(let pack):
+            content.packs[pack] = nil
+            content.chunks = content.chunks.filter { $0.value.pack != pack }
         case .packs(let listings, let index):
             for listing in listings {
                 content.packs[listing.pack] = index

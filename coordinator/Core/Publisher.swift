@@ -24,6 +24,12 @@ package struct Publisher: Sendable {
 
     private var first: any ObjectStore { regions[0].store }
 
+    /// A pack of an earlier image that no region has whole. The worker is not to blame: it was told that the farm has it.
+    package struct LostPack: Error, Sendable {
+        package var pack: Digest
+        package var cause: FarmError
+    }
+
     /// What a step changes, beside its record.
     package struct StepResult: Sendable {
         package var record: PublicationRecord
@@ -100,7 +106,7 @@ package struct Publisher: Sendable {
             let locations = try journal.locate(names)
             return (locations, try journal.indexes(of: Set(locations.values.map(\.pack))))
         }
-        try await verifyImage(manifest, locations)
+        try await verifyImage(manifest, locations, own: Set(record.result.packs.map(\.digest)))
         try await first.put(ImageManifest.key(object.digest), bytes)
         let cover = ManifestCover(indexes: Set(indexes.values).sorted())
         try await first.put(ImageManifest.coverKey(object.digest), try CanonicalJSON.encode(cover))
@@ -110,7 +116,9 @@ package struct Publisher: Sendable {
     }
 
     /// The image's digest is believed only when all its bytes, read back from the store, give it.
-    private func verifyImage(_ manifest: ImageManifest, _ locations: [Digest: ChunkLocation]) async throws {
+    ///
+    /// - Throws: `LostPack` when chunks that other images brought can be had from no region.
+    private func verifyImage(_ manifest: ImageManifest, _ locations: [Digest: ChunkLocation], own: Set<Digest>) async throws {
         // What other images brought may be damaged in one region; it is judged by what any region has.
         let reader = RegionReader(regions: regions.map(\.store))
         var hasher = Digest.Hasher()
@@ -124,7 +132,13 @@ package struct Publisher: Sendable {
                 wanted[location.pack, default: []].append(location.entry)
             }
             var data: [Digest: [UInt8]] = [:]
-            for (pack, entries) in wanted { data.merge(try await reader.chunks(entries, in: pack)) { first, _ in first } }
+            for (pack, entries) in wanted {
+                do {
+                    data.merge(try await reader.chunks(entries, in: pack)) { first, _ in first }
+                } catch let error as FarmError where !own.contains(pack) && [.corrupt, .notFound].contains(error.category) {
+                    throw LostPack(pack: pack, cause: error)
+                }
+            }
             for chunk in window { hasher.update(data[chunk.digest] ?? []) }
         }
         guard hasher.finish() == manifest.image else {
@@ -205,6 +219,7 @@ package struct Publisher: Sendable {
     /// Writes what a bucket says of itself; throws `store.foreign` when it belongs to another farm.
     package func prepare(region name: String) async throws {
         guard let store = regions.first(where: { $0.name == name })?.store else { return }
+        try await store.sweep()
         let header = StoreHeader(farm: farm, chunker: .standard)
         do {
             let bytes = try await store.get(StoreHeader.key)

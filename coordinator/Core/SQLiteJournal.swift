@@ -175,6 +175,9 @@ package final class SQLiteJournal: FarmJournal {
                 [Data(record.digest.bytes), record.job.rawValue], record)
         case .channel(let record): try put("INSERT OR REPLACE INTO channels VALUES (?, ?)", [record.name], record)
         case .packs(let listings, let index): try apply(listings, index, to: database)
+        case .forget(let pack):
+            try database.execute(sql: "DELETE FROM chunks WHERE pack = ?", arguments: [Data(pack.bytes)])
+            try database.execute(sql: "DELETE FROM packs WHERE digest = ?", arguments: [Data(pack.bytes)])
         }
     }
 

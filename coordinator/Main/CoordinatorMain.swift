@@ -5,6 +5,7 @@ import FarmModel
 import Foundation
 import Logging
 import Observability
+import SystemIO
 
 /// The coordinator of a farm.
 @main
@@ -24,7 +25,11 @@ struct CoordinatorMain: AsyncParsableCommand {
     @Option(help: "debug, info, notice, warning or error.")
     var logLevel: String = "info"
 
+    @Option(help: .hidden)
+    var parent: Int32?
+
     func run() async throws {
+        if let parent { ParentWatch.start(parent) }
         do {
             try LogSetup.bootstrap(format: logFormat, level: logLevel)
             let logger = Logger(label: "coordinator")

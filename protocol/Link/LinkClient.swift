@@ -45,7 +45,17 @@ package struct LinkClient: Sendable {
                         }
                     }
                     tasks.addTask {
-                        for try await message in welcomes { return try await body(connection, message) }
+                        let deadline = Task {
+                            try await Task.sleep(for: .seconds(WireProtocol.helloSeconds))
+                            welcome.finish(
+                                throwing: FarmError(
+                                    "link.silent", .unavailable, "no WELCOME within \(WireProtocol.helloSeconds) s"))
+                        }
+                        defer { deadline.cancel() }
+                        for try await message in welcomes {
+                            deadline.cancel()
+                            return try await body(connection, message)
+                        }
                     }
                     defer { tasks.cancelAll() }
                     try await tasks.next()

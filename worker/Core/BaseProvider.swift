@@ -25,7 +25,8 @@ package struct BaseProvider: Sendable {
     package func resolve(_ order: ResolveOrder, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> Resolved {
         func say(_ text: String) async { await onOutput(Array("\(text)\n".utf8)) }
         await say("asking registries for \(order.name)")
-        if let digest = try await engine.pullDigest(order.name, onOutput: onOutput) {
+        let answer = try await engine.pullDigest(order.name, onOutput: onOutput)
+        if case .digest(let digest) = answer {
             await say("\(order.name) is sha256:\(digest.hex)")
             return Resolved(
                 input: LockedInput(
@@ -33,6 +34,11 @@ package struct BaseProvider: Sendable {
                     bootstrap: nil, lockedAt: .now), tar: nil)
         }
         guard let source = order.bootstrap else {
+            if case .unreachable(let says) = answer {
+                throw FarmError(
+                    "base.unreachable", .unavailable, "no registry answers for the base image \(order.name): \(says)",
+                    hint: "check the worker's network, or let the farm bootstrap it: \"bootstrap\" in farm.json")
+            }
             throw AttemptFailure(
                 Failure(
                     .recipe, code: "base.unavailable",
@@ -40,14 +46,14 @@ package struct BaseProvider: Sendable {
                         "no registry offers the base image \(order.name), and the farm may not bootstrap it; check the name, or add it under \"bootstrap\" in farm.json"
                 ))
         }
-        await say("no registry offers \(order.name); bootstrapping \(source.suite) of \(source.snapshot)")
+        await say("no registry offers \(order.name); bootstrapping \(source.title)")
         let tar = try await bootstrap(source, onOutput: onOutput)
         let digest = try await Blocking.run { try BaseProvider.digest(of: tar) }
         await say("bootstrapped \(order.name) as sha256:\(digest.hex)")
         return Resolved(
             input: LockedInput(
                 kind: .base, name: order.name, architecture: order.architecture, digest: digest, size: Disk.size(tar) ?? 0,
-                origin: .bootstrap, bootstrap: "\(source.suite) \(source.snapshot)", lockedAt: .now), tar: tar)
+                origin: .bootstrap, bootstrap: source.title, lockedAt: .now), tar: tar)
     }
 
     private func bootstrap(_ source: BootstrapSource, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> String {

@@ -41,7 +41,7 @@ package struct BuildPipeline: Sendable {
         try Disk.remove(directory)
         try Disk.makeDirectory(directory)
         log = try AttemptLog("\(directory)/log")
-        marks = ["SCIFERRY_WORKER": context.home.root, "SCIFERRY_ATTEMPT": context.attempt.description]
+        marks = ["SCIFERRY_WORKER": context.home.root, "SCIFERRY_ATTEMPT": context.home.mark(context.attempt)]
         engine = DockerEngine(program: context.configuration.docker, host: context.configuration.dockerHost, marks: marks)
     }
 
@@ -140,7 +140,7 @@ package struct BuildPipeline: Sendable {
     private var uploader: Uploader {
         Uploader(
             line: context.line, client: context.client, attempt: context.attempt, api: context.configuration.api,
-            authority: context.authority)
+            authority: context.authority, say: { [log] in await log.say($0) })
     }
 
     // MARK: build
@@ -153,8 +153,7 @@ package struct BuildPipeline: Sendable {
         await enter(.base, plan.base.reference)
         try await provideBase(plan.base)
         await enter(.build)
-        let image = "sciferry-build:\(context.attempt)"
-        try await dockerBuild(plan, tag: image)
+        let image = try await dockerBuild(plan)
         await enter(.assemble)
         let sif = try await assemble(plan, image)
         // The tag that keeps this recipe's layers warm for the next build.
@@ -226,11 +225,19 @@ package struct BuildPipeline: Sendable {
         try await engine.importBase(tar, as: base.reference)
     }
 
-    private func dockerBuild(_ plan: Plan, tag: String) async throws {
+    /// Builds and gives the image's identifier, which no other build can take over as it could a name.
+    private func dockerBuild(_ plan: Plan) async throws -> String {
+        let identifier = "\(directory)/image.id"
+        let tag = context.home.buildTag(context.attempt.description)
+        let hours = context.configuration.buildHours
         let output = Mutex(BuildOutput())
         let (context, log) = (context, log)
         let result = try await ProcessRunner.run(
-            engine.command(["build", "--force-rm", "--tag", tag, "--file", "\(directory)/Dockerfile", "\(directory)/context"])
+            engine.command(
+                [
+                    "build", "--force-rm", "--tag", tag, "--iidfile", identifier, "--file", "\(directory)/Dockerfile",
+                    "\(directory)/context",
+                ], deadlineSeconds: hours * 3600)
         ) { bytes in
             await log.write(bytes)
             let began = output.withLock { $0.take(bytes) }
@@ -240,7 +247,20 @@ package struct BuildPipeline: Sendable {
                     .build, (state.step - 1) * 1000 / max(1, state.steps), "step \(state.step)/\(state.steps) \(state.instruction)")
             }
         }
-        guard result.succeeded else { throw AttemptFailure(output.withLock { $0.failure(status: result.status) }) }
+        if result.timedOut {
+            let state = output.withLock { $0 }
+            throw AttemptFailure(
+                Failure(
+                    .recipe, code: "build.too-long",
+                    message: "the build was ended after \(hours) hours in step \(state.step)/\(state.steps): \(state.instruction)",
+                    tail: state.tail))
+        }
+        guard result.succeeded else {
+            // An engine that is gone explains everything; one that answers did what the recipe asked.
+            let answers = (try? await engine.version()) != nil
+            throw AttemptFailure(output.withLock { $0.failure(status: result.status, engineAnswers: answers) })
+        }
+        return String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
     private func assemble(_ plan: Plan, _ image: String) async throws -> (path: String, partitionOffset: Int64) {
@@ -333,16 +353,18 @@ package struct BuildPipeline: Sendable {
 
     private func cleanUp() async {
         await Mounts.release(below: "\(directory)/runtime")
-        _ = ProcessRunner.killMarked("SCIFERRY_ATTEMPT", context.attempt.description)
-        await engine.untag("sciferry-build:\(context.attempt)")
+        _ = ProcessRunner.killMarked("SCIFERRY_ATTEMPT", context.home.mark(context.attempt))
+        await engine.untag(context.home.buildTag(context.attempt.description))
         try? Disk.remove(directory)
     }
 }
 
-/// An attempt's log on the worker's disk.
-package struct AttemptLog: Sendable {
+/// An attempt's log on the worker's disk; what comes after 64 MiB is lost, and the log says so.
+package final class AttemptLog: Sendable {
     package let path: String
     private let file: OpenFile
+    private let written = Mutex<Int>(0)
+    private static let longest = 64 << 20
 
     init(_ path: String) throws {
         self.path = path
@@ -350,7 +372,14 @@ package struct AttemptLog: Sendable {
     }
 
     /// Bytes as a program wrote them. A log that cannot be written must not fail a build.
-    func write(_ bytes: [UInt8]) async { try? file.write(bytes) }
+    func write(_ bytes: [UInt8]) async {
+        let before = written.withLock { count in
+            defer { count += bytes.count }
+            return count
+        }
+        if before + bytes.count <= AttemptLog.longest { return _ = try? file.write(bytes) }
+        if before <= AttemptLog.longest { try? file.write(Array("\n[the log is cut here, at \(AttemptLog.longest >> 20) MiB]\n".utf8)) }
+    }
 
     /// A line of our own.
     func say(_ text: String) async { await write(Array("\(text)\n".utf8)) }

@@ -44,16 +44,29 @@ package struct DockerEngine: Sendable {
         try await ProcessRunner.run(command(["image", "inspect", "--format", "{{.Id}}", reference], deadlineSeconds: 60)).succeeded
     }
 
-    /// The registry digest of an image that was pulled.
-    package func pullDigest(_ name: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> Digest? {
+    /// What a registry says of an image.
+    package enum PullAnswer: Sendable {
+        case digest(Digest)
+        /// The registry was asked and has no such image.
+        case absent(String)
+        /// Nobody answered, or not for us now.
+        case unreachable(String)
+    }
+
+    /// Pulls an image for its registry digest.
+    package func pullDigest(_ name: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> PullAnswer {
         let pulled = try await ProcessRunner.run(command(["pull", name], deadlineSeconds: 1800), onOutput: onOutput)
-        guard pulled.succeeded else { return nil }
+        guard pulled.succeeded else {
+            let says = DockerEngine.lastLine(pulled.text)
+            let isAbsent = ["manifest unknown", "not found", "does not exist", "invalid reference"].contains { says.contains($0) }
+            return isAbsent && !says.contains("lookup") ? .absent(says) : .unreachable(says)
+        }
         let text = try await ProcessRunner.require(
             command(["image", "inspect", "--format", "{{join .RepoDigests \" \"}}", name], deadlineSeconds: 60))
         for word in text.split(whereSeparator: \.isWhitespace) {
-            if let at = word.firstIndex(of: "@"), let digest = Digest(word[word.index(after: at)...]) { return digest }
+            if let at = word.firstIndex(of: "@"), let digest = Digest(word[word.index(after: at)...]) { return .digest(digest) }
         }
-        return nil
+        return .absent("the registry gave no digest")
     }
 
     package func pull(_ reference: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws {
@@ -133,23 +146,29 @@ package struct BuildOutput: Sendable {
         return true
     }
 
-    /// Why a build failed. The recipe is to blame when a step of it returned an error or could not be carried out.
-    package func failure(status: Int32) -> Failure {
+    /// Why a build failed. The recipe is to blame when a step of it returned an error, or when an engine that still
+    /// answers refused the Dockerfile or gave up in a step.
+    package func failure(status: Int32, engineAnswers: Bool) -> Failure {
         let stepError = lines.last { $0.contains("returned a non-zero code:") }
-        let contextError = lines.last { $0.hasPrefix("COPY failed") || $0.hasPrefix("ADD failed") || $0.hasPrefix("Error parsing") }
+        let refusals = ["parse error", "COPY failed", "ADD failed", "Error parsing", "unknown instruction", "unable to find user"]
+        let text = lines.suffix(60).joined(separator: "\n")
+        let isEnginesOwn = ["rpc error", "context canceled", "Cannot connect", "i/o timeout", "connection re", "toomanyrequests"].contains {
+            text.contains($0)
+        }
+        let isRefused = refusals.contains { text.contains($0) } || engineAnswers && step > 0 && !isEnginesOwn
         // Programs, the C library and the engine spell it differently.
         if lines.suffix(60).contains(where: { $0.lowercased().contains("no space left on device") }) {
             return Failure(
                 .infrastructure, code: "disk.full", message: "the worker's disk is full (step \(step)/\(steps): \(instruction))", tail: tail
             )
         }
-        guard stepError != nil || contextError != nil else {
+        guard stepError != nil || isRefused else {
             return Failure(
                 .infrastructure, code: "engine.failed",
                 message: "the engine gave up with status \(status) in step \(step)/\(steps): \(instruction)", tail: tail)
         }
         let code = stepError.flatMap { $0.split(separator: " ").last.map(String.init) }
-        let reason = code.map { "ended with status \($0)" } ?? "failed"
+        let reason = code.map { "ended with status \($0)" } ?? "failed (\(tail.last ?? ""))"
         return Failure(
             .recipe, code: "build.step-failed", message: "step \(step)/\(steps) \(reason): \(instruction)", tail: tail)
     }

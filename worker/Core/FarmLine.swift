@@ -85,6 +85,8 @@ package actor FarmLine {
     package func fetch(_ digest: Digest, to path: String) async throws {
         try await withConnection { connection in
             let (stream, pieces) = try await connection.fetch(digest)
+            // A stream that nobody reads any more would stay open for as long as the connection does.
+            defer { Task { try? await connection.end(stream) } }
             let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)
             defer { file.close() }
             var hasher = Digest.Hasher()
@@ -118,6 +120,7 @@ package actor FarmLine {
         try await withConnection { connection in
             var position = Int64(try await self.ask(attempt, .logPosition(Sciferry_V1_LogPosition())).logBytes)
             let stream = try await connection.openLog(attempt, offset: position)
+            defer { Task { try? await connection.end(stream) } }
             while true {
                 let last = isOver.isRaised
                 let size = Disk.size(path) ?? 0

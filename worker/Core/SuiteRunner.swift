@@ -29,7 +29,7 @@ package struct SuiteRunner: Sendable {
             try Disk.makeDirectory(mounts, mode: 0o700)
             try Disk.replace(launcher, with: Array(Launcher.script.utf8), mode: 0o755)
             try Disk.remove(work)
-            try Disk.makeDirectory(work, mode: 0o700)
+            try Disk.makeNewDirectory(work, mode: 0o700)
         }
     }
 
@@ -94,7 +94,7 @@ package struct SuiteRunner: Sendable {
         }
         let lines = Set(seen.output.split(separator: "\n").map(String.init))
         func names(_ mark: Character) -> [String] {
-            lines.filter { $0.first == mark }.map { String($0.dropFirst()) }.filter(PlainName.isValid).sorted()
+            lines.filter { $0.first == mark }.map { String($0.dropFirst()) }.filter(CommandName.isValid).sorted().prefix(4096).map { $0 }
         }
         return (names("+"), names("-"))
     }

@@ -3,6 +3,7 @@ import FarmMessages
 package import FarmModel
 import Foundation
 import Glibc
+import ObjectStorage
 package import HTTPTransport
 import SystemIO
 
@@ -16,7 +17,14 @@ package struct Uploader: Sendable {
     /// Packs are closed when they reach this size.
     private static let packSize = 32 << 20
 
-    package init(line: FarmLine, client: HTTPClient, attempt: AttemptID, api: String, authority: [UInt8]) {
+    /// Tells the attempt's log what is being waited for.
+    private let say: @Sendable (String) async -> Void
+
+    package init(
+        line: FarmLine, client: HTTPClient, attempt: AttemptID, api: String, authority: [UInt8],
+        say: @escaping @Sendable (String) async -> Void
+    ) {
+        self.say = say
         self.line = line
         self.client = client
         self.attempt = attempt
@@ -44,14 +52,14 @@ package struct Uploader: Sendable {
             let isOurs = grant.url.hasPrefix(api)
             let request = HTTPRequest(
                 "PUT", grant.url, headers: grant.headers.map { (name: $0.key, value: $0.value) }, body: body,
-                authority: isOurs ? authority : nil)
+                authority: isOurs ? authority : nil, stallSeconds: 30)
             do {
-                let response = try await client.performRetrying(request)
+                let response = try await client.performRetrying(request, policy: RetryPolicy(attempts: 3))
                 if response.isSuccess { return IncomingObject(digest: digest, size: size) }
-                throw isOurs
-                    ? response.refusal
-                    : FarmError("upload.failed", .unavailable, "the region answered an upload with status \(response.status)")
-            } catch let error as FarmError where error.category == .unavailable && tries < 8 {
+                if isOurs { throw response.refusal }
+                try S3Answer.check(response, digest.short, "upload", in: Uploader.place(of: grant.url))
+            } catch let error as FarmError where error.category == .unavailable && tries < 5 {
+                await say("the upload of \(digest.short) waits: \(error.message)")
                 // The coordinator may be restarting, and a grant may be out of date: ask anew.
                 tries += 1
                 try await Task.sleep(for: .seconds(min(5, 0.3 * Double(1 << tries))))
@@ -94,6 +102,12 @@ package struct Uploader: Sendable {
             if let last = try await uploads.next() { sent.packs.append(last) }
         }
         return sent
+    }
+
+    /// The bucket of a presigned URL, without what signs it.
+    private static func place(of url: String) -> String {
+        let plain = url.prefix { $0 != "?" }
+        return plain.split(separator: "/").prefix(3).joined(separator: "/")
     }
 
     private static func pack(

@@ -56,9 +56,12 @@ package actor WorkerAgent {
             do {
                 try await askEngine()
                 try await connectOnce()
+            } catch let error as FarmError where error.code == "identity.expired" && tasks.isEmpty {
+                // Only a new token helps; whoever supervises this process may have one.
+                throw error
             } catch let error as FarmError {
                 logger.warning("link lost", metadata: ["error.code": "\(error.code.rawValue)", "reason": "\(error.message)"])
-                if error.code == "identity.expired" || error.code == "identity.revoked" || error.code == "identity.unknown" {
+                if error.code == "identity.revoked" || error.code == "identity.unknown" {
                     failures = max(failures, 5)
                 }
             } catch {
@@ -304,7 +307,7 @@ package actor WorkerAgent {
         let left = (try? Disk.list(home.attempts)) ?? []
         let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
         for name in left {
-            await engine.untag("sciferry-build:\(name)")
+            await engine.untag(home.buildTag(name))
             try? Disk.remove("\(home.attempts)/\(name)")
             try? Disk.remove(SuiteRunner.workDirectory(home: home.root, attempt: name))
         }

@@ -1,5 +1,5 @@
 package import FarmIdentity
-import FarmModel
+package import FarmModel
 import Foundation
 package import HTTPTransport
 import SystemIO
@@ -22,6 +22,8 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
     package var dockerHost: String
     /// Days for which the image of a failed test is kept.
     package var keepDays: Double
+    /// Hours after which a build is ended.
+    package var buildHours: Double
 
     package init(name: String, farm: String, link: String, api: String) {
         self.name = name
@@ -33,6 +35,7 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
         docker = Disk.isExecutable("/usr/bin/docker") ? "/usr/bin/docker" : "docker"
         dockerHost = ""
         keepDays = 7
+        buildHours = 12
     }
 }
 
@@ -49,6 +52,12 @@ package struct WorkerHome: Sendable, Hashable {
     package var attempts: String { "\(root)/attempts" }
     package var kept: String { "\(root)/kept" }
     package var lock: String { "\(root)/worker.lock" }
+
+    /// The engine's name for what an attempt builds. It names the home too: several workers may share one engine.
+    package func buildTag(_ attempt: String) -> String { "sciferry-build:\(Digest(hashing: root).short)-\(attempt)" }
+
+    /// What marks an attempt's processes in their environment, unlike those of any other home.
+    package func mark(_ attempt: AttemptID) -> String { "\(Digest(hashing: root).short)/\(attempt)" }
 
     package func readConfiguration() throws -> WorkerConfiguration {
         guard Disk.exists(configuration) else {

@@ -14,6 +14,7 @@ package struct WorkerState: Sendable {
         var progressPermille = 0
         var note = ""
         var outcome: AttemptOutcome?
+        var outcomeSize = 0
         /// The task has ended and cleaned up.
         var isOver = false
         /// The coordinator no longer wants it.
@@ -65,10 +66,24 @@ package struct WorkerState: Sendable {
         return changed
     }
 
-    /// An attempt's task ended, with an outcome unless it was killed.
+    /// Encoded outcomes that one report carries at most, in bytes; a frame holds 256 KiB.
+    package static let outcomeBudget = 160 << 10
+
+    /// An attempt's task ended, with an outcome unless it was killed. One that no report could carry becomes a failure.
     package mutating func ended(_ id: AttemptID, _ outcome: AttemptOutcome?) {
         attempts[id]?.isOver = true
         attempts[id]?.outcome = outcome
+        if let outcome {
+            let size = (try? CanonicalJSON.encode(outcome).count) ?? .max
+            attempts[id]?.outcomeSize = size
+            if size > WorkerState.outcomeBudget {
+                attempts[id]?.outcome = .failed(
+                    Failure(
+                        .recipe, code: "result.too-large",
+                        message: "the result, with its tests and commands, has \(size) bytes; \(WorkerState.outcomeBudget) are the most"))
+                attempts[id]?.outcomeSize = 1024
+            }
+        }
         if attempts[id]?.isUnwanted ?? true || outcome == nil { attempts[id] = nil }
     }
 
@@ -77,12 +92,15 @@ package struct WorkerState: Sendable {
         sequence += 1
         let shown = attempts.filter { !$0.value.isUnwanted }.sorted { $0.key.description < $1.key.description }
         let busy = attempts.values.filter { !$0.isOver }.count
+        var budget = WorkerState.outcomeBudget
         return WorkerReport(
             sequence: sequence,
             attempts: shown.map { id, running in
-                AttemptReport(
+                // What does not fit goes with a later report, once earlier outcomes have been heard.
+                budget -= running.outcomeSize
+                return AttemptReport(
                     id: id, phase: running.phase, progressPermille: running.progressPermille, note: running.note,
-                    outcome: running.outcome)
+                    outcome: budget >= 0 ? running.outcome : nil)
             }, diskFreeBytes: diskFreeBytes, refusal: refusal, freeSlots: max(0, slots - busy), renewalRequest: renewalRequest)
     }
 

@@ -8,6 +8,7 @@ import Logging
 import NIOPosix
 import Observability
 import ServiceLifecycle
+import SystemIO
 import WorkerCore
 
 /// A worker of a farm.
@@ -64,7 +65,11 @@ struct Run: AsyncParsableCommand {
     @Option(help: "debug, info, notice, warning or error.")
     var logLevel: String = "info"
 
+    @Option(help: .hidden)
+    var parent: Int32?
+
     func run() async throws {
+        if let parent { ParentWatch.start(parent) }
         try await WorkerMain.report {
             try LogSetup.bootstrap(format: logFormat, level: logLevel)
             let logger = Logger(label: "worker")

@@ -402,6 +402,41 @@ import Testing
         try await ProcessRunner.require(Command("umount", ["-l", "\(scratch.path)/small"]))
     }
 
+    @Test(.timeLimit(.minutes(2))) func aWorkersDiskThatFillsDuringABuildIsNamed() async throws {
+        let farm = try await TestFarm()
+        let disk = farm.workerHome("w1")
+        try Disk.makeDirectory(disk)
+        try await ProcessRunner.require(Command("mount", ["-t", "tmpfs", "-o", "size=6g", "tmpfs", disk]))
+        try farm.start("coordinator")
+        try await farm.eventually("the coordinator answers") { try await farm.sciferry(["workers"]).succeeded }
+        try await farm.enrol("w1")
+        let path = "\(disk)/worker.json"
+        let text = try String(contentsOfFile: path, encoding: .utf8).replacingOccurrences(
+            of: "\"minimumFreeGiB\" : 2", with: "\"minimumFreeGiB\" : 0")
+        try Disk.replace(path, with: Array(text.utf8))
+        try farm.start("w1")
+        try await farm.connected(1)
+        let recipe = try await farm.recipe(run: ["sleep 2; head -c 30000000 /dev/urandom > /opt/noise"])
+        // There is room when the job comes, and none any more when the image is written.
+        async let running = farm.sciferry(["build", recipe])
+        try await farm.eventually("it builds") { try await farm.jobs().first?.attempts.first?.phase == .build }
+        try await ProcessRunner.require(Command("mount", ["-o", "remount,size=12m", disk]))
+        // The attempt says why it failed, the job why it waits; nothing is published.
+        try await farm.eventually("the reasons are shown") {
+            let shown = try await farm.sciferry(["job", "j1"]).text
+            return shown.contains("the worker's disk is full") && shown.contains("[disk.full]")
+                && shown.contains("not on w1: has 0 GiB free")
+        }
+        #expect(try await farm.releases().isEmpty)
+        try await farm.eventually("the attempt cleaned up") { try Disk.list("\(disk)/attempts").isEmpty }
+        // With room it goes on by itself.
+        try await ProcessRunner.require(Command("mount", ["-o", "remount,size=6g", disk]))
+        let build = try await running
+        #expect(build.succeeded && build.text.contains("the worker's disk is full"), "\(build.text)")
+        farm.kill("w1")
+        try await ProcessRunner.require(Command("umount", ["-l", disk]))
+    }
+
     @Test(.timeLimit(.minutes(2))) func aTerminalShowsABar() async throws {
         let farm = try await TestFarm()
         try await farm.up(workers: ["w1"])

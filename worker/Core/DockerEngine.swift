@@ -93,7 +93,12 @@ package struct DockerEngine: Sendable {
 
     /// Writes an image archive.
     package func save(_ reference: String, to path: String) async throws {
-        try await ProcessRunner.require(command(["save", "-o", path, reference], deadlineSeconds: 3600))
+        let result = try await ProcessRunner.run(command(["save", "-o", path, reference], deadlineSeconds: 3600))
+        guard !result.succeeded else { return }
+        if result.text.lowercased().contains("no space left on device") {
+            throw FarmError("disk.full", .full, "the worker's disk is full: \(path) cannot be written", hint: "free space on the worker")
+        }
+        throw FarmError("engine.failed", .unavailable, "the engine cannot save the image: \(DockerEngine.lastLine(result.text))")
     }
 
     /// Names with a prefix, for example those that a killed attempt left.

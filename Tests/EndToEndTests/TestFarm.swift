@@ -116,12 +116,19 @@ final class TestFarm: Sendable {
                 deadlineSeconds: deadline))
     }
 
-    func jobs() async throws -> [JobView] {
-        try CanonicalJSON.decode(from: try await sciferry(["jobs", "--json"]).output, source: "jobs")
-    }
+    func jobs() async throws -> [JobView] { try await decoded(["jobs", "--json"]) }
 
-    func releases() async throws -> [ReleaseRecord] {
-        try CanonicalJSON.decode(from: try await sciferry(["list", "--json"]).output, source: "releases")
+    func releases() async throws -> [ReleaseRecord] { try await decoded(["list", "--json"]) }
+
+    /// What a command prints as JSON, however long it is.
+    private func decoded<Value: Decodable>(_ arguments: [String]) async throws -> Value {
+        let whole = OutputCollector()
+        _ = try await ProcessRunner.run(
+            Command(
+                "\(Self.bin)/sciferry", arguments, environment: environment.merging(["SCIFERRY_HOME": home]) { $1 },
+                deadlineSeconds: 60)
+        ) { whole.add($0) }
+        return try CanonicalJSON.decode(from: whole.bytes, source: arguments.joined(separator: " "))
     }
 
     /// Waits, at most a minute, until `condition` holds; errors count as not yet.

@@ -1,215 +1,248 @@
 import FarmModel
 
-/// Evaluates expressions against a scope.
+/// Evaluates expressions against a scope. What Python would raise is thrown with its place.
 struct TemplateEvaluator {
-    let scope: Template.Scope
+    let source: TemplateSource
+    let dialect: Template.Dialect
+    var values: [String: TemplateValue]
 
-    func value(of expression: Expression) throws -> TemplateValue {
+    /// Texts and lists beyond this are refused.
+    static let largest = 16 << 20
+
+    /// A value that may be undefined.
+    func lenient(_ expression: Expression) throws -> TemplateValue {
         switch expression {
-        case .literal(let value): return value
-        case .list(let items): return .list(try items.map(value(of:)))
-        case .name(let name, let position):
-            guard let value = scope.values[name] else { throw TemplateFailure.undefined(name, at: position) }
-            return value
-        case .attribute(let base, let name, let position):
-            let object = try value(of: base)
-            guard case .mapping(let entries) = object, let found = entries[name] else {
-                throw TemplateFailure.undefined(name, at: position)
+        case .name(let name, _): values[name] ?? Template.globals[name] ?? .undefined(name)
+        case .attribute(let base, let name, let offset): try attribute(name, of: defined(base), at: offset)
+        case .index(let base, let key, let offset): try element(of: defined(base), at: lenient(key), offset)
+        case .choice(let condition, let then, let otherwise, _):
+            if try isTrue(condition) {
+                try lenient(then)
+            } else if let otherwise {
+                try lenient(otherwise)
+            } else {
+                .undefined("the result of an inline if without else")
             }
-            return found
-        case .index(let base, let key, let position): return try element(of: base, at: key, position)
-        case .slice(let base, let from, let to, let position): return try slice(base, from, to, position)
-        case .call(let callee, let arguments, let position): return try call(callee, arguments, position)
-        case .filter(let base, let name, let arguments, let position):
-            return try filter(base, name, arguments, position)
-        case .not(let inner): return .bool(!(try value(of: inner).isTrue))
-        case .both(let left, let right):
-            let first = try value(of: left)
-            return first.isTrue ? try value(of: right) : first
-        case .either(let left, let right):
-            let first = try value(of: left)
-            return first.isTrue ? first : try value(of: right)
-        case .compare(let symbol, let left, let right, let position):
-            return .bool(try compare(symbol, value(of: left), value(of: right), position))
-        case .joined(let left, let right): return .text(try value(of: left).printed + value(of: right).printed)
-        case .add(let left, let right, let position): return try add(value(of: left), value(of: right), position)
+        case .either(let left, let right): try lenient(isTrue(left) ? left : right)
+        case .both(let left, let right): try lenient(isTrue(left) ? right : left)
+        case .call(let callee, let arguments, let offset): try call(callee, arguments, offset)
+        case .filter(let base, let name, let arguments, let offset): try filter(base, name, arguments, offset)
+        default: try solid(expression)
         }
     }
 
-    private func element(of base: Expression, at key: Expression, _ position: TemplatePosition) throws -> TemplateValue {
-        switch (try value(of: base), try value(of: key)) {
-        case (.list(let items), .integer(let number)):
-            let index = number < 0 ? items.count + number : number
-            guard items.indices.contains(index) else {
-                throw TemplateFailure.type("the list has no element \(number)", at: position)
+    /// A value; undefined is an error in the strict dialect.
+    func value(_ expression: Expression) throws -> TemplateValue {
+        let value = try lenient(expression)
+        if case .undefined(let name) = value, dialect.undefined == .strict {
+            throw source.undefined(name, at: expression.offset)
+        }
+        return value
+    }
+
+    /// A value that must be defined in either dialect, because something is asked of it.
+    private func defined(_ expression: Expression) throws -> TemplateValue {
+        let value = try lenient(expression)
+        if case .undefined(let name) = value { throw source.undefined(name, at: expression.offset) }
+        return value
+    }
+
+    func isTrue(_ expression: Expression) throws -> Bool { try value(expression).isTrue }
+
+    private func solid(_ expression: Expression) throws -> TemplateValue {
+        switch expression {
+        case .literal(let value): return value
+        // An undefined element is no error until something is asked of it.
+        case .list(let items): return .list(try items.map(lenient))
+        case .tuple(let items): return .tuple(try items.map(lenient))
+        case .mapping(let entries, let offset):
+            var mapping = TemplateMapping()
+            for entry in entries { mapping[try key(value(entry.key), at: offset)] = try lenient(entry.value) }
+            return .mapping(mapping)
+        case .not(let inner): return .bool(!(try isTrue(inner)))
+        case .slice(let base, let from, let to, let step, let offset):
+            return try slice(defined(base), from.map(value), to.map(value), step.map(value), offset)
+        case .test(let base, let name, let arguments, let offset): return .bool(try test(base, name, arguments, offset))
+        case .compare(let first, let operands, let offset): return .bool(try compare(first, operands, offset))
+        case .joined(let parts, let offset):
+            let text = try parts.map { try value($0).printed }.joined()
+            try checkSize(text.utf8.count, offset)
+            return .text(text)
+        case .arithmetic(let symbol, let left, let right, let offset):
+            let first = try defined(left)
+            // Python takes what can be subscripted for a mapping that a text may leave alone.
+            if symbol == "%", case .text(let text) = first, case .undefined = try lenient(right) {
+                return .text(try placed(offset) { try TemplateTexts.format(text, .list([])) })
             }
-            return items[index]
-        case (.text(let text), .integer(let number)):
-            let characters = Array(text)
-            let index = number < 0 ? characters.count + number : number
-            guard characters.indices.contains(index) else {
-                throw TemplateFailure.type("the text has no character \(number)", at: position)
+            return try arithmetic(symbol, first, defined(right), offset)
+        case .sign(let symbol, let inner, let offset):
+            let value = try defined(inner)
+            guard symbol == "-" else {
+                guard value.decimalValue != nil else { throw source.type("\(value.kind) has no sign", at: offset) }
+                return value.integerValue.map { .integer($0) } ?? value
             }
-            return .text(String(characters[index]))
-        case (.mapping(let entries), .text(let name)):
-            guard let found = entries[name] else { throw TemplateFailure.undefined(name, at: position) }
-            return found
-        case (let object, let key):
-            throw TemplateFailure.type("\(object.kind) cannot be indexed by \(key.kind)", at: position)
+            return try arithmetic("-", .integer(0), value, offset)
+        default: return try lenient(expression)
+        }
+    }
+
+    /// A mapping's key must be something that stays as it is.
+    private func key(_ value: TemplateValue, at offset: Int) throws -> TemplateValue {
+        guard value.isHashable else { throw source.type("\(value.kind) cannot be a key", at: offset) }
+        return value
+    }
+
+    func checkSize(_ size: Int, _ offset: Int) throws {
+        guard size <= TemplateEvaluator.largest else { throw source.limit("the result is too large", at: offset) }
+    }
+
+    // MARK: access
+
+    private func attribute(_ name: String, of base: TemplateValue, at offset: Int) throws -> TemplateValue {
+        switch base {
+        case .object(let object): return try placed(offset) { try object.attribute(name) ?? .undefined(name) }
+        case .mapping(let mapping): return mapping[name] ?? .undefined(name)
+        default: return .undefined(name)
+        }
+    }
+
+    private func element(of base: TemplateValue, at key: TemplateValue, _ offset: Int) throws -> TemplateValue {
+        if case .undefined(let name) = key { return .undefined(name) }
+        switch base {
+        case .mapping(let mapping): return (key.isHashable ? mapping[key] : nil) ?? .undefined(key.printed)
+        case .list(let items), .tuple(let items):
+            guard let number = key.integerValue else { return .undefined(key.printed) }
+            let place = number < 0 ? items.count + number : number
+            return items.indices.contains(place) ? items[place] : .undefined("element \(number)")
+        case .text(let text):
+            guard let number = key.integerValue else { return .undefined(key.printed) }
+            let scalars = Array(text.unicodeScalars)
+            let place = number < 0 ? scalars.count + number : number
+            return scalars.indices.contains(place) ? .text(String(scalars[place])) : .undefined("character \(number)")
+        case .object(let object):
+            guard case .text(let name) = key else { return .undefined(key.printed) }
+            return try placed(offset) { try object.attribute(name) ?? .undefined(name) }
+        default: return .undefined(key.printed)
         }
     }
 
     private func slice(
-        _ base: Expression, _ from: Expression?, _ to: Expression?, _ position: TemplatePosition
+        _ base: TemplateValue, _ from: TemplateValue?, _ to: TemplateValue?, _ step: TemplateValue?, _ offset: Int
     ) throws -> TemplateValue {
-        func bound(_ expression: Expression?, _ count: Int, _ missing: Int) throws -> Int {
-            guard let expression else { return missing }
-            guard case .integer(let number) = try value(of: expression) else {
-                throw TemplateFailure.type("a slice needs numbers", at: position)
+        func number(_ value: TemplateValue?) throws -> Int? {
+            guard let value else { return nil }
+            if case .none = value { return nil }
+            guard let number = value.integerValue else { throw source.type("a slice needs whole numbers", at: offset) }
+            return number
+        }
+        let stride = try number(step) ?? 1
+        guard stride != 0 else { throw source.type("a slice cannot step by zero", at: offset) }
+        let (start, end) = (try number(from), try number(to))
+        func places(_ count: Int) -> [Int] {
+            let low = stride > 0 ? 0 : -1
+            let high = stride > 0 ? count : count - 1
+            func bound(_ value: Int?, _ missing: Int) -> Int {
+                guard let value else { return missing }
+                let placed = value < 0 ? value.addingReportingOverflow(count).partialValue : value
+                return max(low, min(high, placed))
             }
-            return max(0, min(count, number < 0 ? count + number : number))
+            let first = bound(start, stride > 0 ? low : high)
+            let last = bound(end, stride > 0 ? high : low)
+            // A stride beyond the bounds takes one element; larger ones could overflow.
+            return Array(Swift.stride(from: first, to: last, by: max(-count - 1, min(count + 1, stride))))
         }
-        func range(_ count: Int) throws -> Range<Int> {
-            let start = try bound(from, count, 0)
-            return start..<max(start, try bound(to, count, count))
-        }
-        switch try value(of: base) {
-        case .list(let items): return .list(Array(items[try range(items.count)]))
-        case .text(let text): return .text(String(Array(text)[try range(text.count)]))
-        case let other: throw TemplateFailure.type("\(other.kind) cannot be sliced", at: position)
+        switch base {
+        case .list(let items): return .list(places(items.count).map { items[$0] })
+        case .tuple(let items): return .tuple(places(items.count).map { items[$0] })
+        case .text(let text):
+            let scalars = Array(text.unicodeScalars)
+            var result = String.UnicodeScalarView()
+            for place in places(scalars.count) { result.append(scalars[place]) }
+            return .text(String(result))
+        default: throw source.type("\(base.kind) cannot be sliced", at: offset)
         }
     }
 
-    private func call(
-        _ callee: Expression, _ arguments: [Expression], _ position: TemplatePosition
-    ) throws -> TemplateValue {
-        let values = try arguments.map(value(of:))
-        switch callee {
-        case .name(let name, let place):
-            guard let function = scope.functions[name] else { throw TemplateFailure.undefined(name, at: place) }
-            return try placed(position) { try function(values) }
-        case .attribute(let base, let method, let place):
-            if case .name(let object, _) = base, let function = scope.functions["\(object).\(method)"] {
-                return try placed(position) { try function(values) }
+    // MARK: calls
+
+    private func call(_ callee: Expression, _ arguments: Expression.Arguments, _ offset: Int) throws -> TemplateValue {
+        if case .attribute(let base, let method, let place) = callee {
+            let object = try defined(base)
+            switch object {
+            case .object: break
+            case .mapping(let mapping) where mapping[method] != nil: break
+            default:
+                let (plain, named) = try values(of: arguments)
+                return try placed(place) { try TemplateMethods.call(method, on: object, plain, named) }
             }
-            return try self.method(method, of: value(of: base), values, place)
-        default: throw TemplateFailure.type("this cannot be called", at: position)
         }
+        guard case .function(let function) = try defined(callee) else {
+            throw source.type("this cannot be called", at: offset)
+        }
+        let (plain, named) = try values(of: arguments)
+        return try placed(offset) { try function.body(plain, named) }
     }
 
-    /// Adds the place to an error that a function of the scope throws.
-    private func placed(_ position: TemplatePosition, _ body: () throws -> TemplateValue) throws -> TemplateValue {
+    func values(of arguments: Expression.Arguments) throws -> ([TemplateValue], [String: TemplateValue]) {
+        let named = try arguments.named.map { ($0.name, try value($0.value)) }
+        return (try arguments.plain.map(value), Dictionary(named) { _, last in last })
+    }
+
+    /// Adds the place to an error that knows none.
+    func placed<Value>(_ offset: Int, _ body: () throws -> Value) throws -> Value {
         do { return try body() } catch let error as FarmError {
-            throw FarmError(error.code, error.category, "\(error.message), at \(position)", hint: error.hint)
-        }
-    }
-
-    private func method(
-        _ name: String, of object: TemplateValue, _ arguments: [TemplateValue], _ position: TemplatePosition
-    ) throws -> TemplateValue {
-        guard case .text(let text) = object else {
-            throw TemplateFailure.type("\(object.kind) has no method \"\(name)\"", at: position)
-        }
-        let (first, second, extra) = Self.three(arguments)
-        switch (name, first, second, extra) {
-        case ("lower", nil, nil, nil): return .text(text.lowercased())
-        case ("upper", nil, nil, nil): return .text(text.uppercased())
-        case ("split", nil, nil, nil): return .list(text.split(whereSeparator: \.isWhitespace).map { .text(String($0)) })
-        case ("split", .text(let separator), nil, nil) where !separator.isEmpty:
-            return .list(Self.split(text, by: separator).map { .text($0) })
-        case ("startswith", .text(let prefix), nil, nil): return .bool(text.hasPrefix(prefix))
-        case ("endswith", .text(let suffix), nil, nil): return .bool(text.hasSuffix(suffix))
-        case ("replace", .text(let old), .text(let new), nil):
-            return .text(Self.replace(old, with: new, in: text, count: nil))
-        default: throw TemplateFailure.type("a text has no method \"\(name)\" with these arguments", at: position)
+            guard error.code == "template.type" || error.code == "template.undefined", !error.message.contains(", at line ") else {
+                throw error
+            }
+            throw FarmError(error.code, error.category, "\(error.message), at \(source.position(of: offset))", hint: error.hint)
         }
     }
 
     private func filter(
-        _ base: Expression, _ name: String, _ arguments: [Expression], _ position: TemplatePosition
+        _ base: Expression, _ name: String, _ arguments: Expression.Arguments, _ offset: Int
     ) throws -> TemplateValue {
-        let values = try arguments.map(value(of:))
-        if name == "default" {
-            do { return try value(of: base) } catch let error as FarmError where error.code == "template.undefined" {
-                return values.first ?? .text("")
-            }
+        let (plain, named) = try values(of: arguments)
+        if name == "default" || name == "d" {
+            let subject = try lenient(base)
+            let replacement = plain.first ?? named["default_value"] ?? .text("")
+            let wantsTruth = (plain.dropFirst().first ?? named["boolean"])?.isTrue ?? false
+            if case .undefined = subject { return replacement }
+            return wantsTruth && !subject.isTrue ? replacement : subject
         }
-        let (first, second, third) = Self.three(values)
-        switch (name, try value(of: base), first, second, third) {
-        case ("replace", let object, .text(let old), .text(let new), nil):
-            return .text(Self.replace(old, with: new, in: object.printed, count: nil))
-        case ("replace", let object, .text(let old), .text(let new), .integer(let count)):
-            return .text(Self.replace(old, with: new, in: object.printed, count: count))
-        case ("join", .list(let items), let separator, nil, nil):
-            return .text(items.map(\.printed).joined(separator: separator?.printed ?? ""))
-        case ("lower", let object, nil, nil, nil): return .text(object.printed.lowercased())
-        case ("upper", let object, nil, nil, nil): return .text(object.printed.uppercased())
-        default: throw TemplateFailure.type("there is no filter \"\(name)\" for this", at: position)
-        }
+        if name == "items", case .undefined = try lenient(base) { return .list([]) }
+        let subject = try value(base)
+        let result = try placed(offset) { try TemplateFilters.apply(name, to: subject, plain, named) }
+        if case .text(let text) = result { try checkSize(text.utf8.count, offset) }
+        return result
     }
 
-    private func compare(
-        _ symbol: String, _ left: TemplateValue, _ right: TemplateValue, _ position: TemplatePosition
-    ) throws -> Bool {
-        switch (symbol, left, right) {
-        case ("==", _, _): return left == right
-        case ("!=", _, _): return left != right
-        case ("in", .text(let needle), .text(let text)): return needle.isEmpty || Self.split(text, by: needle).count > 1
-        case ("in", _, .list(let items)): return items.contains(left)
-        case ("in", .text(let key), .mapping(let entries)): return entries[key] != nil
-        case (_, .integer(let first), .integer(let second)): return Self.ordered(symbol, first, second)
-        case (_, .text(let first), .text(let second)): return Self.ordered(symbol, first, second)
-        default: throw TemplateFailure.type("\(left.kind) and \(right.kind) cannot be compared by \(symbol)", at: position)
+    private func test(_ base: Expression, _ name: String, _ arguments: Expression.Arguments, _ offset: Int) throws -> Bool {
+        let (plain, _) = try values(of: arguments)
+        switch name {
+        case "defined", "undefined":
+            var isDefined = true
+            if case .undefined = try lenient(base) { isDefined = false }
+            return isDefined == (name == "defined")
+        default:
+            if TemplateChecks.ofKind.contains(name), case .undefined = try lenient(base) { return false }
+            let subject = try value(base)
+            return try placed(offset) { try TemplateChecks.holds(name, subject, plain) }
         }
     }
+}
 
-    private static func ordered<Value: Comparable>(_ symbol: String, _ left: Value, _ right: Value) -> Bool {
-        switch symbol {
-        case "<": left < right
-        case "<=": left <= right
-        case ">": left > right
-        default: left >= right
+extension Expression {
+    /// The place to name in messages.
+    var offset: Int {
+        switch self {
+        case .name(_, let offset), .attribute(_, _, let offset), .index(_, _, let offset), .slice(_, _, _, _, let offset),
+            .call(_, _, let offset), .filter(_, _, _, let offset), .test(_, _, _, let offset), .mapping(_, let offset),
+            .choice(_, _, _, let offset), .compare(_, _, let offset), .joined(_, let offset), .arithmetic(_, _, _, let offset),
+            .sign(_, _, let offset):
+            offset
+        case .not(let inner), .both(let inner, _), .either(let inner, _): inner.offset
+        case .list(let items), .tuple(let items): items.first?.offset ?? 0
+        case .literal: 0
         }
-    }
-
-    private func add(
-        _ left: TemplateValue, _ right: TemplateValue, _ position: TemplatePosition
-    ) throws -> TemplateValue {
-        switch (left, right) {
-        case (.integer(let first), .integer(let second)):
-            let (sum, overflow) = first.addingReportingOverflow(second)
-            guard !overflow else { throw TemplateFailure.type("the sum is too large", at: position) }
-            return .integer(sum)
-        case (.text(let first), .text(let second)): return .text(first + second)
-        case (.list(let first), .list(let second)): return .list(first + second)
-        default: throw TemplateFailure.type("\(left.kind) and \(right.kind) cannot be added", at: position)
-        }
-    }
-
-    /// The first three arguments, so that a pattern can name them.
-    private static func three(_ values: [TemplateValue]) -> (TemplateValue?, TemplateValue?, TemplateValue?) {
-        (values.first, values.dropFirst().first, values.dropFirst(2).first)
-    }
-
-    private static func split(_ text: String, by separator: String) -> [String] {
-        var parts = [""]
-        var rest = text[...]
-        while let next = rest.first {
-            if rest.hasPrefix(separator) {
-                parts.append("")
-                rest = rest.dropFirst(separator.count)
-            } else {
-                parts[parts.count - 1].append(next)
-                rest = rest.dropFirst()
-            }
-        }
-        return parts
-    }
-
-    private static func replace(_ old: String, with new: String, in text: String, count: Int?) -> String {
-        guard !old.isEmpty else { return text }
-        let parts = split(text, by: old)
-        guard let count, count >= 0, count < parts.count - 1 else { return parts.joined(separator: new) }
-        return parts[...count].joined(separator: new) + old + parts[(count + 1)...].joined(separator: old)
     }
 }

@@ -1,63 +1,121 @@
 import FarmModel
 
+/// An expression; the number in most cases is the byte offset to name in messages.
 indirect enum Expression: Sendable {
     case literal(TemplateValue)
-    case name(String, TemplatePosition)
-    case attribute(Expression, String, TemplatePosition)
-    case index(Expression, Expression, TemplatePosition)
-    case slice(Expression, Expression?, Expression?, TemplatePosition)
-    case call(Expression, [Expression], TemplatePosition)
-    case filter(Expression, String, [Expression], TemplatePosition)
+    case name(String, Int)
+    case attribute(Expression, String, Int)
+    case index(Expression, Expression, Int)
+    case slice(Expression, from: Expression?, to: Expression?, step: Expression?, Int)
+    case call(Expression, Arguments, Int)
+    case filter(Expression, String, Arguments, Int)
+    case test(Expression, String, Arguments, Int)
     case list([Expression])
+    case tuple([Expression])
+    case mapping([(key: Expression, value: Expression)], Int)
     case not(Expression)
     case both(Expression, Expression)
     case either(Expression, Expression)
-    case compare(String, Expression, Expression, TemplatePosition)
-    case joined(Expression, Expression)
-    case add(Expression, Expression, TemplatePosition)
+    case choice(Expression, then: Expression, otherwise: Expression?, Int)
+    case compare(Expression, [(symbol: String, operand: Expression)], Int)
+    case joined([Expression], Int)
+    case arithmetic(String, Expression, Expression, Int)
+    case sign(String, Expression, Int)
+
+    struct Arguments: Sendable {
+        var plain: [Expression] = []
+        var named: [(name: String, value: Expression)] = []
+    }
 }
 
-/// Precedence climbing over the expression part of Jinja's grammar (Jinja 3 "Expressions").
+/// The expression part of Jinja's grammar (Jinja 3 `parser.py`), method by method.
 struct TemplateParser {
-    private let tokens: [PlacedToken]
-    private var index = 0
+    let source: TemplateSource
+    let tokens: [PlacedToken]
+    var index = 0
     private var depth = 0
-    private static let deepest = 64
+    private static let deepest = 100
 
-    init(_ tokens: [PlacedToken]) { self.tokens = tokens }
+    init(_ tokens: [PlacedToken], of source: TemplateSource) {
+        self.tokens = tokens
+        self.source = source
+    }
 
-    mutating func expression() throws -> Expression {
-        let result = try disjunction()
-        guard current.token == .end else {
-            throw TemplateFailure.syntax("this does not belong to the expression", at: current.position)
-        }
+    /// One expression and nothing after it; a bare `a, b` is a tuple.
+    mutating func whole() throws -> Expression {
+        let result = try tuple()
+        try requireEnd()
         return result
     }
 
-    private var current: PlacedToken { tokens[min(index, tokens.count - 1)] }
+    var current: PlacedToken { tokens[min(index, tokens.count - 1)] }
+    var isAtEnd: Bool { current.token == .end }
 
-    private mutating func accept(_ symbol: String) -> Bool {
+    func requireEnd() throws {
+        guard isAtEnd else { throw source.syntax("this does not belong to the expression", at: current.offset) }
+    }
+
+    mutating func accept(_ symbol: String) -> Bool {
         guard current.token == .symbol(symbol) else { return false }
         index += 1
         return true
     }
 
-    private mutating func acceptWord(_ word: String) -> Bool {
+    mutating func acceptWord(_ word: String) -> Bool {
         guard current.token == .name(word) else { return false }
         index += 1
         return true
     }
 
-    private mutating func require(_ symbol: String) throws {
-        guard accept(symbol) else { throw TemplateFailure.syntax("\"\(symbol)\" is missing", at: current.position) }
+    mutating func require(_ symbol: String) throws {
+        guard accept(symbol) else { throw source.syntax("\"\(symbol)\" is missing", at: current.offset) }
     }
 
-    private mutating func disjunction() throws -> Expression {
+    mutating func requireName() throws -> String {
+        guard case .name(let name) = current.token else { throw source.syntax("a name is missing", at: current.offset) }
+        index += 1
+        return name
+    }
+
+    /// The condition of an `if`, in which an inline choice may not stand bare.
+    mutating func wholeCondition() throws -> Expression {
+        let result = try tuple { try $0.disjunction() }
+        try requireEnd()
+        return result
+    }
+
+    /// Expressions with commas between them, up to what cannot begin one.
+    mutating func tuple(
+        _ item: (inout TemplateParser) throws -> Expression = { try $0.expression() }
+    ) throws -> Expression {
+        let first = try item(&self)
+        guard current.token == .symbol(",") else { return first }
+        var items = [first]
+        while accept(",") {
+            if isTupleEnd { break }
+            items.append(try item(&self))
+        }
+        return .tuple(items)
+    }
+
+    private var isTupleEnd: Bool { isAtEnd || current.token == .symbol(")") || current.token == .name("in") }
+
+    mutating func expression() throws -> Expression {
         depth += 1
         defer { depth -= 1 }
-        guard depth < TemplateParser.deepest else {
-            throw TemplateFailure.syntax("the expression is nested too deeply", at: current.position)
+        guard depth < TemplateParser.deepest else { throw source.limit("the expression is nested too deeply", at: current.offset) }
+        var result = try disjunction()
+        while current.token == .name("if") {
+            let offset = current.offset
+            index += 1
+            let condition = try disjunction()
+            let otherwise = acceptWord("else") ? try expression() : nil
+            result = .choice(condition, then: result, otherwise: otherwise, offset)
         }
+        return result
+    }
+
+    mutating func disjunction() throws -> Expression {
         var left = try conjunction()
         while acceptWord("or") { left = .either(left, try conjunction()) }
         return left
@@ -72,119 +130,229 @@ struct TemplateParser {
     private mutating func negation() throws -> Expression {
         var count = 0
         while acceptWord("not") { count += 1 }
-        let inner = try comparison()
-        return (0..<count).reduce(inner) { result, _ in .not(result) }
+        var result = try comparison()
+        for _ in 0..<min(count, 2 - count % 2) where count > 0 { result = .not(result) }
+        return result
     }
 
     private mutating func comparison() throws -> Expression {
-        let left = try concatenation()
-        let position = current.position
-        for symbol in ["==", "!=", ">=", "<=", ">", "<"] where accept(symbol) {
-            return .compare(symbol, left, try concatenation(), position)
-        }
-        if acceptWord("in") { return .compare("in", left, try concatenation(), position) }
+        let left = try sum()
+        let offset = current.offset
+        var operands: [(String, Expression)] = []
+        while let symbol = comparator() { operands.append((symbol, try sum())) }
+        return operands.isEmpty ? left : .compare(left, operands, offset)
+    }
+
+    private mutating func comparator() -> String? {
+        for symbol in ["==", "!=", ">=", "<=", ">", "<"] where accept(symbol) { return symbol }
+        if acceptWord("in") { return "in" }
         if current.token == .name("not"), index + 1 < tokens.count, tokens[index + 1].token == .name("in") {
             index += 2
-            return .not(.compare("in", left, try concatenation(), position))
+            return "not in"
         }
+        return nil
+    }
+
+    private mutating func sum() throws -> Expression {
+        var left = try concatenation()
+        while let symbol = accepted(of: ["+", "-"]) { left = .arithmetic(symbol.0, left, try concatenation(), symbol.1) }
         return left
     }
 
     private mutating func concatenation() throws -> Expression {
-        var left = try sum()
-        while accept("~") { left = .joined(left, try sum()) }
+        let offset = current.offset
+        var parts = [try product()]
+        while accept("~") { parts.append(try product()) }
+        return parts.count == 1 ? parts[0] : .joined(parts, offset)
+    }
+
+    private mutating func product() throws -> Expression {
+        var left = try power()
+        while let symbol = accepted(of: ["*", "//", "/", "%"]) { left = .arithmetic(symbol.0, left, try power(), symbol.1) }
         return left
     }
 
-    private mutating func sum() throws -> Expression {
-        var left = try postfix()
-        while current.token == .symbol("+") {
-            let position = current.position
-            index += 1
-            left = .add(left, try postfix(), position)
-        }
+    private mutating func power() throws -> Expression {
+        var left = try unary(takesFilters: true)
+        while let symbol = accepted(of: ["**"]) { left = .arithmetic(symbol.0, left, try unary(takesFilters: true), symbol.1) }
         return left
     }
 
-    private mutating func postfix() throws -> Expression {
-        var result = try primary()
-        while true {
-            let position = current.position
-            if accept(".") {
-                guard case .name(let name) = current.token else {
-                    throw TemplateFailure.syntax("a name must follow the dot", at: current.position)
-                }
-                index += 1
-                result = .attribute(result, name, position)
-            } else if accept("[") {
-                result = try subscription(of: result, at: position)
-            } else if accept("(") {
-                result = .call(result, try arguments(), position)
-            } else if accept("|") {
-                guard case .name(let name) = current.token else {
-                    throw TemplateFailure.syntax("a filter's name must follow", at: current.position)
-                }
-                index += 1
-                result = .filter(result, name, accept("(") ? try arguments() : [], position)
-            } else {
-                return result
-            }
-        }
+    private mutating func accepted(of symbols: [String]) -> (String, Int)? {
+        let offset = current.offset
+        for symbol in symbols where accept(symbol) { return (symbol, offset) }
+        return nil
     }
 
-    private mutating func subscription(of base: Expression, at position: TemplatePosition) throws -> Expression {
-        if accept(":") {
-            let end = current.token == .symbol("]") ? nil : try disjunction()
-            try require("]")
-            return .slice(base, nil, end, position)
+    private mutating func unary(takesFilters: Bool) throws -> Expression {
+        depth += 1
+        defer { depth -= 1 }
+        guard depth < TemplateParser.deepest else { throw source.limit("the expression is nested too deeply", at: current.offset) }
+        var result: Expression
+        if let symbol = accepted(of: ["-", "+"]) {
+            result = .sign(symbol.0, try unary(takesFilters: false), symbol.1)
+        } else {
+            result = try primary()
         }
-        let first = try disjunction()
-        if accept(":") {
-            let end = current.token == .symbol("]") ? nil : try disjunction()
-            try require("]")
-            return .slice(base, first, end, position)
-        }
-        try require("]")
-        return .index(base, first, position)
-    }
-
-    private mutating func arguments() throws -> [Expression] {
-        var result: [Expression] = []
-        if accept(")") { return result }
-        repeat { result.append(try disjunction()) } while accept(",")
-        try require(")")
-        return result
+        result = try postfix(result)
+        return takesFilters ? try filters(result) : result
     }
 
     private mutating func primary() throws -> Expression {
         let placed = current
         index += 1
         switch placed.token {
-        case .text(let value): return .literal(.text(value))
+        case .text(var value):
+            while case .text(let more) = current.token {
+                value += more
+                index += 1
+            }
+            return .literal(.text(value))
         case .integer(let value): return .literal(.integer(value))
         case .decimal(let value): return .literal(.decimal(value))
         case .name("true"), .name("True"): return .literal(.bool(true))
         case .name("false"), .name("False"): return .literal(.bool(false))
         case .name("none"), .name("None"): return .literal(.none)
-        case .name(let name): return .name(name, placed.position)
+        case .name(let name): return .name(name, placed.offset)
         case .symbol("("):
-            let inner = try disjunction()
+            if accept(")") { return .tuple([]) }
+            let inner = try tuple()
             try require(")")
             return inner
-        case .symbol("["):
-            var items: [Expression] = []
-            if accept("]") { return .list(items) }
-            repeat { items.append(try disjunction()) } while accept(",")
-            try require("]")
-            return .list(items)
-        case .symbol("-"):
-            guard case .integer(let value) = current.token else {
-                throw TemplateFailure.syntax("a number must follow the minus", at: current.position)
-            }
-            index += 1
-            return .literal(.integer(-value))
-        default:
-            throw TemplateFailure.syntax("a value is missing", at: placed.position)
+        case .symbol("["): return .list(try items(until: "]"))
+        case .symbol("{"): return try mapping(at: placed.offset)
+        default: throw source.syntax("a value is missing", at: placed.offset)
         }
+    }
+
+    private mutating func items(until end: String) throws -> [Expression] {
+        var items: [Expression] = []
+        while !accept(end) {
+            if !items.isEmpty {
+                try require(",")
+                if accept(end) { break }
+            }
+            items.append(try expression())
+        }
+        return items
+    }
+
+    private mutating func mapping(at offset: Int) throws -> Expression {
+        var entries: [(Expression, Expression)] = []
+        while !accept("}") {
+            if !entries.isEmpty {
+                try require(",")
+                if accept("}") { break }
+            }
+            let key = try expression()
+            try require(":")
+            entries.append((key, try expression()))
+        }
+        return .mapping(entries, offset)
+    }
+
+    private mutating func postfix(_ base: Expression) throws -> Expression {
+        var result = base
+        var length = 0
+        while true {
+            length += 1
+            guard length < TemplateParser.deepest else { throw source.limit("the expression is too long", at: current.offset) }
+            let offset = current.offset
+            if accept(".") {
+                switch current.token {
+                case .name(let name): result = .attribute(result, name, offset)
+                case .integer(let number): result = .index(result, .literal(.integer(number)), offset)
+                default: throw source.syntax("a name must follow the dot", at: current.offset)
+                }
+                index += 1
+            } else if accept("[") {
+                result = try subscription(of: result, at: offset)
+            } else if accept("(") {
+                result = .call(result, try arguments(), offset)
+            } else {
+                return result
+            }
+        }
+    }
+
+    private mutating func filters(_ base: Expression) throws -> Expression {
+        var result = base
+        var length = 0
+        while true {
+            length += 1
+            guard length < TemplateParser.deepest else { throw source.limit("the expression is too long", at: current.offset) }
+            let offset = current.offset
+            if accept("|") {
+                let name = try requireName()
+                result = .filter(result, name, accept("(") ? try arguments() : .init(), offset)
+            } else if acceptWord("is") {
+                result = try test(of: result, at: offset)
+            } else if accept("(") {
+                result = .call(result, try arguments(), offset)
+            } else {
+                return result
+            }
+        }
+    }
+
+    private mutating func test(of base: Expression, at offset: Int) throws -> Expression {
+        let isNegated = acceptWord("not")
+        let name = try requireName()
+        var arguments = Expression.Arguments()
+        if accept("(") {
+            arguments = try self.arguments()
+        } else if beginsTestArgument {
+            if current.token == .name("is") { throw source.syntax("tests cannot be chained with is", at: current.offset) }
+            arguments.plain = [try postfix(try primary())]
+        }
+        let result = Expression.test(base, name, arguments, offset)
+        return isNegated ? .not(result) : result
+    }
+
+    private var beginsTestArgument: Bool {
+        switch current.token {
+        case .name(let word): !["else", "or", "and"].contains(word)
+        case .text, .integer, .decimal: true
+        case .symbol(let symbol): ["[", "{"].contains(symbol)
+        case .end: false
+        }
+    }
+
+    private mutating func subscription(of base: Expression, at offset: Int) throws -> Expression {
+        func isBound(_ token: Token) -> Bool { token != .symbol(":") && token != .symbol("]") && token != .symbol(",") }
+        let from = isBound(current.token) ? try expression() : nil
+        guard accept(":") else {
+            guard let from else { throw source.syntax("a value is missing", at: current.offset) }
+            var items = [from]
+            while accept(",") { items.append(try expression()) }
+            try require("]")
+            return .index(base, items.count == 1 ? from : .tuple(items), offset)
+        }
+        let to = isBound(current.token) ? try expression() : nil
+        var step: Expression?
+        if accept(":"), isBound(current.token) { step = try expression() }
+        try require("]")
+        return .slice(base, from: from, to: to, step: step, offset)
+    }
+
+    private mutating func arguments() throws -> Expression.Arguments {
+        var result = Expression.Arguments()
+        while !accept(")") {
+            if !(result.plain.isEmpty && result.named.isEmpty) {
+                try require(",")
+                if accept(")") { break }
+            }
+            if case .name(let name) = current.token, index + 1 < tokens.count, tokens[index + 1].token == .symbol("=") {
+                index += 2
+                result.named.append((name, try expression()))
+            } else {
+                if current.token == .symbol("*") || current.token == .symbol("**") {
+                    throw source.syntax("arguments cannot be unpacked here", at: current.offset)
+                }
+                guard result.named.isEmpty else { throw source.syntax("a plain argument follows a named one", at: current.offset) }
+                result.plain.append(try expression())
+            }
+        }
+        return result
     }
 }

@@ -3,14 +3,11 @@ import TemplateEngine
 import Testing
 
 @Suite struct TemplateTests {
-    private var scope: Template.Scope {
-        Template.Scope(
-            values: [
-                "version": .text("1.2.3"), "arch": .text("x86_64"), "flag": .bool(true), "number": .integer(4),
-                "list": .list([.text("a"), .text("b"), .text("c")]), "context": .mapping(["name": .text("tool")]),
-            ],
-            functions: ["get_file": { .text("/files/\($0.first?.printed ?? "")") }])
-    }
+    private let scope: [String: TemplateValue] = [
+        "version": .text("1.2.3"), "arch": .text("x86_64"), "flag": .bool(true), "number": .integer(4),
+        "list": .list([.text("a"), .text("b"), .text("c")]), "context": .mapping(["name": .text("tool")]),
+        "get_file": TemplateFunction.ofText("get_file") { .text("/files/\($0)") },
+    ]
 
     // The right sides are what Python's jinja2 3.1 prints.
     @Test(arguments: [
@@ -30,7 +27,7 @@ import Testing
     @Test(arguments: [
         ("{{ nothing }}", "template.undefined", "line 1, column 4"), ("a\n{{ version. }}", "template.syntax", "line 2"),
         ("{{ version", "template.syntax", "line 1, column 1"), ("{% if x %}", "template.syntax", "statements"),
-        ("{{ list['x'] }}", "template.type", "line 1"), ("{{ version | shout }}", "template.type", "shout"),
+        ("{{ list['x'] }}", "template.undefined", "line 1"), ("{{ version | shout }}", "template.type", "shout"),
         ("{{ 'x }}", "template.syntax", "not closed"), ("{{ 1 + }}", "template.syntax", "value"), ("{{ ! }}", "template.syntax", "meaning"),
     ]) func saysWhatIsWrongAndWhere(_ template: String, _ code: String, _ part: String) {
         let error = #expect(throws: FarmError.self) { try Template(template).render(scope) }
@@ -52,8 +49,10 @@ import Testing
                     state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
                     return alphabet[Int(state >> 33) % alphabet.count]
                 })
-            do { _ = try Template("{{" + text + "}}").render(scope) } catch {
-                #expect(error is FarmError, "seed \(seed)")
+            for dialect in [Template.Dialect.recipe, .collection] {
+                do { _ = try Template("{{" + text + "}}", dialect: dialect).render(scope) } catch {
+                    #expect(error is FarmError, "seed \(seed)")
+                }
             }
         }
     }

@@ -1,64 +1,98 @@
-package import FarmModel
-package import TemplateEngine
+import FarmModel
+import TemplateEngine
 
-/// A container recipe (`build.yaml` of Neurodesk's collection), read and checked but not yet rendered.
+/// A container recipe (`build.yaml` of Neurodesk's collection), read and checked but not yet interpreted.
+///
+/// Values that may hold expressions, or whose type matters to the templates, stay nodes.
 package struct Recipe: Sendable {
     package var name: String
     package var version: String
+    /// `x86_64`, `aarch64`; the default one first.
     package var architectures: [String]
-    package var categories: [String]
+    package var categories: RecipeNode?
     package var description: String
+    package var readme: String?
+    package var readmeURL: String?
+    package var structuredReadme: RecipeNode?
     package var licences: [String]
-    package var baseImage: String
-    package var addsTimeZone: Bool
-    package var variables: [(name: String, value: TemplateValue)]
-    package var files: [RecipeFile]
-    package var directives: [Directive]
-    package var deployBins: [String]
-    package var deployPath: [String]
-    package var suite: TestSuite
+    package var build: Build
+    package var variables: [(name: String, value: RecipeNode)]
+    package var options: [Option]
+    package var variants: [Variant]
+    package var files: [FileDeclaration]
+    package var deploy: RecipeNode?
     package var limits: Limits
+
+    /// The `build` block.
+    package struct Build: Sendable {
+        package var baseImage: RecipeNode
+        package var packageManager: RecipeNode?
+        /// Whether the collection's own beginning is wanted: locale, helpers, entry point.
+        package var addsDefaults: Bool
+        /// `nil`: as `addsDefaults` says.
+        package var addsTimeZone: Bool?
+        package var fixesLocale: Bool
+        package var directives: [Directive]
+    }
+
+    /// A switch of the recipe.
+    package struct Option: Sendable, Hashable {
+        package var name: String
+        package var isOn: Bool
+        /// Added to the version when the option is on.
+        package var versionSuffix: String
+    }
+
+    /// A named alternative of the recipe.
+    package struct Variant: Sendable, Hashable {
+        package var name: String
+        /// Empty for the default one.
+        package var architectures: [String]
+        package var options: [String: Bool]
+    }
 
     /// The farm's own settings of a recipe, in its `x-sciferry` block.
     package struct Limits: Sendable, Hashable {
         package var diskGiB: Int = 4
     }
 
-    /// A file that the recipe brings, by URL, from beside it, or written out.
-    package struct RecipeFile: Sendable, Hashable {
+    /// A file that the recipe brings, by URL, from beside it, or written out; the texts may hold expressions.
+    package struct FileDeclaration: Sendable, Hashable {
         package enum Source: Sendable, Hashable {
-            case url(String)
-            case beside(String)
-            case contents(String)
+            case url(RecipeNode)
+            case beside(RecipeNode)
+            case contents(RecipeNode)
         }
         package var name: String
         package var source: Source
         package var executable: Bool
-        package var line: Int
-    }
-
-    /// One build step with the line it begins at.
-    package struct Directive: Sendable, Hashable {
-        package enum Kind: Sendable, Hashable {
-            case run([String])
-            case install([String])
-            case environment([Variable])
-            case workdir(String)
-            case user(String)
-            case entrypoint([String])
-            case copy(from: [String], to: String)
-            case file(RecipeFile)
-            case deploy(bins: [String], path: [String])
-        }
-        package var kind: Kind
         package var condition: String?
         package var line: Int
     }
 
-    /// A variable of the image's environment.
-    package struct Variable: Sendable, Hashable {
-        package var name: String
-        package var value: String
+    /// One build step.
+    package struct Directive: Sendable {
+        package indirect enum Kind: Sendable {
+            case run(RecipeNode)
+            case install(RecipeNode)
+            case environment(RecipeNode)
+            case workdir(RecipeNode)
+            case user(RecipeNode)
+            case entrypoint(RecipeNode)
+            case copy(RecipeNode)
+            case variables(RecipeNode)
+            case group([Directive], with: [(name: String, value: RecipeNode)])
+            case include(RecipeNode)
+            case file(FileDeclaration)
+            case deploy(RecipeNode)
+            case template(RecipeNode)
+            case boutique(RecipeNode)
+            /// Of an older format; tests stand in `fulltest.yaml`.
+            case test
+        }
+        package var kind: Kind
+        package var condition: String?
+        package var node: RecipeNode
     }
 }
 
@@ -68,15 +102,28 @@ package struct RecipeSource: Sendable {
     package var path: String
     /// Contents by path relative to the recipe's directory.
     package var files: [String: [UInt8]]
+    /// The collection that the recipe belongs to.
+    package var collection: RecipeCollection
 
-    package init(path: String, files: [String: [UInt8]]) {
+    package init(path: String, files: [String: [UInt8]], collection: RecipeCollection = RecipeCollection(files: [:])) {
         self.path = path
         self.files = files
+        self.collection = collection
     }
 
     /// The path of a file beside `build.yaml`, for messages.
-    func location(of file: String) -> String {
+    package func location(of file: String) -> String {
         guard let slash = path.lastIndex(of: "/") else { return file }
         return String(path[...slash]) + file
+    }
+
+    /// Files at or below a path, as a copy of that path would bring them.
+    func below(_ path: String) -> [(path: String, bytes: [UInt8])] {
+        var path = path.hasPrefix("./") ? String(path.dropFirst(2)) : path
+        while path.hasSuffix("/") { path.removeLast() }
+        if let bytes = files[path] { return [(path, bytes)] }
+        let prefix = path == "." || path.isEmpty ? "" : "\(path)/"
+        // A lock that a build writes must not change what the next one sees.
+        return files.filter { $0.key.hasPrefix(prefix) && $0.key != RecipeLock.fileName }.map { ($0.key, $0.value) }.sorted { $0.0 < $1.0 }
     }
 }

@@ -14,6 +14,7 @@ import Testing
         build:
           kind: neurodocker
           base-image: debian:bookworm
+          add-default-template: false
           directives:
             - install: zlib1g  bash
             - run:
@@ -40,11 +41,18 @@ import Testing
         return [input.key: input]
     }
 
+    private func render(
+        _ source: RecipeSource, _ target: String = "x86_64", _ lock: [String: LockedInput]? = nil
+    ) throws -> RenderedRecipe {
+        let draft = try RecipeDraft(try Recipe.read(source), source, target: self.target(target))
+        return try draft.render(lock: lock ?? self.lock(), suite: try RecipeSuite.read(source))
+    }
+
     private func target(_ name: String = "x86_64") throws -> Microarchitecture { try #require(Microarchitecture.named(name)) }
 
     @Test func rendersCommandsThatStopAtTheFirstFailure() throws {
         let source = source(Self.sound)
-        let plan = try Recipe.read(source).render(source, target: target(), lock: lock()).plan
+        let plan = try render(source).plan
         #expect(plan.dockerfile.hasPrefix("FROM sciferry-base:\(Digest(hashing: "debian:bookworm").hex.prefix(24))\n"))
         #expect(plan.dockerfile.contains("      bash \\\n      zlib1g \\\n"))
         #expect(plan.dockerfile.contains("RUN echo one \\\n && if true; then \\\n  echo two; \\\nfi\n"))
@@ -53,9 +61,8 @@ import Testing
 
     @Test func theBuildKeyIsAFunctionOfWhatDecidesTheImage() throws {
         let source = source(Self.sound)
-        let recipe = try Recipe.read(source)
         func key(_ target: String, _ lock: [String: LockedInput]) throws -> Digest {
-            Digest(hashing: try recipe.render(source, target: self.target(target), lock: lock).plan.canonicalBytes())
+            Digest(hashing: try render(source, target, lock).plan.canonicalBytes())
         }
         #expect(try key("x86_64", lock()) == key("x86_64", lock()))
         #expect(try key("x86_64", lock()) != key("x86_64_v3", lock()))
@@ -65,7 +72,7 @@ import Testing
     }
 
     @Test(arguments: [
-        ("name: tool\n  version: [", "recipe.yaml", "line 2"),
+        ("name: tool\n  version: [", "recipe.yaml", "build.yaml:2:"),
         ("nmae: tool", "recipe.unknown-key", "recipes/tool/build.yaml:1: \"nmae\" is not a key of the recipe"),
         (
             "name: tool\nversion: 1\nbuild:\n  kind: neurodocker\n  base-image: x\n  directives:\n    - rum: echo", "recipe.unknown-key",
@@ -74,18 +81,20 @@ import Testing
         ("name: tool\nversion: 1", "recipe.missing-key", "\"build\""),
         ("name: a_b\nversion: 1", "recipe.name", ":1:"),
         (
-            "name: tool\nversion: 1\nbuild:\n  kind: x\n  base-image: x\n  directives:\n    - copy: nothing.txt /x", "recipe.missing-file",
+            "name: tool\nversion: 1\nbuild:\n  kind: neurodocker\n  base-image: x\n  directives:\n    - copy: nothing.txt /x",
+            "recipe.missing-file",
             ":7: recipes/tool/nothing.txt does not exist"
         ),
         ("name: tool\nversion: 1\nname: again", "recipe.yaml", "twice"),
         ("name: tool\nversion: 1\nbuild: [1]", "recipe.type", ":3: build must be a mapping"),
         (
-            "name: tool\nversion: 1\nbuild:\n  kind: x\n  base-image: x\n  pkg-manager: yum\n  directives: []", "recipe.package-manager",
+            "name: tool\nversion: 1\nbuild:\n  kind: neurodocker\n  base-image: x\n  pkg-manager: brew\n  directives: []",
+            "recipe.package-manager",
             ":6:"
         ),
         ("", "recipe.yaml", "empty"),
     ]) func badRecipesNameFileLineAndKey(_ text: String, _ code: String, _ part: String) {
-        let error = #expect(throws: FarmError.self) { try Recipe.read(source(text)) }
+        let error = #expect(throws: FarmError.self) { try render(source(text), "x86_64", lock("x:latest")) }
         #expect(error?.code.rawValue == code)
         #expect(error?.message.contains(part) == true, "\(error?.message ?? "")")
     }
@@ -97,10 +106,9 @@ import Testing
 
     @Test func templatesFailWithFileAndLine() throws {
         let source = source(Self.sound.replacingOccurrences(of: "echo one", with: "echo {{ nothing }}"))
-        let recipe = try Recipe.read(source)
-        let error = #expect(throws: FarmError.self) { try recipe.render(source, target: target(), lock: lock()) }
+        let error = #expect(throws: FarmError.self) { try render(source) }
         #expect(error?.code == "template.undefined")
-        #expect(error?.message.hasPrefix("recipes/tool/build.yaml:9:") == true, "\(error?.message ?? "")")
+        #expect(error?.message.hasPrefix("recipes/tool/build.yaml:11:") == true, "\(error?.message ?? "")")
     }
 
     @Test func filesAreStagedAndTakenAwayAgain() throws {
@@ -108,11 +116,15 @@ import Testing
             Self.sound.replacingOccurrences(of: "echo one", with: "sh {{ get_file(\"setup\") }}")
             + "\nfiles:\n  - name: setup\n    filename: setup.sh\n"
         let source = source(text, ["setup.sh": "echo hi\n"])
-        let rendered = try Recipe.read(source).render(source, target: target(), lock: lock())
-        #expect(rendered.plan.context.map(\.path) == ["files/setup"])
+        let rendered = try render(source)
+        let path = try #require(rendered.plan.context.first).path
+        let mount = try #require(path.split(separator: "/").dropFirst().first)
+        #expect(path == "files/\(mount)/setup" && rendered.plan.context.count == 1)
         #expect(rendered.blobs[Digest(hashing: "echo hi\n")] == Array("echo hi\n".utf8))
-        #expect(rendered.plan.dockerfile.contains("COPY files/setup /.sciferry-files/setup\nRUN sh /.sciferry-files/setup"))
-        #expect(rendered.plan.dockerfile.hasSuffix("RUN rm -rf /.sciferry-files\n"))
+        #expect(
+            rendered.plan.dockerfile.contains(
+                "COPY files/\(mount) /.neurocontainer-cache/\(mount)\nRUN sh /.neurocontainer-cache/\(mount)/setup"))
+        #expect(rendered.plan.dockerfile.hasSuffix("RUN rm -rf /.neurocontainer-cache\n"))
     }
 
     private func refusal(_ change: (inout String) -> Void) -> FarmError? {
@@ -120,27 +132,28 @@ import Testing
         change(&text)
         let source = RecipeSource(path: "recipes/tool/build.yaml", files: ["build.yaml": Array(text.utf8)])
         do {
-            let recipe = try Recipe.read(source)
             let lock = LockedInput(
-                kind: .base, name: recipe.baseImage, architecture: "x86_64", digest: Digest(hashing: "b"), size: 0, origin: .registry,
+                kind: .base, name: "debian:12", architecture: "x86_64", digest: Digest(hashing: "b"), size: 0, origin: .registry,
                 bootstrap: nil, lockedAt: Timestamp(milliseconds: 0))
-            let target = try #require(Microarchitecture.named("x86_64"))
-            _ = try recipe.render(source, target: target, lock: [lock.key: lock])
+            _ = try render(source, "x86_64", [lock.key: lock])
             return nil
         } catch { return error as? FarmError }
     }
 
     @Test func noTextOfARecipeBecomesAnInstructionOfItsOwn() {
         for directive in [
-            "- user: \"root\\nFROM alpine\"", "- workdir: \"/x\\nUSER root\"", "- entrypoint: \"x\\ny\"",
+            "- workdir: \"/x\\nUSER root\"", "- entrypoint: \"x\\ny\"",
             "- environment:\n        A: \"x\\nFROM y\"", "- deploy:\n        path: [\"/x\\nFROM y\"]",
         ] {
             #expect(refusal { $0 += "    \(directive)\n" }?.code == "recipe.control", "\(directive)")
         }
+        #expect(refusal { $0 += "    - user: \"root\\nFROM alpine\"\n" }?.code == "recipe.control")
+        #expect(refusal { $0 += "    - user: \"a b\"\n" }?.code == "recipe.user")
         #expect(refusal { $0 += "    - environment:\n        \"A B\": x\n" }?.code == "recipe.variable")
         #expect(refusal { $0 += "deploy:\n  bins: [\"a b\"]\n" }?.code == "recipe.command")
         #expect(refusal { $0 += "deploy:\n  bins: [g++, \"@auto_tlrc\", 3dcalc]\n" } == nil)
-        #expect(refusal { $0 = $0.replacingOccurrences(of: "debian:12", with: "\"debian:{{ version }}\"") }?.code == "recipe.base")
+        #expect(refusal { $0 = $0.replacingOccurrences(of: "debian:12", with: "\"debian:12 AS x\"") }?.code == "recipe.base")
+        #expect(refusal { $0 = $0.replacingOccurrences(of: "debian:12", with: "\"debian:{{ context.version }}2\"") } == nil)
     }
 
     @Test func hostileDocumentsAreRefusedSoon() {
@@ -168,16 +181,15 @@ import Testing
         var files: [String: [UInt8]] = [:]
         for file in try Disk.list(directory) { files[file] = try Disk.read("\(directory)/\(file)") }
         let source = RecipeSource(path: "recipes/\(name)/build.yaml", files: files)
-        let recipe = try Recipe.read(source)
-        let plan = try recipe.render(source, target: target(), lock: lock()).plan
-        #expect(recipe.name == name)
+        let plan = try render(source).plan
+        #expect(plan.name == name)
         #expect(plan.suite.tests.count >= 3)
         #expect(!plan.commands.isEmpty)
     }
 
     @Test func suitesMayNotReachOutside() {
         let suite = "tests:\n  - name: t\n    command: x\n    validate:\n      - output_exists: ../../etc/passwd\n"
-        let error = #expect(throws: FarmError.self) { try Recipe.read(source(Self.sound, ["fulltest.yaml": suite])) }
+        let error = #expect(throws: FarmError.self) { try RecipeSuite.read(source(Self.sound, ["fulltest.yaml": suite])) }
         #expect(error?.code == "suite.path")
     }
 }

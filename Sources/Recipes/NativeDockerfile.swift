@@ -1,0 +1,174 @@
+import Microarchitecture
+import FarmModel
+import TemplateEngine
+
+/// Writes an image definition as the farm builds it: inputs pinned, every line of a command must succeed, files copied just
+/// before the step that uses them, so that a small edit keeps the layers above it.
+struct NativeDockerfile {
+    private let draft: RecipeDraft
+    /// What stands behind `FROM`.
+    private let base: String
+    private var lines: [String] = []
+    private var users: Set<String> = ["root"]
+    private var copiedMounts: Set<String> = []
+
+    init(_ draft: RecipeDraft, base: String) {
+        self.draft = draft
+        self.base = base
+    }
+
+    func render() throws -> String {
+        var copy = self
+        try copy.write()
+        return copy.lines.joined(separator: "\n") + "\n"
+    }
+
+    private mutating func write() throws {
+        beginning()
+        for instruction in draft.definition.instructions { try write(instruction) }
+        let definition = draft.definition
+        if !definition.deployBins.isEmpty { lines.append("ENV DEPLOY_BINS=\(quoted(definition.deployBins.joined(separator: ":")))") }
+        if !definition.deployPath.isEmpty {
+            lines.append("ENV DEPLOY_PATH=\(quoted(try line(definition.deployPath.joined(separator: ":"), 1)))")
+        }
+        if !copiedMounts.isEmpty {
+            lines.append("USER root")
+            lines.append("RUN rm -rf \(RecipeScope.mountRoot)")
+        }
+    }
+
+    private mutating func beginning() {
+        lines.append("FROM \(base)")
+        lines.append("USER root")
+        if draft.definition.packageManager == "apt" { lines.append("ENV DEBIAN_FRONTEND=noninteractive") }
+        lines.append("ARG SCIFERRY_CPU_TARGET=\(draft.target.name)")
+        lines.append("ARG SCIFERRY_MARCH=\(draft.target.march)")
+        let build = draft.recipe.build
+        if build.addsDefaults {
+            lines.append("ENV LANG=en_US.UTF-8 LC_ALL=en_US.UTF-8")
+            let isApt = draft.definition.packageManager == "apt"
+            lines.append(install(BuildDefaults.packages(isApt: isApt), then: BuildDefaults.commands(isApt: isApt)))
+        }
+        if draft.definition.packageManager == "apt", build.addsTimeZone ?? build.addsDefaults {
+            lines.append("ENV TZ=UTC")
+            lines.append(install(["tzdata"]))
+        }
+    }
+
+    private mutating func write(_ instruction: ImageDefinition.Instruction) throws {
+        let number = instruction.line
+        switch instruction.kind {
+        case .from: break
+        case .environment(let variables):
+            for variable in variables {
+                guard variable.name.utf8.allSatisfy({ $0.isAlphanumeric || $0 == UInt8(ascii: "_") }), !variable.name.isEmpty else {
+                    throw fail("recipe.variable", number, "\"\(variable.name)\" is no variable's name")
+                }
+                lines.append("ENV \(variable.name)=\(quoted(try line(variable.value, number), expanding: true))")
+            }
+        case .install(let entries):
+            let packages = entries.flatMap { $0.split(whereSeparator: \.isWhitespace).map(String.init) }
+            for package in packages
+            where package.hasPrefix("-") || !package.utf8.allSatisfy({ $0 > 0x20 && !";&|<>$`\"'\\(){}".utf8.contains($0) }) {
+                throw fail("recipe.package", number, "\"\(package)\" is no package name")
+            }
+            if !packages.isEmpty { lines.append(install(packages)) }
+        case .run(let run):
+            copyFiles(of: run)
+            guard run.locals.isEmpty else {
+                throw fail("recipe.local", number, "local contexts are for trying things out; a farm builds from declared files")
+            }
+            let commands = run.commands.map(DockerfileCommand.joined).filter { !$0.isEmpty }
+            if !commands.isEmpty { lines.append("RUN " + commands.joined(separator: " \\\n && ")) }
+        case .copy(let sources, let destination):
+            let words = try (sources.map { "copy/\($0)" } + [destination]).map { quoted(try line($0, number), expanding: true) }
+            lines.append("COPY [\(words.joined(separator: ", "))]")
+        case .workdir(let path): lines.append("WORKDIR \(try line(path, number))")
+        case .user(let name):
+            let user = try line(name, number)
+            guard !user.isEmpty, user.utf8.allSatisfy({ $0.isAlphanumeric || "-_.:${}".utf8.contains($0) }) else {
+                throw fail("recipe.user", number, "\"\(user)\" is no user's name")
+            }
+            // A number, and what a variable stands for, is somebody whom the image brings.
+            if users.insert(user).inserted, PlainName.isValid(user), !user.utf8.allSatisfy(\.isDigit) {
+                lines.append("RUN id \(user) >/dev/null 2>&1 || useradd --no-user-group --create-home --shell /bin/bash \(user)")
+            }
+            lines.append("USER \(user)")
+        case .entrypoint(let command): lines.append("ENTRYPOINT [\(quoted(try line(command, number), expanding: true))]")
+        }
+    }
+
+    private mutating func copyFiles(of run: ImageDefinition.Run) {
+        guard !run.mount.isEmpty, copiedMounts.insert(run.mount).inserted else { return }
+        lines.append("COPY files/\(run.mount) \(RecipeScope.mountRoot)/\(run.mount)")
+    }
+
+    private func fail(_ code: FarmError.Code, _ line: Int, _ message: String) -> FarmError {
+        FarmError(code, .invalid, "\(draft.source.path):\(line): \(message)")
+    }
+
+    /// A text for one line of the Dockerfile: another line would be an instruction that nobody sees in the recipe.
+    private func line(_ text: String, _ number: Int) throws -> String {
+        guard !text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7F }) else {
+            throw fail("recipe.control", number, "a line end or control character stands in \"\(text)\"")
+        }
+        return text
+    }
+
+    private func install(_ packages: [String], then commands: [String] = []) -> String {
+        let names = Set(packages).sorted().joined(separator: " \\\n      ")
+        let more = commands.map { " \\\n && \($0)" }.joined()
+        if draft.definition.packageManager == "apt" {
+            return """
+                RUN apt-get update -qq \\
+                 && apt-get install -y -q --no-install-recommends \\
+                      \(names) \\
+                 && rm -rf /var/lib/apt/lists/*\(more)
+                """
+        }
+        return """
+            RUN yum install -y -q \\
+                  \(names) \\
+             && yum clean all \\
+             && rm -rf /var/cache/yum/*\(more)
+            """
+    }
+
+    /// A double-quoted Dockerfile word; `expanding` leaves `$` to refer to variables set before.
+    private func quoted(_ text: String, expanding: Bool = false) -> String {
+        var result = "\""
+        for character in text {
+            if character == "\"" || character == "\\" || (character == "$" && !expanding) { result.append("\\") }
+            result.append(character)
+        }
+        return result + "\""
+    }
+}
+
+/// One Dockerfile command from a block of lines.
+enum DockerfileCommand {
+    /// Each line must succeed, as in a script under `set -e`; comment lines go, since they would end the command.
+    static func joined(_ text: String) -> String {
+        let lines = text.split(separator: "\n").filter { line in
+            let start = line.drop(while: \.isWhitespace)
+            return !start.isEmpty && !start.hasPrefix("#")
+        }
+        return lines.enumerated().map { index, line in
+            index == lines.count - 1 ? String(line) : line + joint(line, lines[index + 1])
+        }.joined(separator: "\n")
+    }
+
+    /// What goes between two lines of a command, before the line end.
+    private static func joint(_ line: Substring, _ next: Substring) -> String {
+        if line.hasSuffix("\\") { return "" }
+        let last = line.split(whereSeparator: \.isWhitespace).last.map(String.init) ?? ""
+        let first = next.split(whereSeparator: \.isWhitespace).first.map(String.init) ?? ""
+        // Whole words only: "sudo" opens nothing, "find" closes nothing.
+        if ["then", "do", "else", "{", "(", "in"].contains(last) { return " \\" }
+        if [";", "&&", "||", "|"].contains(where: { last.hasSuffix($0) }) { return " \\" }
+        if ["&&", "||", "|"].contains(where: { first.hasPrefix($0) }) { return " \\" }
+        let closer = first.prefix { !";)|&".contains($0) }
+        let closers = ["fi", "done", "else", "elif", "esac", "}"]
+        return closers.contains(String(closer)) || first.hasPrefix(")") || last == ";;" ? "; \\" : " && \\"
+    }
+}

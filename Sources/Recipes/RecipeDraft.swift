@@ -1,0 +1,172 @@
+package import FarmModel
+package import Microarchitecture
+
+/// A recipe rendered for one CPU target with its inputs locked.
+package struct RenderedRecipe: Sendable {
+    package var plan: Plan
+    /// The bytes of the context's files that the recipe itself brings, by digest; downloads are not among them.
+    package var blobs: [Digest: [UInt8]]
+}
+
+/// A recipe interpreted for one CPU target; its inputs may not be locked yet.
+package struct RecipeDraft: Sendable {
+    package let recipe: Recipe
+    package let definition: ImageDefinition
+    let source: RecipeSource
+    let target: Microarchitecture
+    let variant: RecipeVariant
+
+    /// Interprets a recipe for a target. Throws errors that name file and line; `recipe.target` when the recipe does not
+    /// offer the target's architecture.
+    ///
+    /// - Parameter parallelJobs: what the recipe sees as `parallel_jobs`; fixed, so that a plan does not depend on the
+    ///   machine that renders it.
+    package init(
+        _ recipe: Recipe, _ source: RecipeSource, target: Microarchitecture, variant: String = "", parallelJobs: Int = 4,
+        options: [String: Bool] = [:], locals: Set<String> = []
+    ) throws {
+        self.recipe = recipe
+        self.source = source
+        self.target = target
+        do { self.variant = try recipe.concreteVariant(architecture: target.family, variant: variant) } catch let error as FarmError {
+            throw FarmError(error.code, error.category, "\(source.path): \(error.message)", hint: error.hint)
+        }
+        var settings = RecipeInterpreter.Settings(variant: self.variant)
+        settings.parallelJobs = parallelJobs
+        settings.options = options
+        settings.locals = locals
+        settings.cpuTarget = target.name
+        settings.cpuMarch = target.march
+        definition = try RecipeInterpreter.definition(recipe, source, settings)
+    }
+
+    /// Inputs whose digests must be known before the recipe can be rendered.
+    package var inputs: [(kind: LockedInput.Kind, name: String)] {
+        var result: [(LockedInput.Kind, String)] = [(.base, definition.baseImage)]
+        for file in definition.files where usedFiles.contains(file.name) {
+            if case .url(let url) = file.source, !result.contains(where: { $0.0 == .download && $0.1 == url }) {
+                result.append((.download, url))
+            }
+        }
+        return result
+    }
+
+    /// Declared files that something really uses; the others are not fetched.
+    private var usedFiles: Set<String> {
+        Set(definition.mounts.values.flatMap(\.values)).union(definition.copies.compactMap(\.file))
+    }
+
+    /// The release's name: the recipe's, with its variant. The architecture is no part of it.
+    package var releaseName: String { variant.variant.isEmpty ? recipe.name : "\(recipe.name)_\(variant.variant)" }
+
+    /// Renders the plan: a pure function of the recipe, its files, the target, the lock and the test suite.
+    package func render(lock: [String: LockedInput], suite: TestSuite) throws -> RenderedRecipe {
+        let baseKey = LockedInput.key(kind: .base, name: definition.baseImage, architecture: target.family)
+        guard let locked = lock[baseKey] else {
+            throw FarmError("recipe.unlocked", .fault, "the base image \(definition.baseImage) is not resolved")
+        }
+        let base = BaseImage(
+            name: definition.baseImage, digest: locked.digest, origin: locked.origin, size: locked.size, bootstrap: locked.bootstrap)
+        for bin in definition.deployBins where !CommandName.isValid(bin) {
+            throw FarmError(
+                "recipe.command", .invalid, "\(source.path): \"\(bin)\" is no command name",
+                hint: "name the program alone; directories go under \"path\"")
+        }
+        var context = BuildContext(draft: self, lock: lock)
+        try context.stage()
+        let dockerfile = try dockerfile(base: base.reference)
+        let plan = Plan(
+            name: releaseName, version: definition.version, architecture: target.family, target: target.name, base: base,
+            dockerfile: dockerfile, context: context.files.values.sorted { $0.path < $1.path }, commands: definition.deployBins,
+            commandPaths: definition.deployPath, description: recipe.description, categories: try categories(),
+            licences: recipe.licences, suite: suite, diskBytes: Int64(recipe.limits.diskGiB) << 30)
+        return RenderedRecipe(plan: plan, blobs: context.blobs)
+    }
+
+    /// The Dockerfile with `base` behind FROM; for looking at it where no lock is at hand, give the base image's name.
+    package func dockerfile(base: String) throws -> String { try NativeDockerfile(self, base: base).render() }
+
+    /// The same steps as an Apptainer definition file, with `base` behind From.
+    package func definitionFile(base: String) throws -> String { try DefinitionFile(self, base: base).render() }
+
+    /// The files that a build sees and the recipe itself brings, by path in the context; downloads are not among them.
+    package func ownFiles() throws -> [(path: String, bytes: [UInt8], executable: Bool)] {
+        var context = BuildContext(draft: self, lock: nil)
+        try context.stage()
+        return context.files.values.sorted { $0.path < $1.path }.compactMap { file in
+            context.blobs[file.digest].map { (file.path, $0, file.executable) }
+        }
+    }
+
+    /// The Dockerfile that the collection's own builder would write.
+    package var referenceDockerfile: String { ReferenceDockerfile.render(definition, build: recipe.build) }
+
+    private func categories() throws -> [String] {
+        guard let node = recipe.categories else { return [] }
+        return (node.sequence ?? [node]).map(\.printed)
+    }
+}
+
+/// The files that a build sees.
+private struct BuildContext {
+    let draft: RecipeDraft
+    /// `nil` leaves downloads out.
+    let lock: [String: LockedInput]?
+    private(set) var files: [String: ContextFile] = [:]
+    private(set) var blobs: [Digest: [UInt8]] = [:]
+
+    init(draft: RecipeDraft, lock: [String: LockedInput]?) {
+        self.draft = draft
+        self.lock = lock
+    }
+
+    mutating func stage() throws {
+        // Also one that nothing uses yet: whoever declares it means it.
+        for file in draft.definition.files {
+            if case .beside(let name) = file.source, draft.source.files[name] == nil { throw missing(name, line: file.line) }
+        }
+        let declared = Dictionary(draft.definition.files.map { ($0.name, $0) }) { first, _ in first }
+        for (mount, names) in draft.definition.mounts {
+            for (guest, name) in names {
+                if let file = declared[name] { try stage(file, as: "files/\(mount)/\(guest)") }
+            }
+        }
+        for copy in draft.definition.copies {
+            if let name = copy.file, let file = declared[name] {
+                try stage(file, as: "copy/\(copy.path)")
+            } else if let text = draft.definition.written[copy.path] {
+                add("copy/\(copy.path)", Array(text.utf8), executable: false)
+            } else {
+                let found = draft.source.below(copy.path)
+                guard !found.isEmpty else { throw missing(copy.path, line: copy.line) }
+                for file in found { add("copy/\(file.path)", file.bytes, executable: false) }
+            }
+        }
+    }
+
+    private func missing(_ path: String, line: Int) -> FarmError {
+        FarmError(
+            "recipe.missing-file", .invalid, "\(draft.source.path):\(line): \(draft.source.location(of: path)) does not exist",
+            hint: "put the file beside build.yaml")
+    }
+
+    private mutating func stage(_ file: ImageDefinition.StagedFile, as path: String) throws {
+        switch file.source {
+        case .beside(let name): add(path, draft.source.files[name] ?? [], executable: file.executable)
+        case .contents(let text): add(path, Array(text.utf8), executable: file.executable)
+        case .url(let url):
+            guard let lock else { return }
+            let key = LockedInput.key(kind: .download, name: url, architecture: draft.target.family)
+            guard let locked = lock[key] else {
+                throw FarmError("recipe.unlocked", .fault, "\(draft.source.path):\(file.line): \(url) is not resolved")
+            }
+            files[path] = ContextFile(path: path, digest: locked.digest, size: locked.size, executable: file.executable)
+        }
+    }
+
+    private mutating func add(_ path: String, _ bytes: [UInt8], executable: Bool) {
+        let digest = Digest(hashing: bytes)
+        blobs[digest] = bytes
+        files[path] = ContextFile(path: path, digest: digest, size: Int64(bytes.count), executable: executable)
+    }
+}

@@ -1,0 +1,41 @@
+package import FarmModel
+
+/// `sciferry.lock` beside a recipe: the bytes of every input that it declares.
+package struct RecipeLock: Codable, Sendable, Hashable {
+    package var format = 1
+    /// In the order of their keys.
+    package var inputs: [LockedInput]
+
+    package static let fileName = "sciferry.lock"
+
+    package init(_ inputs: some Sequence<LockedInput>) { self.inputs = inputs.sorted { $0.key < $1.key } }
+
+    /// The lock beside a recipe, if there is one; throws `lock.invalid`.
+    package static func read(_ source: RecipeSource) throws -> RecipeLock? {
+        guard let bytes = source.files[fileName] else { return nil }
+        let path = source.location(of: fileName)
+        do {
+            let lock = try CanonicalJSON.decode(RecipeLock.self, from: bytes, source: path)
+            guard lock.format == 1 else {
+                throw FarmError("lock.invalid", .invalid, "\(path) has format \(lock.format); this version knows 1")
+            }
+            return lock
+        } catch let error as FarmError {
+            throw FarmError("lock.invalid", .invalid, error.message, hint: "write it anew: sciferry recipe lock \(source.path) --update")
+        }
+    }
+
+    /// The lock of one input.
+    package func entry(_ key: String) -> LockedInput? { inputs.first { $0.key == key } }
+
+    /// The file's bytes.
+    package func bytes() throws -> [UInt8] { Array((try CanonicalJSON.pretty(self) + "\n").utf8) }
+
+    /// The error for bytes that are not the locked ones any more.
+    package static func changed(_ locked: LockedInput, now: LockedInput, in source: RecipeSource) -> FarmError {
+        FarmError(
+            "lock.changed", .invalid,
+            "\(source.location(of: fileName)): \(locked.name) is locked as sha256:\(locked.digest.hex), upstream has sha256:\(now.digest.hex) now",
+            hint: "look at what changed; to accept it: sciferry build \(source.path) --update-lock")
+    }
+}

@@ -2,38 +2,9 @@ import ArgumentParser
 import CoordinatorCore
 import FarmModel
 import Foundation
-import Microarchitecture
 import Recipes
 import Synchronization
 import SystemIO
-
-/// Reads a recipe's directory.
-enum RecipeDirectory {
-    private static let largest: Int64 = 16 << 20
-
-    /// All files beside `build.yaml`, which the argument names or whose directory it names.
-    static func read(_ argument: String) throws -> RecipeSource {
-        let isFile = argument.hasSuffix(".yaml") || argument.hasSuffix(".yml")
-        let directory = isFile ? Disk.parent(of: argument) : argument
-        let path = isFile ? argument : "\(argument.hasSuffix("/") ? String(argument.dropLast()) : argument)/build.yaml"
-        guard Disk.exists(path) else {
-            throw FarmError("recipe.absent", .notFound, "\(path) does not exist", hint: "a recipe is a directory with a build.yaml")
-        }
-        var files: [String: [UInt8]] = [:]
-        var total: Int64 = 0
-        for name in try Disk.list(directory) where !Disk.isDirectory("\(directory)/\(name)") {
-            total += Disk.size("\(directory)/\(name)") ?? 0
-            guard total <= largest else {
-                throw FarmError(
-                    "recipe.too-large", .invalid, "\(directory) holds more than \(largest >> 20) MiB",
-                    hint: "let the recipe download large files by url")
-            }
-            files[name] = try Disk.read("\(directory)/\(name)", limit: largest)
-        }
-        if isFile { files["build.yaml"] = try Disk.read(path, limit: largest) }
-        return RecipeSource(path: path, files: files)
-    }
-}
 
 /// Builds a recipe and follows it.
 struct BuildCommand: AsyncParsableCommand {
@@ -44,26 +15,30 @@ struct BuildCommand: AsyncParsableCommand {
               sciferry build recipes/dcm2niix
               sciferry build recipes/dcm2niix --for x86_64_v3
               sciferry build recipes/dcm2niix --no-wait --json
+              sciferry build neurocontainers/recipes/ants --variant gpu
             """)
 
     @OptionGroup var farm: FarmOptions
     @Argument(help: "The recipe's directory, or its build.yaml.") var recipe: String
     @Option(name: .customLong("for"), help: "The CPU target (default: the lowest of the recipe's first architecture).")
     var target = ""
+    @Option(help: "One of the recipe's variants.") var variant = ""
     @Flag(help: "Resolve base image and downloads anew.") var updateLock = false
     @Flag(inversion: .prefixedNo, help: "Wait for the end.") var wait = true
 
     func run() async throws {
         try await reporting {
             let source = try RecipeDirectory.read(recipe)
-            _ = try Recipe.read(source)
             let client = try farm.client()
             let job: JobRecord = try await client.post(
-                "/api/v1/jobs", Submission(path: source.path, files: source.files, target: target, updatesLock: updateLock))
+                "/api/v1/jobs", Submission(source, target: target, variant: variant, updatesLock: updateLock))
             guard wait else { return farm.json ? try Console.json(job) : Console.print("\(job.id)  \(job.title)") }
             let follower = JobFollower(client: client, quiet: farm.json)
             let view = try await follower.follow(job.id)
             if farm.json { try Console.json(view) }
+            if view.job.state == .succeeded, updateLock || source.files[RecipeLock.fileName] == nil {
+                try await RecipeLocking.write(source, target: target, variant: variant, client: client, updates: false, quiet: farm.json)
+            }
             guard view.job.state == .succeeded else { throw ExitCode(view.job.state == .cancelled ? 130 : 1) }
         }
     }
@@ -300,89 +275,4 @@ struct CancelCommand: AsyncParsableCommand {
     @OptionGroup var farm: FarmOptions
     @Argument(help: "The job, for example j3.") var id: String
     func run() async throws { try await reporting { try await farm.client().post("/api/v1/jobs/\(id)/cancel") } }
-}
-
-/// Looks at recipes without a farm.
-struct RecipeCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "recipe", abstract: "Check or render recipes; needs no farm.", subcommands: [CheckCommand.self, RenderCommand.self])
-
-    struct CheckCommand: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(
-            commandName: "check", abstract: "Read recipes and say what is wrong.", discussion: "Example:\n  sciferry recipe check recipes/*"
-        )
-        @Argument(help: "Recipe directories.") var recipes: [String]
-        @Flag(help: "Print JSON.") var json = false
-
-        private struct Verdict: Encodable {
-            var recipe: String
-            var ok: Bool
-            var code: String?
-            var message: String?
-        }
-
-        func run() async throws {
-            var verdicts: [Verdict] = []
-            for path in recipes {
-                do {
-                    let source = try RecipeDirectory.read(path)
-                    let recipe = try Recipe.read(source)
-                    for architecture in recipe.architectures {
-                        guard let target = Microarchitecture.named(architecture) else { continue }
-                        _ = try recipe.render(source, target: target, lock: RecipeCommand.sampleLock(recipe, architecture))
-                    }
-                    verdicts.append(Verdict(recipe: path, ok: true))
-                    if !json { Console.print("\(path): \(recipe.name) \(recipe.version), \(recipe.suite.tests.count) tests, sound") }
-                } catch let error as FarmError {
-                    verdicts.append(Verdict(recipe: path, ok: false, code: error.code.rawValue, message: error.message))
-                    if !json { Console.error("\(error)") }
-                }
-            }
-            if json { try Console.json(verdicts) }
-            if verdicts.contains(where: { !$0.ok && $0.code != "recipe.absent" }) {
-                throw ExitCode(FarmError.Category.invalid.exitStatus)
-            }
-            guard verdicts.allSatisfy(\.ok) else { throw ExitCode(FarmError.Category.notFound.exitStatus) }
-        }
-    }
-
-    struct RenderCommand: AsyncParsableCommand {
-        static let configuration = CommandConfiguration(
-            commandName: "render", abstract: "Print the Dockerfile, or with --json the whole plan.",
-            discussion:
-                "Without a farm the inputs' digests are not known; the base stands as its name's digest.\nExample:\n  sciferry recipe render recipes/dcm2niix --for x86_64_v3"
-        )
-        @Argument(help: "The recipe's directory.") var recipe: String
-        @Option(name: .customLong("for"), help: "The CPU target.") var target = ""
-        @Flag(help: "Print the plan as JSON.") var json = false
-
-        func run() async throws {
-            try await reporting {
-                let source = try RecipeDirectory.read(recipe)
-                let recipe = try Recipe.read(source)
-                guard let target = Microarchitecture.named(target.isEmpty ? recipe.architectures[0] : target) else {
-                    throw FarmError(
-                        "target.unknown", .usage, "\"\(target)\" is no CPU target",
-                        hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
-                }
-                let plan = try recipe.render(source, target: target, lock: RecipeCommand.sampleLock(recipe, target.family)).plan
-                if json {
-                    try Console.json(plan)
-                } else {
-                    FileHandle.standardOutput.write(
-                        Data(plan.dockerfile.replacingOccurrences(of: plan.base.reference, with: plan.base.name).utf8))
-                }
-            }
-        }
-    }
-
-    /// Stands in for a lock where only the shape of the rendering matters.
-    static func sampleLock(_ recipe: Recipe, _ architecture: String) -> [String: LockedInput] {
-        let inputs = recipe.inputs(architecture: architecture).map { input in
-            LockedInput(
-                kind: input.kind, name: input.name, architecture: architecture, digest: Digest(hashing: input.name), size: 0,
-                origin: .registry, bootstrap: nil, lockedAt: Timestamp(milliseconds: 0))
-        }
-        return Dictionary(inputs.map { ($0.key, $0) }) { first, _ in first }
-    }
 }

@@ -136,7 +136,7 @@ import Testing
             return try await farm.sciferry(["build", directory])
         }
         let yaml = try await refused { $0 = $0.replacingOccurrences(of: "architectures: [x86_64]", with: "architectures: [x86_64") }
-        #expect(yaml.status == 65 && yaml.text.contains("build.yaml: line"), "\(yaml.text)")
+        #expect(yaml.status == 65 && yaml.text.contains("build.yaml:"), "\(yaml.text)")
         let key = try await refused {
             $0 = $0.replacingOccurrences(of: "categories", with: "x").replacingOccurrences(of: "description:", with: "descripton:")
         }
@@ -471,8 +471,31 @@ import Testing
         let absent = try await farm.sciferry(["build", try await recipe("1.2", "nothing.txt")])
         #expect(absent.status == 1 && absent.text.contains("answers with status 404"), "\(absent.text)")
         // Locked: what the server says later does not matter, nor that it is gone.
-        server.kill()
+        let directory = "\(farm.scratch.path)/recipes/tiny-1.0"
+        let lock = try String(contentsOfFile: "\(directory)/sciferry.lock", encoding: .utf8)
+        #expect(first.text.contains("locked 2 inputs") && lock.contains(Digest(hashing: "from afar\n").hex))
+        try Disk.replace("\(web)/data.txt", with: Array("from afar?\n".utf8))
+        let again = try await farm.sciferry(["build", directory])
+        #expect(again.succeeded && again.text.contains("nothing to build"), "\(again.text)")
         let second = try await farm.sciferry(["build", try await recipe("1.1")])
         #expect(second.succeeded, "\(second.text)")
+
+        // Another farm has none of the bytes: it must fetch them, sees one changed, and refuses.
+        let other = try await TestFarm()
+        try await other.up(workers: ["w1"])
+        let refused = try await other.sciferry(["build", directory])
+        #expect(refused.status == 1 && refused.text.contains("[lock.changed]"), "\(refused.text)")
+        for text in ["from afar\n", "from afar?\n"] { #expect(refused.text.contains(Digest(hashing: text).hex)) }
+        #expect(try await other.releases().isEmpty)
+        #expect(try String(contentsOfFile: "\(directory)/sciferry.lock", encoding: .utf8) == lock)
+        let accepted = try await other.sciferry(["build", directory, "--update-lock"])
+        #expect(accepted.succeeded, "\(accepted.text)")
+        #expect(try String(contentsOfFile: "\(directory)/sciferry.lock", encoding: .utf8).contains(Digest(hashing: "from afar?\n").hex))
+        server.kill()
+        // The new bytes are the farm's own now.
+        #expect(try await other.sciferry(["build", directory]).text.contains("nothing to build"))
+        try Disk.replace("\(directory)/sciferry.lock", with: Array("{".utf8))
+        let broken = try await other.sciferry(["build", directory])
+        #expect(broken.status == 65 && broken.text.contains("[lock.invalid]"), "\(broken.text)")
     }
 }

@@ -157,6 +157,7 @@ final class TestFarm: Sendable {
             build:
               kind: neurodocker
               base-image: \(try await TestRegistry.base())
+              add-default-template: false
               directives:
                 - file:
                     name: tool

@@ -55,9 +55,10 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
             _ = try SingularityImage.primaryPartition(of: SingularityImage.read(bytes, fileSize: Int64(bytes.count) + 100_000))
         case .layer: try FuzzTarget.layer(bytes)
         case .template:
-            let scope = Template.Scope(
-                values: ["a": .text("x"), "n": .integer(3), "l": .list([.text("p"), .integer(2)]), "m": .mapping(["k": .text("v")])])
-            _ = try Template(String(decoding: bytes, as: UTF8.self)).render(scope)
+            let values: [String: TemplateValue] = [
+                "a": .text("x"), "n": .integer(3), "l": .list([.text("p"), .integer(2)]), "m": .mapping(["k": .text("v")]),
+            ]
+            _ = try Template(String(decoding: bytes, as: UTF8.self), dialect: .collection).render(values)
         case .recipe: try FuzzTarget.recipe(bytes)
         case .envelope:
             let envelope: Envelope = try CanonicalJSON.decode(from: bytes, source: "fuzz")
@@ -95,14 +96,17 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     private static func recipe(_ bytes: [UInt8]) throws {
         let source = RecipeSource(path: "fuzz/build.yaml", files: ["build.yaml": bytes, "data.txt": [1, 2, 3]])
         let recipe = try Recipe.read(source)
-        for architecture in recipe.architectures {
-            guard let target = Microarchitecture.named(architecture) else { continue }
-            let lock = recipe.inputs(architecture: architecture).map { input in
+        for variant in recipe.concreteVariants {
+            guard let target = Microarchitecture.named(variant.architecture) else { continue }
+            let draft = try RecipeDraft(recipe, source, target: target, variant: variant.variant)
+            let lock = draft.inputs.map { input in
                 LockedInput(
-                    kind: input.kind, name: input.name, architecture: architecture, digest: Digest(hashing: input.name), size: 0,
+                    kind: input.kind, name: input.name, architecture: target.family, digest: Digest(hashing: input.name), size: 0,
                     origin: .registry, bootstrap: nil, lockedAt: Timestamp(milliseconds: 0))
             }
-            _ = try recipe.render(source, target: target, lock: Dictionary(lock.map { ($0.key, $0) }) { first, _ in first })
+            _ = draft.referenceDockerfile
+            _ = try draft.render(
+                lock: Dictionary(lock.map { ($0.key, $0) }) { first, _ in first }, suite: try RecipeSuite.read(source))
         }
     }
 }

@@ -2,7 +2,7 @@ import Logging
 package import FarmModel
 import Foundation
 import Microarchitecture
-import Recipes
+package import Recipes
 import SystemIO
 
 /// A recipe as it is sent to the coordinator.
@@ -13,26 +13,39 @@ package struct Submission: Codable, Sendable, Hashable {
     package var files: [String: String]
     /// The CPU target; empty for the lowest level of the recipe's first architecture.
     package var target: String
+    /// Base64 of the templates and macros of the recipe's collection, by path relative to its root; only what it uses.
+    package var collection: [String: String]
+    /// One of the recipe's variants; empty for none.
+    package var variant: String
     /// Resolve the inputs anew instead of using the lock.
     package var updatesLock: Bool
 
-    package init(path: String, files: [String: [UInt8]], target: String, updatesLock: Bool) {
-        self.path = path
-        self.files = files.mapValues { Data($0).base64EncodedString() }
+    package init(_ source: RecipeSource, target: String, variant: String = "", updatesLock: Bool) {
+        path = source.path
+        files = source.files.mapValues { Data($0).base64EncodedString() }
+        collection = source.collection.files.mapValues { Data($0).base64EncodedString() }
+        self.variant = variant
         self.target = target
         self.updatesLock = updatesLock
     }
 
     func source() throws -> RecipeSource {
-        RecipeSource(
-            path: path,
-            files: try files.mapValues { text in
+        func bytes(_ texts: [String: String]) throws -> [String: [UInt8]] {
+            try texts.mapValues { text in
                 guard let bytes = Data(base64Encoded: text) else {
                     throw FarmError("submission.invalid", .invalid, "a file of the submission is no base64")
                 }
                 return Array(bytes)
-            })
+            }
+        }
+        return RecipeSource(path: path, files: try bytes(files), collection: RecipeCollection(files: try bytes(collection)))
     }
+}
+
+/// A recipe's lock, complete when nothing is waited for.
+package struct LockAnswer: Codable, Sendable, Hashable {
+    package var lock: RecipeLock
+    package var waitsFor: [JobID]
 }
 
 extension Coordinator {
@@ -41,18 +54,17 @@ extension Coordinator {
         let source = try submission.source()
         let recipe = try Recipe.read(source)
         let target = try Coordinator.target(submission.target, for: recipe)
+        let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
+        // What is wrong with files, steps or tests is said now, not by a job that fails later.
+        _ = try (draft.ownFiles(), draft.dockerfile(base: "base"), RecipeSuite.read(source))
         let blob = try blobs.put(try CanonicalJSON.encode(submission))
-        let wanted = recipe.inputs(architecture: target.family)
+        let missing = try inputs(of: draft, source, updates: submission.updatesLock).missing
         let bootstrap = configuration.bootstrap
         let id = try transition { state in
             var job = state.newJob(
-                kind: .build, title: "\(recipe.name) \(recipe.version) for \(target.name)", recipe: recipe.name,
-                version: recipe.version, target: target.name, requestedBy: who, now: .now)
+                kind: .build, title: "\(draft.releaseName) \(draft.definition.version) for \(target.name)", recipe: draft.releaseName,
+                version: draft.definition.version, target: target.name, requestedBy: who, now: .now)
             job.submission = blob
-            let missing = wanted.filter { input in
-                submission.updatesLock
-                    || state.inputs[LockedInput.key(kind: input.kind, name: input.name, architecture: target.family)] == nil
-            }
             // The build job takes its number before the jobs it waits for.
             state.wait(job, for: [])
             let waits = missing.map { input in
@@ -69,6 +81,63 @@ extension Coordinator {
             ?? JobRecord(
                 id: id, number: 0, kind: .build, state: .failed, title: "", recipe: "", version: "", target: "", requestedBy: who,
                 createdAt: .now)
+    }
+
+    /// A draft's inputs: those that are known, and those that must be resolved first.
+    private struct Inputs {
+        var known: [String: LockedInput] = [:]
+        var missing: [(kind: LockedInput.Kind, name: String)] = []
+        /// Locked by the recipe, not to be had any more, and resolved to other bytes.
+        var changed: [(locked: LockedInput, now: LockedInput)] = []
+    }
+
+    /// - Parameter updates: everything is resolved anew, whatever is known or locked.
+    private func inputs(of draft: RecipeDraft, _ source: RecipeSource, updates: Bool) throws -> Inputs {
+        let lock = try RecipeLock.read(source)
+        var inputs = Inputs()
+        for input in draft.inputs {
+            let key = LockedInput.key(kind: input.kind, name: input.name, architecture: draft.definition.architecture)
+            let resolved = state.inputs[key]
+            if updates {
+                inputs.missing.append(input)
+            } else if let pinned = lock?.entry(key) {
+                if isAtHand(pinned) || resolved?.digest == pinned.digest {
+                    inputs.known[key] = pinned
+                } else {
+                    inputs.missing.append(input)
+                    if let resolved { inputs.changed.append((pinned, resolved)) }
+                }
+            } else if let resolved {
+                inputs.known[key] = resolved
+            } else {
+                inputs.missing.append(input)
+            }
+        }
+        return inputs
+    }
+
+    /// Whether the very bytes can be had without asking upstream what it has now.
+    private func isAtHand(_ input: LockedInput) -> Bool {
+        input.kind == .base && input.origin == .registry || blobs.contains(input.digest)
+    }
+
+    /// A recipe's lock as far as it is known; what is not is being resolved by the jobs that come back.
+    package func lock(_ submission: Submission, by who: String) throws -> LockAnswer {
+        let source = try submission.source()
+        let recipe = try Recipe.read(source)
+        let target = try Coordinator.target(submission.target, for: recipe)
+        let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
+        let found = try inputs(of: draft, source, updates: submission.updatesLock)
+        let bootstrap = configuration.bootstrap
+        let waits = try transition { state in
+            found.missing.map { input in
+                Coordinator.resolveJob(
+                    ResolveOrder(
+                        kind: input.kind, name: input.name, architecture: target.family,
+                        bootstrap: input.kind == .base ? bootstrap[input.name] : nil), by: who, in: &state)
+            }
+        }
+        return LockAnswer(lock: RecipeLock(found.known.values), waitsFor: waits)
     }
 
     private static func resolveJob(_ order: ResolveOrder, by who: String, in state: inout FarmState) -> JobID {
@@ -115,7 +184,13 @@ extension Coordinator {
             let source = try submission.source()
             let recipe = try Recipe.read(source)
             let target = try Coordinator.target(submission.target, for: recipe)
-            let rendered = try recipe.render(source, target: target, lock: state.inputs)
+            let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
+            // What was to be updated has just been resolved.
+            var unlocked = source
+            if submission.updatesLock { unlocked.files[RecipeLock.fileName] = nil }
+            let inputs = try inputs(of: draft, unlocked, updates: false)
+            if let change = inputs.changed.first { throw RecipeLock.changed(change.locked, now: change.now, in: source) }
+            let rendered = try draft.render(lock: inputs.known, suite: try RecipeSuite.read(source))
             for bytes in rendered.blobs.values { try blobs.put(bytes) }
             let key = try blobs.put(try rendered.plan.canonicalBytes())
             try transition { $0.enqueue(job, key: key, diskBytes: rendered.plan.diskBytes, now: .now) }

@@ -83,6 +83,11 @@ package struct FarmAPI: Sendable {
             let submission: Submission = try await read(request, limit: FarmAPI.submissionLimit)
             return try json(try await coordinator.submit(submission, by: holder.name))
         }
+        router.post("api/v1/locks") { request, _ in
+            let holder = try await require(.maintainer, request)
+            let submission: Submission = try await read(request, limit: FarmAPI.submissionLimit)
+            return try json(try await coordinator.lock(submission, by: holder.name))
+        }
         router.get("api/v1/jobs/:id") { request, context in
             try await require(.reader, request)
             return try json(try await coordinator.jobView(JobID(try context.parameters.require("id"))))

@@ -1,0 +1,73 @@
+import FarmModel
+import Recipes
+import SystemIO
+
+/// Reads recipes and their collections from directories.
+enum RecipeDirectory {
+    private static let largest: Int64 = 16 << 20
+
+    /// All files at and below the recipe's directory, which the argument names, or whose `build.yaml` it names.
+    ///
+    /// - Parameter collection: the collection's root; found from the recipe's place when it is not given.
+    static func read(_ argument: String, collection: RecipeCollection? = nil) throws -> RecipeSource {
+        let isFile = argument.hasSuffix(".yaml") || argument.hasSuffix(".yml")
+        let directory = isFile ? Disk.parent(of: Disk.absolute(argument)) : argument.hasSuffix("/") ? String(argument.dropLast()) : argument
+        let path = isFile ? argument : "\(directory)/build.yaml"
+        guard Disk.exists(path) else {
+            throw FarmError("recipe.absent", .notFound, "\(path) does not exist", hint: "a recipe is a directory with a build.yaml")
+        }
+        var files: [String: [UInt8]] = [:]
+        var total: Int64 = 0
+        try gather(directory, "", &files, &total)
+        if isFile { files["build.yaml"] = try Disk.read(path, limit: largest) }
+        let shared = try collection ?? RecipeCollection(files: root(of: directory).map(collectionFiles) ?? [:])
+        return RecipeSource(path: path, files: files, collection: shared)
+    }
+
+    private static func gather(_ directory: String, _ prefix: String, _ files: inout [String: [UInt8]], _ total: inout Int64) throws {
+        for name in try Disk.list(directory) {
+            let path = "\(directory)/\(name)"
+            if Disk.isDirectory(path) {
+                if name != ".git" { try gather(path, "\(prefix)\(name)/", &files, &total) }
+                continue
+            }
+            total += Disk.size(path) ?? 0
+            guard total <= largest else {
+                throw FarmError(
+                    "recipe.too-large", .invalid, "\(directory) holds more than \(largest >> 20) MiB",
+                    hint: "let the recipe download large files by url")
+            }
+            files["\(prefix)\(name)"] = try Disk.read(path, limit: largest)
+        }
+    }
+
+    /// A collection keeps its recipes in `recipes/NAME`.
+    private static func root(of directory: String) -> String? {
+        guard let real = Disk.realPath(directory) else { return nil }
+        let parent = Disk.parent(of: real)
+        return parent.hasSuffix("/recipes") ? Disk.parent(of: parent) : nil
+    }
+
+    /// The collection at a root.
+    static func collection(_ root: String) throws -> RecipeCollection {
+        guard Disk.isDirectory("\(root)/recipes") else {
+            throw FarmError(
+                "collection.absent", .notFound, "\(root) is no collection", hint: "a collection has its recipes in recipes/NAME")
+        }
+        return RecipeCollection(files: try collectionFiles(root))
+    }
+
+    private static func collectionFiles(_ root: String) throws -> [String: [UInt8]] {
+        var files: [String: [UInt8]] = [:]
+        var total: Int64 = 0
+        for directory in RecipeCollection.templateDirectories + ["macros"] where Disk.isDirectory("\(root)/\(directory)") {
+            try gather("\(root)/\(directory)", "\(directory)/", &files, &total)
+        }
+        return files
+    }
+
+    /// The directories of a collection's recipes, by name.
+    static func recipes(_ root: String) throws -> [String] {
+        try Disk.list("\(root)/recipes").filter { Disk.exists("\(root)/recipes/\($0)/build.yaml") }
+    }
+}

@@ -53,6 +53,7 @@ enum RecipeLocking {
             answer = try await client.post("/api/v1/locks", Submission(source, target: target, variant: variant, updatesLock: false))
         }
         let path = source.location(of: RecipeLock.fileName)
+        if answer.lock.inputs.isEmpty { return }
         // Other architectures and variants may be locked already; their entries stay.
         let before = (try? Disk.read(path, limit: 16 << 20)).flatMap { try? CanonicalJSON.decode(RecipeLock.self, from: $0, source: path) }
         let kept = (before?.inputs ?? []).filter { answer.lock.entry($0.key) == nil }

@@ -69,4 +69,6 @@ package struct ImageDefinition: Sendable {
     package var deployBins: [String] = []
     package var deployPath: [String] = []
     package var readme = ""
+    package var description = ""
+    package var categories: [String] = []
 }

@@ -78,7 +78,7 @@ package struct RecipeDraft: Sendable {
         let plan = Plan(
             name: releaseName, version: definition.version, architecture: target.family, target: target.name, base: base,
             dockerfile: dockerfile, context: context.files.values.sorted { $0.path < $1.path }, commands: definition.deployBins,
-            commandPaths: definition.deployPath, description: recipe.description, categories: try categories(),
+            commandPaths: definition.deployPath, description: definition.description, categories: definition.categories,
             licences: recipe.licences, suite: suite, diskBytes: Int64(recipe.limits.diskGiB) << 30)
         return RenderedRecipe(plan: plan, blobs: context.blobs)
     }
@@ -101,10 +101,6 @@ package struct RecipeDraft: Sendable {
     /// The Dockerfile that the collection's own builder would write.
     package var referenceDockerfile: String { ReferenceDockerfile.render(definition, build: recipe.build) }
 
-    private func categories() throws -> [String] {
-        guard let node = recipe.categories else { return [] }
-        return (node.sequence ?? [node]).map(\.printed)
-    }
 }
 
 /// The files that a build sees.

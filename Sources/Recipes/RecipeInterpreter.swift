@@ -68,6 +68,8 @@ package struct RecipeInterpreter {
         for (name, value) in recipe.variables { scope.values[name] = try rendered(value) }
         for file in recipe.files { try register(file) }
         definition.readme = try readme()
+        definition.description = try rendered(text: recipe.description, 1)
+        if let node = recipe.categories { definition.categories = try (node.sequence ?? [node]).map { try rendered($0).printed } }
         let base = try rendered(recipe.build.baseImage).printed
         guard !base.isEmpty, !base.contains(where: \.isWhitespace) else {
             throw failure("recipe.base", recipe.build.baseImage.line, "\"\(base)\" is no image")

@@ -90,6 +90,7 @@ import Testing
         }
         #expect(first.context.contains { $0.path == "copy/beside.txt" } && first.context.contains { $0.path == "copy/plain.txt" })
         #expect(first.context.contains { $0.path == "copy/every-tool.json" })
+        #expect(first.description == "Nothing real." && first.categories == ["structural imaging", "every"])
         let script = try #require(first.context.first { $0.path.hasSuffix("/script") })
         #expect(script.executable)
     }

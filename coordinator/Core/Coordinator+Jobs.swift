@@ -137,7 +137,12 @@ extension Coordinator {
                         bootstrap: input.kind == .base ? bootstrap[input.name] : nil), by: who, in: &state)
             }
         }
-        return LockAnswer(lock: RecipeLock(found.known.values), waitsFor: waits)
+        // A base that is bootstrapped from whatever a worker's apt sources have today can be had nowhere else: it is this
+        // farm's own, and no lock that travels with the recipe could be kept.
+        let lasting = found.known.values.filter { input in
+            input.origin == .registry || bootstrap[input.name]?.mirror.contains("{snapshot}") ?? false
+        }
+        return LockAnswer(lock: RecipeLock(lasting), waitsFor: waits)
     }
 
     private static func resolveJob(_ order: ResolveOrder, by who: String, in state: inout FarmState) -> JobID {

@@ -21,7 +21,8 @@ package struct RecipeDocument: Sendable {
             throw FarmError("recipe.yaml", .invalid, "\(path) is longer than \(RecipeDocument.longest) bytes")
         }
         try RecipeDocument.checkDepth(bytes, path: path)
-        let text = String(decoding: bytes, as: UTF8.self)
+        // A byte order mark says nothing in UTF-8.
+        let text = String(decoding: bytes.starts(with: [0xEF, 0xBB, 0xBF]) ? bytes[3...] : bytes[...], as: UTF8.self)
         lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         do {
             guard let node = try Yams.compose(yaml: text) else { throw FarmError("recipe.yaml", .invalid, "\(path) is empty") }

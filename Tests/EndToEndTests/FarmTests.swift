@@ -168,6 +168,25 @@ import Testing
         #expect(!Disk.exists("\(farm.home)/regions/region-a/channels"))
     }
 
+    @Test(.timeLimit(.minutes(1))) func aNewRecipeIsSound() async throws {
+        let scratch = try Scratch()
+        func sciferry(_ arguments: [String]) async throws -> CommandResult {
+            try await ProcessRunner.run(
+                Command("\(TestFarm.bin)/sciferry", ["recipe"] + arguments, directory: scratch.path, deadlineSeconds: 30))
+        }
+        let plain = try await sciferry([
+            "new", "samtools", "--apt", "samtools", "--command", "samtools", "--version", "1.10", "--licence", "MIT", "--description",
+            "Reads \"alignments\": all of them.",
+        ])
+        #expect(plain.succeeded, "\(plain.text)")
+        #expect(try await sciferry(["new", "nilearn", "--pip", "nilearn==0.10.4", "--command", "python3"]).succeeded)
+        let check = try await sciferry(["check", "recipes/samtools", "recipes/nilearn", "--strict"])
+        #expect(check.succeeded && check.text.contains("samtools 1.10, 1 tests, sound"), "\(check.text)")
+        #expect(try await sciferry(["render", "recipes/nilearn"]).text.contains("pip install --no-cache-dir 'nilearn==0.10.4'"))
+        #expect(try await sciferry(["new", "samtools", "--apt", "x"]).status == 75)
+        #expect(try await sciferry(["new", "a_b", "--apt", "x"]).status == 64)
+    }
+
     @Test(.timeLimit(.minutes(4))) func damageInOneRegionIsServedByTheOther() async throws {
         let farm = try await TestFarm()
         try await farm.up(workers: ["w1"])

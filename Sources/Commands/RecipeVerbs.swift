@@ -10,7 +10,10 @@ import SystemIO
 struct RecipeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "recipe", abstract: "Check, render and lock recipes.",
-        subcommands: [RecipeCheckCommand.self, RenderCommand.self, RenderAllCommand.self, RecipeLockCommand.self, RecipeNewCommand.self])
+        subcommands: [
+            RecipeCheckCommand.self, RenderCommand.self, RenderAllCommand.self, RecipeLockCommand.self, RecipeNewCommand.self,
+            RecipeDiffCommand.self,
+        ])
 
     /// What a rendering may be asked for.
     struct RenderOptions: ParsableArguments {

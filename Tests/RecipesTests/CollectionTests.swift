@@ -185,6 +185,17 @@ import Testing
     }
 }
 
+@Suite struct DockerfileStepsTests {
+    @Test func aChangeCostsTheLayersFromItOn() {
+        let old = DockerfileSteps("FROM a\nRUN one \\\n && two\nENV A=1\nRUN three\n")
+        let new = DockerfileSteps("FROM a\nRUN one \\\n && two\nENV A=2\nRUN three\n")
+        #expect(old.steps.count == 4 && old.kept(by: new) == 2 && old.kept(by: old) == 4)
+        #expect(
+            old.changes(to: new) == [.same("FROM a"), .same("RUN one \\\n && two"), .gone("ENV A=1"), .new("ENV A=2"), .same("RUN three")])
+        #expect(DockerfileSteps("").changes(to: new).count == 4)
+    }
+}
+
 @Suite struct LintTests {
     private func findings(_ text: String, suite: String? = nil) throws -> [RecipeFinding] {
         var files = ["build.yaml": Array(text.utf8)]

@@ -160,7 +160,7 @@ let package = Package(
             dependencies: [
                 "Attestation", "ChunkStore", "FarmIdentity", "FarmModel", "FarmWire", "ImageAssembly", "Microarchitecture", "Recipes",
                 "SingularityImage", "Support", "SystemIO", "TemplateEngine", nioCore,
-            ], path: "Tests/FuzzTargets", swiftSettings: settings),
+            ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),
         .testTarget(
             name: "ArchitectureTests", dependencies: ["ProcessRunner", "Support"], path: "Tests/ArchitectureTests",
             swiftSettings: settings),

@@ -23,7 +23,8 @@ package final class RegionReader: Sendable {
     /// What was met so far.
     package var incidents: [ReadIncident] { state.withLock { $0 } }
 
-    /// The first answer that `verify` accepts. Throws the last region's error when none does.
+    /// The first answer that `verify` accepts. Throws when none does: the error of a region that could not be asked, else
+    /// the last region's.
     package func read<Value: Sendable>(
         _ key: String, range: Range<Int64>? = nil,
         verify: @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
@@ -41,7 +42,8 @@ package final class RegionReader: Sendable {
             do {
                 return try await attempt(region)
             } catch let error as FarmError {
-                last = error
+                // A region that did not answer may have it whole: then absence and damage elsewhere prove nothing.
+                if !((last as? FarmError)?.category.isTransient ?? false) { last = error }
                 let incident = ReadIncident(region: region.name, object: key, message: error.message)
                 state.withLock { $0.append(incident) }
                 // Every further read would wait for it again.

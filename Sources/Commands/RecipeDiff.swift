@@ -1,7 +1,6 @@
 import ArgumentParser
 import FarmModel
 import Foundation
-import Microarchitecture
 import Recipes
 
 /// Shows what a change of a recipe does to its Dockerfile.
@@ -52,10 +51,7 @@ struct RecipeDiffCommand: AsyncParsableCommand {
     private func steps(_ path: String) throws -> DockerfileSteps {
         let source = try RecipeDirectory.read(path)
         let recipe = try Recipe.read(source)
-        guard let microarchitecture = Microarchitecture.named(target.isEmpty ? recipe.architectures[0] : target) else {
-            throw FarmError("target.unknown", .usage, "\"\(target)\" is no CPU target")
-        }
-        let draft = try RecipeDraft(recipe, source, target: microarchitecture)
+        let draft = try RecipeDraft(recipe, source, target: try recipe.target(target))
         var text = try draft.dockerfile(base: draft.definition.baseImage)
         for file in try draft.ownFiles() {
             let directory = file.path.split(separator: "/").dropLast().joined(separator: "/")

@@ -48,12 +48,7 @@ struct RecipeCommand: AsyncParsableCommand {
                 let path = try recipePath()
                 let source = try RecipeDirectory.read(path, collection: try options.collection.map(RecipeDirectory.collection))
                 let recipe = try Recipe.read(source)
-                let wanted = [target, arch ?? "", recipe.architectures[0]].first { !$0.isEmpty } ?? ""
-                guard let microarchitecture = Microarchitecture.named(wanted) else {
-                    throw FarmError(
-                        "target.unknown", .usage, "\"\(wanted)\" is no CPU target",
-                        hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
-                }
+                let microarchitecture = try recipe.target(target.isEmpty ? arch ?? "" : target)
                 let draft = try RecipeDraft(
                     recipe, source, target: microarchitecture, variant: variant, parallelJobs: options.jobs,
                     options: try RecipeCommand.switches(option), locals: Set(local.map { String($0.prefix { $0 != "=" }) }))

@@ -1,4 +1,5 @@
 import FarmModel
+package import Microarchitecture
 
 /// One container that a recipe describes: a variant for an architecture.
 package struct RecipeVariant: Sendable, Hashable {
@@ -28,6 +29,17 @@ extension Recipe {
         return RecipeVariant(
             selector: selector, variant: variant, architecture: architecture, name: selector.isEmpty ? name : "\(name)_\(selector)",
             options: options)
+    }
+
+    /// The CPU target of a name, the lowest of the recipe's first architecture for an empty one; throws `target.unknown`.
+    package func target(_ name: String) throws -> Microarchitecture {
+        let wanted = name.isEmpty ? architectures[0] : name
+        guard let target = Microarchitecture.named(wanted) else {
+            throw FarmError(
+                "target.unknown", .usage, "\"\(wanted)\" is no CPU target",
+                hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
+        }
+        return target
     }
 
     /// The container for an architecture and one of the recipe's variants (empty for none); throws `recipe.variant`.

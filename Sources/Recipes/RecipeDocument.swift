@@ -6,8 +6,6 @@ import Yams
 package struct RecipeDocument: Sendable {
     package let path: String
     package let root: RecipeNode
-    /// The lines, for showing where something is wrong.
-    package let lines: [Substring]
 
     /// No recipe comes near these; they bound what a hostile one can cost.
     private static let longest = 4 << 20
@@ -23,7 +21,6 @@ package struct RecipeDocument: Sendable {
         try RecipeDocument.checkDepth(bytes, path: path)
         // A byte order mark says nothing in UTF-8.
         let text = String(decoding: bytes.starts(with: [0xEF, 0xBB, 0xBF]) ? bytes[3...] : bytes[...], as: UTF8.self)
-        lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         do {
             guard let node = try Yams.compose(yaml: text) else { throw FarmError("recipe.yaml", .invalid, "\(path) is empty") }
             var count = 0

@@ -216,6 +216,13 @@ import Zstandard
         #expect(await code(of: { _ = try await rebuild([a, b], name) }) == "storage.absent")
     }
 
+    @Test func aRegionThatIsAwayLeavesTheQuestionOpen() async throws {
+        let (_, b, _, name, _, pack) = try await regions()
+        try await b.delete(Pack.key(pack))
+        #expect(await code(of: { _ = try await rebuild([AwayStore(), b], name) }) == "http.unreachable")
+        #expect(await code(of: { _ = try await rebuild([b, AwayStore()], name) }) == "http.unreachable")
+    }
+
     @Test func aCoverThatLiesIsGoneAround() async throws {
         let (a, b, _, name, image, _) = try await regions()
         try await a.put(ImageManifest.coverKey(name), try CanonicalJSON.encode(ManifestCover(indexes: [])))
@@ -247,4 +254,17 @@ import Zstandard
         manifest.format = 2
         #expect(throws: FarmError.self) { try ImageManifest.read(CanonicalJSON.encode(manifest), source: "m") }
     }
+}
+
+/// A bucket that nobody can reach.
+private struct AwayStore: ObjectStore {
+    let name = "memory:away"
+    private var away: FarmError { FarmError("http.unreachable", .unavailable, "nobody answers") }
+
+    func head(_ key: String) async throws -> ObjectInfo? { throw away }
+    func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] { throw away }
+    func put(_ key: String, _ source: ObjectSource) async throws { throw away }
+    func delete(_ key: String) async throws { throw away }
+    func list(prefix: String, after: String?) async throws -> ObjectPage { throw away }
+    func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? { throw away }
 }

@@ -53,13 +53,12 @@ extension Coordinator {
     package func submit(_ submission: Submission, by who: String) throws -> JobRecord {
         let source = try submission.source()
         let recipe = try Recipe.read(source)
-        let target = try Coordinator.target(submission.target, for: recipe)
+        let target = try recipe.target(submission.target)
         let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
         // What is wrong with files, steps or tests is said now, not by a job that fails later.
         _ = try (draft.ownFiles(), draft.dockerfile(base: "base"), RecipeSuite.read(source))
         let blob = try blobs.put(try CanonicalJSON.encode(submission))
-        let missing = try inputs(of: draft, source, updates: submission.updatesLock).missing
-        let bootstrap = configuration.bootstrap
+        let orders = orders(try inputs(of: draft, source, updates: submission.updatesLock).missing, target.family)
         let id = try transition { state in
             var job = state.newJob(
                 kind: .build, title: "\(draft.releaseName) \(draft.definition.version) for \(target.name)", recipe: draft.releaseName,
@@ -67,12 +66,7 @@ extension Coordinator {
             job.submission = blob
             // The build job takes its number before the jobs it waits for.
             state.wait(job, for: [])
-            let waits = missing.map { input in
-                Coordinator.resolveJob(
-                    ResolveOrder(
-                        kind: input.kind, name: input.name, architecture: target.family,
-                        bootstrap: input.kind == .base ? bootstrap[input.name] : nil), by: who, in: &state)
-            }
+            let waits = orders.map { Coordinator.resolveJob($0, by: who, in: &state) }
             state.wait(job, for: waits)
             return job.id
         }
@@ -125,24 +119,26 @@ extension Coordinator {
     package func lock(_ submission: Submission, by who: String) throws -> LockAnswer {
         let source = try submission.source()
         let recipe = try Recipe.read(source)
-        let target = try Coordinator.target(submission.target, for: recipe)
+        let target = try recipe.target(submission.target)
         let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
         let found = try inputs(of: draft, source, updates: submission.updatesLock)
         let bootstrap = configuration.bootstrap
-        let waits = try transition { state in
-            found.missing.map { input in
-                Coordinator.resolveJob(
-                    ResolveOrder(
-                        kind: input.kind, name: input.name, architecture: target.family,
-                        bootstrap: input.kind == .base ? bootstrap[input.name] : nil), by: who, in: &state)
-            }
-        }
+        let orders = orders(found.missing, target.family)
+        let waits = try transition { state in orders.map { Coordinator.resolveJob($0, by: who, in: &state) } }
         // A base that is bootstrapped from whatever a worker's apt sources have today can be had nowhere else: it is this
         // farm's own, and no lock that travels with the recipe could be kept.
         let lasting = found.known.values.filter { input in
             input.origin == .registry || bootstrap[input.name]?.mirror.contains("{snapshot}") ?? false
         }
         return LockAnswer(lock: RecipeLock(lasting), waitsFor: waits)
+    }
+
+    private func orders(_ inputs: [(kind: LockedInput.Kind, name: String)], _ architecture: String) -> [ResolveOrder] {
+        inputs.map { input in
+            ResolveOrder(
+                kind: input.kind, name: input.name, architecture: architecture,
+                bootstrap: input.kind == .base ? configuration.bootstrap[input.name] : nil)
+        }
     }
 
     private static func resolveJob(_ order: ResolveOrder, by who: String, in state: inout FarmState) -> JobID {
@@ -154,20 +150,6 @@ extension Coordinator {
         job.resolve = order
         state.enqueue(job, key: key, diskBytes: 2 << 30, now: .now)
         return job.id
-    }
-
-    static func target(_ name: String, for recipe: Recipe) throws -> Microarchitecture {
-        let wanted = name.isEmpty ? recipe.architectures[0] : name
-        guard let target = Microarchitecture.named(wanted) else {
-            throw FarmError(
-                "target.unknown", .usage, "\"\(wanted)\" is no CPU target",
-                hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
-        }
-        guard recipe.architectures.contains(target.family) else {
-            throw FarmError(
-                "recipe.target", .invalid, "\(recipe.name) is for \(recipe.architectures.joined(separator: ", ")), not for \(wanted)")
-        }
-        return target
     }
 
     /// Plans and queues the jobs whose inputs are all resolved now.
@@ -188,7 +170,7 @@ extension Coordinator {
             let submission = try CanonicalJSON.decode(Submission.self, from: try blobs.get(blob), source: "submission of \(id)")
             let source = try submission.source()
             let recipe = try Recipe.read(source)
-            let target = try Coordinator.target(submission.target, for: recipe)
+            let target = try recipe.target(submission.target)
             let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
             // What was to be updated has just been resolved.
             var unlocked = source

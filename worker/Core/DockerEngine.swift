@@ -101,13 +101,6 @@ package struct DockerEngine: Sendable {
         throw FarmError("engine.failed", .unavailable, "the engine cannot save the image: \(DockerEngine.lastLine(result.text))")
     }
 
-    /// Names with a prefix, for example those that a killed attempt left.
-    package func references(of repository: String) async throws -> [String] {
-        let text = try await ProcessRunner.require(
-            command(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", repository], deadlineSeconds: 60))
-        return text.split(separator: "\n").map(String.init).filter { $0.hasPrefix(repository) }
-    }
-
     private static func lastLine(_ text: String) -> String { text.split(separator: "\n").last.map(String.init) ?? "" }
 }
 

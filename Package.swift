@@ -15,10 +15,11 @@ let settings: [SwiftSetting] = [
 
 /// A room: a library target with the house's settings.
 func room(
-    _ name: String, path: String? = nil, _ dependencies: [Target.Dependency] = [], linker: [LinkerSetting] = []
+    _ name: String, path: String? = nil, _ dependencies: [Target.Dependency] = [], linker: [LinkerSetting] = [],
+    resources: [Resource]? = nil
 ) -> Target {
     .target(
-        name: name, dependencies: dependencies, path: path ?? "Sources/\(name)", swiftSettings: settings,
+        name: name, dependencies: dependencies, path: path ?? "Sources/\(name)", resources: resources, swiftSettings: settings,
         linkerSettings: linker)
 }
 
@@ -93,7 +94,9 @@ let package = Package(
         room("FarmMessages", path: "protocol/Messages", ["FarmModel", protobuf]),
         room("ObjectStorage", ["FarmModel", "HTTPTransport", "SystemIO", crypto]),
         room("ProcessRunner", ["FarmModel", "SystemIO", subprocess, systemPackage]),
-        room("Recipes", ["FarmModel", "Microarchitecture", "SystemIO", "TemplateEngine", yams]),
+        // Embedded, so that the programs stay single files.
+        room(
+            "Recipes", ["FarmModel", "Microarchitecture", "SystemIO", "TemplateEngine", yams], resources: [.embedInCode("Templates")]),
         room("TestSuites", ["FarmModel"]),
         // Layer 3
         room("ChunkStore", ["FarmModel", "ObjectStorage", "SystemIO", "Zstandard"]),

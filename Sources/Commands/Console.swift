@@ -11,6 +11,8 @@ enum Console {
 
     static func print(_ text: String) { FileHandle.standardOutput.write(Data("\(text)\n".utf8)) }
 
+    /// Text that ends its own lines.
+    static func write(_ text: String) { FileHandle.standardOutput.write(Data(text.utf8)) }
     static func json(_ value: some Encodable) throws { print(try CanonicalJSON.pretty(value)) }
 
     /// Columns padded to their widest cell.

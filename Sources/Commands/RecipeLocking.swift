@@ -53,12 +53,12 @@ enum RecipeLocking {
             answer = try await client.post("/api/v1/locks", Submission(source, target: target, variant: variant, updatesLock: false))
         }
         let path = source.location(of: RecipeLock.fileName)
-        if answer.lock.inputs.isEmpty { return }
+        if answer.lock.inputs.isEmpty, answer.lock.shared == nil { return }
         // Other architectures and variants may be locked already; their entries stay.
         let before = (try? Disk.read(path, limit: 16 << 20)).flatMap { try? CanonicalJSON.decode(RecipeLock.self, from: $0, source: path) }
         let kept = (before?.inputs ?? []).filter { answer.lock.entry($0.key) == nil }
         do {
-            try Disk.replace(path, with: try RecipeLock(answer.lock.inputs + kept).bytes())
+            try Disk.replace(path, with: try RecipeLock(answer.lock.inputs + kept, shared: answer.lock.shared ?? [:]).bytes())
             if !quiet { Console.print("locked \(answer.lock.inputs.count) inputs in \(path)") }
         } catch {
             Console.error("\(path) cannot be written, so the recipe stays unlocked: \(error)")

@@ -12,7 +12,7 @@ struct RecipeCommand: AsyncParsableCommand {
         commandName: "recipe", abstract: "Check, render and lock recipes.",
         subcommands: [
             RecipeCheckCommand.self, RenderCommand.self, RenderAllCommand.self, RecipeLockCommand.self, RecipeNewCommand.self,
-            RecipeDiffCommand.self,
+            RecipeDiffCommand.self, RecipeGenerateCommand.self, RecipeGenerateFromJSONCommand.self,
         ])
 
     /// What a rendering may be asked for.
@@ -190,7 +190,8 @@ struct RecipeCommand: AsyncParsableCommand {
         let inputs = draft.inputs.map { input in
             LockedInput(
                 kind: input.kind, name: input.name, architecture: architecture, digest: Digest(hashing: input.name), size: 0,
-                origin: .registry, bootstrap: nil, lockedAt: Timestamp(milliseconds: 0))
+                origin: .registry, bootstrap: nil, commit: input.kind == .git ? String(repeating: "0", count: 40) : nil,
+                lockedAt: Timestamp(milliseconds: 0))
         }
         return Dictionary(inputs.map { ($0.key, $0) }) { first, _ in first }
     }

@@ -43,7 +43,11 @@ package struct BaseImage: Codable, Sendable, Hashable {
 
 /// A file or image that a recipe declares and whose bytes the lock pins.
 package struct LockedInput: Codable, Sendable, Hashable {
-    package enum Kind: String, Codable, Sendable, Hashable { case base, download }
+    package enum Kind: String, Codable, Sendable, Hashable {
+        case base, download
+        /// A tag or branch of a git repository; the name is the repository's address, a space, and the reference.
+        case git
+    }
 
     package var kind: Kind
     /// The base image's name or the download's URL.
@@ -54,11 +58,13 @@ package struct LockedInput: Codable, Sendable, Hashable {
     package var size: Int64
     package var origin: BaseOrigin
     package var bootstrap: String?
+    /// The commit that a git reference stood for, in hexadecimal; the digest is that of this text.
+    package var commit: String?
     package var lockedAt: Timestamp
 
     package init(
         kind: Kind, name: String, architecture: String, digest: Digest, size: Int64, origin: BaseOrigin,
-        bootstrap: String?, lockedAt: Timestamp
+        bootstrap: String?, commit: String? = nil, lockedAt: Timestamp
     ) {
         self.kind = kind
         self.name = name
@@ -67,6 +73,7 @@ package struct LockedInput: Codable, Sendable, Hashable {
         self.size = size
         self.origin = origin
         self.bootstrap = bootstrap
+        self.commit = commit
         self.lockedAt = lockedAt
     }
 
@@ -146,6 +153,26 @@ package struct ImageFormat: Codable, Sendable, Hashable {
     }
 }
 
+/// What a build may use; 0 stands for what the worker allows.
+package struct BuildLimits: Codable, Sendable, Hashable {
+    /// Memory of each step.
+    package var memoryGiB: Int
+    /// Hours until the build is ended.
+    package var wallHours: Int
+
+    package init(memoryGiB: Int = 0, wallHours: Int = 0) {
+        self.memoryGiB = memoryGiB
+        self.wallHours = wallHours
+    }
+}
+
+/// What the steps of a build may reach.
+package enum NetworkPolicy: String, Codable, Sendable, Hashable, CaseIterable {
+    case full
+    /// Nothing; all inputs must be declared.
+    case none
+}
+
 /// Everything a worker needs to build and test one image; its canonical SHA-256 is the build key.
 package struct Plan: Codable, Sendable, Hashable {
     /// Format of this document; readers refuse numbers they do not know.
@@ -170,13 +197,16 @@ package struct Plan: Codable, Sendable, Hashable {
     package var image: ImageFormat
     /// Free bytes that a worker must have before it starts.
     package var diskBytes: Int64
+    package var limits: BuildLimits
+    package var network: NetworkPolicy
 
-    package static let currentFormat = 1
+    package static let currentFormat = 2
 
     package init(
         name: String, version: String, architecture: String, target: String, base: BaseImage, dockerfile: String,
         context: [ContextFile], commands: [String], commandPaths: [String], description: String, categories: [String],
-        licences: [String], suite: TestSuite, image: ImageFormat = ImageFormat(), diskBytes: Int64
+        licences: [String], suite: TestSuite, image: ImageFormat = ImageFormat(), diskBytes: Int64,
+        limits: BuildLimits = BuildLimits(), network: NetworkPolicy = .full
     ) {
         self.format = Plan.currentFormat
         self.name = name
@@ -194,6 +224,8 @@ package struct Plan: Codable, Sendable, Hashable {
         self.suite = suite
         self.image = image
         self.diskBytes = diskBytes
+        self.limits = limits
+        self.network = network
     }
 
     /// The bytes that are hashed, stored and fetched.

@@ -36,6 +36,8 @@ package struct Release: Codable, Sendable, Hashable {
     package var testRuntime: String
     package var builtOn: String
     package var publishedAt: Timestamp
+    /// Documents about the image: digests by kind. Absent in releases of older versions.
+    package var records: [String: Digest]?
 
     package static let currentFormat = 1
 
@@ -56,6 +58,7 @@ package struct Release: Codable, Sendable, Hashable {
         testRuntime = result.testRuntime
         self.builtOn = builtOn
         self.publishedAt = publishedAt
+        records = Dictionary(result.records.map { ($0.kind.rawValue, $0.object.digest) }) { first, _ in first }
     }
 
     /// `dcm2niix 1.0 (x86_64_v3)`, for people.

@@ -108,6 +108,25 @@ package struct IncomingObject: Codable, Sendable, Hashable {
     }
 }
 
+/// Something that was found out about an image: a document of its own beside it, named in the signed release.
+package struct ImageRecord: Codable, Sendable, Hashable {
+    package enum Kind: String, Codable, Sendable, Hashable {
+        /// What package managers installed: `InstalledPackages`.
+        case packages
+    }
+    package var kind: Kind
+    /// The document's canonical bytes.
+    package var object: IncomingObject
+
+    package init(kind: Kind, object: IncomingObject) {
+        self.kind = kind
+        self.object = object
+    }
+
+    /// Where regions keep a record.
+    package static func key(_ digest: Digest) -> String { "records/\(digest.hex)" }
+}
+
 /// What a successful build attempt hands over.
 package struct BuildResult: Codable, Sendable, Hashable {
     package var image: Digest
@@ -115,6 +134,7 @@ package struct BuildResult: Codable, Sendable, Hashable {
     /// The manifest's bytes, uploaded under `incoming/`.
     package var manifest: IncomingObject
     package var packs: [IncomingObject]
+    package var records: [ImageRecord]
     package var chunkCount: Int
     package var newChunkCount: Int
     package var newBytes: Int64
@@ -128,7 +148,7 @@ package struct BuildResult: Codable, Sendable, Hashable {
     package var phaseSeconds: [String: Double]
 
     package init(
-        image: Digest, imageSize: Int64, manifest: IncomingObject, packs: [IncomingObject], chunkCount: Int,
+        image: Digest, imageSize: Int64, manifest: IncomingObject, packs: [IncomingObject], records: [ImageRecord], chunkCount: Int,
         newChunkCount: Int, newBytes: Int64, tests: [TestOutcome], testRuntime: String, commands: [String], hostTarget: String,
         phaseSeconds: [String: Double]
     ) {
@@ -136,6 +156,7 @@ package struct BuildResult: Codable, Sendable, Hashable {
         self.imageSize = imageSize
         self.manifest = manifest
         self.packs = packs
+        self.records = records
         self.chunkCount = chunkCount
         self.newChunkCount = newChunkCount
         self.newBytes = newBytes

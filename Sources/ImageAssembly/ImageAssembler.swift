@@ -29,6 +29,8 @@ package struct ImageAssembler: Sendable {
         package var size: Int64
         package var partition: SingularityImage.Partition
         package var contentBytes: Int64
+        /// What package managers left word of.
+        package var survey: PackageSurvey
     }
 
     private let architecture: SingularityImage.Architecture
@@ -69,6 +71,11 @@ package struct ImageAssembler: Sendable {
             var reader = TarReader(archive, start: member.offset, size: member.size)
             while let entry = try reader.next() { try tree.apply(entry) }
         }
+        var survey = PackageSurvey()
+        try survey.look(at: tree) { content in
+            guard case .archive(_, let offset, let size) = content else { return [] }
+            return try archive.read(at: offset, count: Int(size))
+        }
         try SingularityDirectory.add(to: &tree, configuration: runtime(configuration), labels: labels)
         let summary = ImageAssembler.summarise(tree.root)
         let image = try OpenFile(output, flags: O_RDWR | O_CREAT | O_TRUNC)
@@ -82,7 +89,7 @@ package struct ImageAssembler: Sendable {
         try image.sync()
         return Report(
             size: offset + size, partition: SingularityImage.Partition(offset: offset, size: size),
-            contentBytes: summary.content)
+            contentBytes: summary.content, survey: survey)
     }
 
     private func writeHead(_ image: OpenFile, offset: Int64, size: Int64, created: Int64) throws {

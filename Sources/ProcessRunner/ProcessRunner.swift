@@ -32,7 +32,7 @@ package struct Command: Sendable {
 }
 
 /// How a command ended.
-package struct CommandResult: Sendable {
+package struct CommandResult: Sendable, CustomStringConvertible {
     /// The exit status, or 128 + the signal that ended it.
     package var status: Int32
     /// The end of its combined output, at most 256 KiB.
@@ -41,6 +41,7 @@ package struct CommandResult: Sendable {
 
     package var text: String { String(decoding: output, as: UTF8.self) }
     package var succeeded: Bool { status == 0 && !timedOut }
+    package var description: String { "status \(status)\(timedOut ? ", out of time" : ""): \(text)" }
 }
 
 /// Runs commands in sessions of their own, streams their combined output, and leaves no process of the tree behind:

@@ -1,19 +1,22 @@
 import FarmModel
 import TemplateEngine
 
-/// One method of a template of a collection, with its arguments: what the template's texts know as `self`.
+/// One method of a template, with its arguments: what the template's texts know as `self`.
 ///
 /// The format is neurodocker's: `arguments` with defaults, `urls`, `dependencies`, `env`, and `instructions` or `directives`.
-/// All argument values are texts.
+/// All argument values are texts. Templates of a collection are taken as leniently as its own builder takes them; of those that
+/// come with Sciferry every argument is checked, and texts may name further keys of the method.
 final class CollectionTemplate: TemplateObject {
     private let method: RecipeNode
     private let arguments: [String: TemplateValue]
     private let packageManager: String
+    private let isBundled: Bool
 
     private static let mostPasses = 20
 
-    init(method: RecipeNode, parameters: [(name: String, value: TemplateValue)], packageManager: String) {
+    init(method: RecipeNode, parameters: [(name: String, value: TemplateValue)], packageManager: String, isBundled: Bool) {
         self.method = method
+        self.isBundled = isBundled
         self.packageManager = packageManager
         var arguments: [String: TemplateValue] = [:]
         for entry in method["arguments"]?["optional"]?.mapping ?? [] { arguments[entry.key.printed] = .text(entry.value.printed) }
@@ -24,6 +27,27 @@ final class CollectionTemplate: TemplateObject {
     /// Arguments that must be given and are not.
     var missing: [String] {
         (method["arguments"]?["required"]?.sequence ?? []).map(\.printed).filter { arguments[$0] == nil }
+    }
+
+    /// Refuses arguments and versions that a bundled template does not know; throws `template.argument`.
+    func checkArguments(_ given: [String]) throws {
+        guard isBundled else { return }
+        func refuse(_ message: String, _ hint: String) -> FarmError { FarmError("template.argument", .invalid, message, hint: hint) }
+        let known =
+            (method["arguments"]?["required"]?.sequence ?? []).map(\.printed)
+            + (method["arguments"]?["optional"]?.mapping ?? []).map(\.key.printed)
+        if let stray = given.first(where: { !known.contains($0) && !["method", "arch"].contains($0) }) {
+            let near = NearestWord.find(stray, among: known).map { "did you mean \"\($0)\"?" }
+            throw refuse("\"\(stray)\" is no argument", near ?? "known: \((known + ["method"]).joined(separator: ", "))")
+        }
+        guard missing.isEmpty else { throw refuse("it needs: \(missing.joined(separator: ", "))", "give them beside \"name\"") }
+        let urls = (method["urls"]?.mapping ?? []).map(\.key.printed)
+        let versions = (method["versions"]?.sequence ?? []).map(\.printed) + urls.filter { !["*", "installer"].contains($0) }
+        if case .text(let version)? = arguments["version"], !urls.contains("*") || method["versions"] != nil, !urls.isEmpty,
+            !versions.contains(version)
+        {
+            throw refuse("version \"\(version)\" is not known", "known: \(versions.joined(separator: ", "))")
+        }
     }
 
     /// A step that the template asks for.
@@ -104,7 +128,7 @@ final class CollectionTemplate: TemplateObject {
                 TemplateFunction(name) { [unowned self] arguments, named in .text(try installation(options(arguments.first, named))) })
         case "dependencies":
             return TemplateFunction.ofText(name) { [unowned self] manager in .list(try dependencies(manager).map { .text($0) }) }
-        default: return nil
+        default: return isBundled ? method[name]?.value : nil
         }
     }
 
@@ -183,12 +207,13 @@ extension RecipeInterpreter {
     mutating func applyTemplate(_ node: RecipeNode) throws {
         guard let entries = node.mapping else { throw failure("recipe.type", node.line, "template must be a mapping") }
         let name = try node["name"].map { try rendered($0).printed } ?? ""
-        guard let document = try source.collection.template(name) else {
-            let known = source.collection.templateNames
+        guard let (document, isBundled) = try source.collection.template(name) else {
+            let near = NearestWord.find(name, among: source.collection.templateNames).map { "did you mean \"\($0)\"? " } ?? ""
             throw failure(
                 "recipe.template", node.line, "there is no template \"\(name)\"",
-                hint: known.isEmpty ? "the recipe's collection has no templates" : "known: \(known.joined(separator: ", "))")
+                hint: "\(near)known: \(source.collection.templateNames.joined(separator: ", "))")
         }
+        share(document)
         var parameters: [(name: String, value: TemplateValue)] = []
         for entry in entries where entry.key.text != "name" { parameters.append((entry.key.printed, try rendered(entry.value))) }
         if !parameters.contains(where: { $0.name == "arch" }) { parameters.append(("arch", .text(definition.architecture))) }
@@ -197,11 +222,15 @@ extension RecipeInterpreter {
         guard let body = document.root[method], body.mapping != nil else {
             throw failure("recipe.template", node.line, "template \"\(name)\" has no method \"\(method)\"")
         }
-        let template = CollectionTemplate(method: body, parameters: parameters, packageManager: definition.packageManager)
+        let template = CollectionTemplate(
+            method: body, parameters: parameters, packageManager: definition.packageManager, isBundled: isBundled)
         let steps: [CollectionTemplate.Step]
-        do { steps = try template.steps() } catch let error as FarmError {
+        do {
+            try template.checkArguments(parameters.map(\.name))
+            steps = try template.steps()
+        } catch let error as FarmError {
             var hint = error.hint
-            if !template.missing.isEmpty { hint = "it needs: \(template.missing.joined(separator: ", "))" }
+            if !isBundled, !template.missing.isEmpty { hint = "it needs: \(template.missing.joined(separator: ", "))" }
             throw failure(error.code, node.line, "template \"\(name)\": \(error.message)", hint: hint)
         }
         for step in steps {

@@ -9,17 +9,19 @@ import FarmModel
 struct DefinitionFile {
     private let draft: RecipeDraft
     private let base: String
+    private let standalone: Bool
     private var post: [String] = ["set -e"]
     private var environment: [String] = []
     private var user = "root"
     private var users: Set<String> = ["root"]
-    private var entryPoint = ""
+    private var entryPoint: [String] = []
 
     private static let staging = "/.sciferry-context"
 
-    init(_ draft: RecipeDraft, base: String) {
+    init(_ draft: RecipeDraft, base: String, standalone: Bool) {
         self.draft = draft
         self.base = base
+        self.standalone = standalone
     }
 
     func render() throws -> String {
@@ -31,23 +33,34 @@ struct DefinitionFile {
     private func text() -> String {
         let definition = draft.definition
         var lines = ["Bootstrap: docker", "From: \(base)", ""]
-        let directories = [definition.mounts.isEmpty ? nil : "files", definition.copies.isEmpty ? nil : "copy"].compactMap { $0 }
-        if !directories.isEmpty {
-            lines.append("%files")
-            lines += directories.map { "    context/\($0) \(DefinitionFile.staging)/\($0)" } + [""]
+        var files: [String] = []
+        if standalone {
+            files = definition.copies.map { "\($0.path) \(DefinitionFile.staging)/\(BuildContextNames.copy)/\($0.path)" }
+        } else {
+            let directories = [
+                definition.mounts.isEmpty ? nil : BuildContextNames.files, definition.copies.isEmpty ? nil : BuildContextNames.copy,
+            ].compactMap { $0 }
+            files = directories.map { "context/\($0) \(DefinitionFile.staging)/\($0)" }
+            files += draft.descriptions.map { "context/\(BuildContextNames.about)/\($0.name) /\($0.name)" }
         }
+        if !files.isEmpty { lines += ["%files"] + files.map { "    \($0)" } + [""] }
         lines += ["%environment"] + environment.map { "    \($0)" } + ["", "%post"] + post.map { "    \($0)" } + [""]
-        lines += ["%runscript", entryPoint.isEmpty ? "    exec \"$@\"" : "    exec \(ShellWord.quoted(entryPoint)) \"$@\"", ""]
+        lines += [
+            "%runscript",
+            entryPoint.isEmpty ? "    exec \"$@\"" : "    exec \(entryPoint.map(ShellWord.quoted).joined(separator: " ")) \"$@\"", "",
+        ]
         lines += [
             "%labels", "    org.sciferry.name \(draft.releaseName)", "    org.sciferry.version \(definition.version)",
             "    org.sciferry.target \(draft.target.name)",
         ]
+        lines += draft.recipe.settings.labels.map { "    \($0.name) \($0.value)" }
         return lines.joined(separator: "\n") + "\n"
     }
 
     private mutating func gather() throws {
         export("SCIFERRY_CPU_TARGET", draft.target.name, keeps: false)
         export("SCIFERRY_MARCH", draft.target.march, keeps: false)
+        for (name, value) in draft.recipe.settings.arguments { export(name, value, keeps: false) }
         let definition = draft.definition
         let build = draft.recipe.build
         let isApt = definition.packageManager == "apt"
@@ -100,7 +113,7 @@ struct DefinitionFile {
                 post.append("id \(name) >/dev/null 2>&1 || useradd --no-user-group --create-home --shell /bin/bash \(name)")
             }
             user = name
-        case .entrypoint(let command): entryPoint = command
+        case .entrypoint(let words): entryPoint = words
         }
     }
 

@@ -1,4 +1,4 @@
-import FarmModel
+package import FarmModel
 
 /// What a recipe asks for, interpreted for one container but not yet written in any builder's language.
 package struct ImageDefinition: Sendable {
@@ -13,7 +13,8 @@ package struct ImageDefinition: Sendable {
             case copy(sources: [String], to: String)
             case workdir(String)
             case user(String)
-            case entrypoint(String)
+            /// A program and its first arguments.
+            case entrypoint([String])
         }
         package var kind: Kind
         /// The line of `build.yaml` that it comes from; 0 for what no line asks for.
@@ -66,6 +67,10 @@ package struct ImageDefinition: Sendable {
     package var copies: [(path: String, file: String?, line: Int)] = []
     /// Files that the interpretation itself wrote, by path in the context.
     package var written: [String: String] = [:]
+    /// Templates and includes that it was made with, by path: digests of their bytes.
+    package var shared: [String: Digest] = [:]
+    /// The upstream source: a git repository's address, a space, a tag or branch.
+    package var upstream: String?
     package var deployBins: [String] = []
     package var deployPath: [String] = []
     package var readme = ""

@@ -2,19 +2,27 @@ import Microarchitecture
 import FarmModel
 import TemplateEngine
 
-/// Writes an image definition as the farm builds it: inputs pinned, every line of a command must succeed, files copied just
-/// before the step that uses them, so that a small edit keeps the layers above it.
+/// Writes an image definition as the farm builds it: inputs pinned, every line of a command must succeed.
+///
+/// Small edits keep the most layers: one layer for each directive; what only describes the image stands last; the CPU target
+/// is set as late as it is needed, so that all targets share what comes before; declared files are shown to the step that
+/// uses them and are in no layer; package archives are kept between builds, outside the image.
 struct NativeDockerfile {
     private let draft: RecipeDraft
     /// What stands behind `FROM`.
     private let base: String
+    private let standalone: Bool
     private var lines: [String] = []
     private var users: Set<String> = ["root"]
-    private var copiedMounts: Set<String> = []
+    private var user = "root"
+    private var knowsTarget = false
+    /// Where mounts were shown; their empty directories go at the end.
+    private var mountPoints: Set<String> = []
 
-    init(_ draft: RecipeDraft, base: String) {
+    init(_ draft: RecipeDraft, base: String, standalone: Bool) {
         self.draft = draft
         self.base = base
+        self.standalone = standalone
     }
 
     func render() throws -> String {
@@ -24,35 +32,48 @@ struct NativeDockerfile {
     }
 
     private mutating func write() throws {
-        beginning()
+        try beginning()
         for instruction in draft.definition.instructions { try write(instruction) }
+        if !mountPoints.isEmpty {
+            if user != "root" { lines.append(NativeDockerfile.rootLine) }
+            lines.append("RUN rm -rf \(mountPoints.sorted().joined(separator: " "))")
+            if user != "root" { lines.append("USER \(user)") }
+        }
         let definition = draft.definition
         if !definition.deployBins.isEmpty { lines.append("ENV DEPLOY_BINS=\(quoted(definition.deployBins.joined(separator: ":")))") }
         if !definition.deployPath.isEmpty {
             lines.append("ENV DEPLOY_PATH=\(quoted(try line(definition.deployPath.joined(separator: ":"), 1)))")
         }
-        if !copiedMounts.isEmpty {
-            lines.append("USER root")
-            lines.append("RUN rm -rf \(RecipeScope.mountRoot)")
+        for (name, value) in draft.recipe.settings.labels {
+            lines.append("LABEL \(quoted(try line(name, 1)))=\(quoted(try line(value, 1)))")
         }
+        if standalone { return }
+        lines.append("COPY [\(draft.descriptions.map { "\"\(BuildContextNames.about)/\($0.name)\"" }.joined(separator: ", ")), \"/\"]")
     }
 
-    private mutating func beginning() {
+    private mutating func beginning() throws {
         lines.append("FROM \(base)")
-        lines.append("USER root")
+        lines.append(NativeDockerfile.rootLine)
+        for (name, value) in draft.recipe.settings.arguments { lines.append("ARG \(name)=\(quoted(try line(value, 1)))") }
         if draft.definition.packageManager == "apt" { lines.append("ENV DEBIAN_FRONTEND=noninteractive") }
-        lines.append("ARG SCIFERRY_CPU_TARGET=\(draft.target.name)")
-        lines.append("ARG SCIFERRY_MARCH=\(draft.target.march)")
         let build = draft.recipe.build
         if build.addsDefaults {
             lines.append("ENV LANG=en_US.UTF-8 LC_ALL=en_US.UTF-8")
             let isApt = draft.definition.packageManager == "apt"
-            lines.append(install(BuildDefaults.packages(isApt: isApt), then: BuildDefaults.commands(isApt: isApt)))
+            install(BuildDefaults.packages(isApt: isApt), then: BuildDefaults.commands(isApt: isApt))
         }
         if draft.definition.packageManager == "apt", build.addsTimeZone ?? build.addsDefaults {
             lines.append("ENV TZ=UTC")
-            lines.append(install(["tzdata"]))
+            install(["tzdata"])
         }
+    }
+
+    /// The CPU target, for the steps that follow.
+    private mutating func nameTarget() {
+        guard !knowsTarget else { return }
+        knowsTarget = true
+        lines.append("ARG SCIFERRY_CPU_TARGET=\(draft.target.name)")
+        lines.append("ARG SCIFERRY_MARCH=\(draft.target.march)")
     }
 
     private mutating func write(_ instruction: ImageDefinition.Instruction) throws {
@@ -72,20 +93,24 @@ struct NativeDockerfile {
             where package.hasPrefix("-") || !package.utf8.allSatisfy({ $0 > 0x20 && !";&|<>$`\"'\\(){}".utf8.contains($0) }) {
                 throw fail("recipe.package", number, "\"\(package)\" is no package name")
             }
-            if !packages.isEmpty { lines.append(install(packages)) }
+            if !packages.isEmpty { install(packages) }
         case .run(let run):
-            copyFiles(of: run)
             guard run.locals.isEmpty else {
                 throw fail("recipe.local", number, "local contexts are for trying things out; a farm builds from declared files")
             }
             let commands = run.commands.map(DockerfileCommand.joined).filter { !$0.isEmpty }
-            if !commands.isEmpty { lines.append("RUN " + commands.joined(separator: " \\\n && ")) }
+            if !commands.isEmpty {
+                nameTarget()
+                lines.append("RUN \(mount(of: run))\(commands.joined(separator: " \\\n && "))")
+            }
         case .copy(let sources, let destination):
-            let words = try (sources.map { "copy/\($0)" } + [destination]).map { quoted(try line($0, number), expanding: true) }
+            let words = try (sources.map { standalone ? $0 : "\(BuildContextNames.copy)/\($0)" } + [destination]).map {
+                quoted(try line($0, number), expanding: true)
+            }
             lines.append("COPY [\(words.joined(separator: ", "))]")
         case .workdir(let path): lines.append("WORKDIR \(try line(path, number))")
         case .user(let name):
-            let user = try line(name, number)
+            user = try line(name, number)
             guard !user.isEmpty, user.utf8.allSatisfy({ $0.isAlphanumeric || "-_.:${}".utf8.contains($0) }) else {
                 throw fail("recipe.user", number, "\"\(user)\" is no user's name")
             }
@@ -93,14 +118,17 @@ struct NativeDockerfile {
             if users.insert(user).inserted, PlainName.isValid(user), !user.utf8.allSatisfy(\.isDigit) {
                 lines.append("RUN id \(user) >/dev/null 2>&1 || useradd --no-user-group --create-home --shell /bin/bash \(user)")
             }
-            lines.append("USER \(user)")
-        case .entrypoint(let command): lines.append("ENTRYPOINT [\(quoted(try line(command, number), expanding: true))]")
+            lines.append(user == "root" ? NativeDockerfile.rootLine : "USER \(user)")
+        case .entrypoint(let words):
+            lines.append("ENTRYPOINT [\(try words.map { quoted(try line($0, number), expanding: true) }.joined(separator: ", "))]")
         }
     }
 
-    private mutating func copyFiles(of run: ImageDefinition.Run) {
-        guard !run.mount.isEmpty, copiedMounts.insert(run.mount).inserted else { return }
-        lines.append("COPY files/\(run.mount) \(RecipeScope.mountRoot)/\(run.mount)")
+    private mutating func mount(of run: ImageDefinition.Run) -> String {
+        guard !run.mount.isEmpty else { return "" }
+        mountPoints.insert(RecipeScope.mountRoot)
+        let source = "\(BuildContextNames.files)/\(run.mount)"
+        return "--mount=type=bind,source=\(source),target=\(RecipeScope.mountRoot)/\(run.mount) \\\n "
     }
 
     private func fail(_ code: FarmError.Code, _ line: Int, _ message: String) -> FarmError {
@@ -115,23 +143,38 @@ struct NativeDockerfile {
         return text
     }
 
-    private func install(_ packages: [String], then commands: [String] = []) -> String {
+    /// By number: some images have no list of users, and BuildKit finds no name there.
+    private static let rootLine = "USER 0:0"
+
+    /// Archives stay in a cache of the recipe's own: nothing that another recipe's packages do reaches it.
+    private static let archives = "/var/cache/sciferry"
+
+    private mutating func install(_ packages: [String], then commands: [String] = []) {
         let names = Set(packages).sorted().joined(separator: " \\\n      ")
         let more = commands.map { " \\\n && \($0)" }.joined()
-        if draft.definition.packageManager == "apt" {
-            return """
-                RUN apt-get update -qq \\
+        let isApt = draft.definition.packageManager == "apt"
+        let cache = NativeDockerfile.archives
+        mountPoints.insert(cache)
+        lines.append(
+            "RUN --mount=type=cache,id=\(isApt ? "apt" : "yum")-\(draft.recipe.name)-\(draft.target.family),sharing=locked,target=\(cache) \\"
+        )
+        if isApt {
+            lines.append(
+                """
+                    mkdir -p \(cache)/partial \\
+                 && apt-get update -qq \\
                  && apt-get install -y -q --no-install-recommends \\
+                      -o Dir::Cache::Archives=\(cache) -o APT::Keep-Downloaded-Packages=true \\
                       \(names) \\
                  && rm -rf /var/lib/apt/lists/*\(more)
+                """)
+        } else {
+            lines.append(
                 """
+                    yum install -y -q --setopt=cachedir=\(cache) --setopt=keepcache=1 \\
+                      \(names)\(more)
+                """)
         }
-        return """
-            RUN yum install -y -q \\
-                  \(names) \\
-             && yum clean all \\
-             && rm -rf /var/cache/yum/*\(more)
-            """
     }
 
     /// A double-quoted Dockerfile word; `expanding` leaves `$` to refer to variables set before.

@@ -40,7 +40,7 @@ extension Recipe {
             variables: try readVariables(top), options: try readOptions(top), variants: try readVariants(top),
             files: try top.nodes("files").map { try readFile($0, source, in: document) },
             deploy: try top["deploy"].map { try checkedDeploy($0, in: document) },
-            limits: try readLimits(top["x-sciferry"], in: document))
+            settings: try RecipeSettings.read(top["x-sciferry"], in: document))
     }
 
     private static func readArchitectures(_ top: RecipeMapping) throws -> [String] {
@@ -92,14 +92,6 @@ extension Recipe {
     static func checkedDeploy(_ node: RecipeNode, in document: RecipeDocument) throws -> RecipeNode {
         if !node.isNull { _ = try RecipeMapping(node, in: document, what: "deploy", keys: ["bins", "path", "webapp"]) }
         return node
-    }
-
-    private static func readLimits(_ node: RecipeNode?, in document: RecipeDocument) throws -> Limits {
-        var limits = Limits()
-        guard let node else { return limits }
-        let block = try RecipeMapping(node, in: document, what: "x-sciferry", keys: ["disk-gib"])
-        if let gib = try block.integer("disk-gib") { limits.diskGiB = max(1, min(4096, gib)) }
-        return limits
     }
 
     private static func readVariables(_ top: RecipeMapping) throws -> [(name: String, value: RecipeNode)] {

@@ -31,9 +31,9 @@ extension Recipe {
             options: options)
     }
 
-    /// The CPU target of a name, the lowest of the recipe's first architecture for an empty one; throws `target.unknown`.
+    /// The CPU target of a name; for an empty one the recipe's first, or else the lowest of its first architecture; throws `target.unknown`.
     package func target(_ name: String) throws -> Microarchitecture {
-        let wanted = name.isEmpty ? architectures[0] : name
+        let wanted = name.isEmpty ? settings.targets.first ?? architectures[0] : name
         guard let target = Microarchitecture.named(wanted) else {
             throw FarmError(
                 "target.unknown", .usage, "\"\(wanted)\" is no CPU target",

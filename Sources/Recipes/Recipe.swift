@@ -21,7 +21,7 @@ package struct Recipe: Sendable {
     package var variants: [Variant]
     package var files: [FileDeclaration]
     package var deploy: RecipeNode?
-    package var limits: Limits
+    package var settings: RecipeSettings
 
     /// The `build` block.
     package struct Build: Sendable {
@@ -49,11 +49,6 @@ package struct Recipe: Sendable {
         /// Empty for the default one.
         package var architectures: [String]
         package var options: [String: Bool]
-    }
-
-    /// The farm's own settings of a recipe, in its `x-sciferry` block.
-    package struct Limits: Sendable, Hashable {
-        package var diskGiB: Int = 4
     }
 
     /// A file that the recipe brings, by URL, from beside it, or written out; the texts may hold expressions.

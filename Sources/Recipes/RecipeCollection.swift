@@ -21,20 +21,37 @@ package final class RecipeCollection: Sendable {
         return document
     }
 
-    /// A template by its name.
-    func template(_ name: String) throws -> RecipeDocument? {
+    /// A template by its name: the collection's own, else one that comes with Sciferry.
+    func template(_ name: String) throws -> (document: RecipeDocument, isBundled: Bool)? {
         for directory in RecipeCollection.templateDirectories {
-            if let found = try document("\(directory)/\(name).yaml") { return found }
+            if let found = try document("\(directory)/\(name).yaml") { return (found, false) }
         }
-        return nil
+        guard let bytes = BundledTemplates.bytes(name) else { return nil }
+        let path = RecipeCollection.bundledPath(name)
+        if let known = documents.withLock({ $0[path] }) { return (known, true) }
+        let document = try RecipeDocument(bytes, path: path)
+        documents.withLock { $0[path] = document }
+        return (document, true)
+    }
+
+    /// How messages and locks call a template that comes with Sciferry.
+    private static func bundledPath(_ name: String) -> String { "sciferry:templates/\(name).yaml" }
+
+    /// The digest of a shared file's bytes, by its document's path.
+    func digest(of path: String) -> Digest? {
+        if let bytes = files[path] { return Digest(hashing: bytes) }
+        return BundledTemplates.names.first { RecipeCollection.bundledPath($0) == path }.flatMap(BundledTemplates.bytes).map {
+            Digest(hashing: $0)
+        }
     }
 
     /// Names of all templates.
     package var templateNames: [String] {
-        RecipeCollection.templateDirectories.flatMap { directory in
+        let own = RecipeCollection.templateDirectories.flatMap { directory in
             files.keys.filter { $0.hasPrefix("\(directory)/") && $0.hasSuffix(".yaml") }.map {
                 String($0.dropFirst(directory.count + 1).dropLast(5))
             }
-        }.sorted()
+        }
+        return Set(own + BundledTemplates.names).sorted()
     }
 }

@@ -15,6 +15,7 @@ package struct RecipeDraft: Sendable {
     let source: RecipeSource
     let target: Microarchitecture
     let variant: RecipeVariant
+    private let settings: RecipeInterpreter.Settings
 
     /// Interprets a recipe for a target. Throws errors that name file and line; `recipe.target` when the recipe does not
     /// offer the target's architecture.
@@ -25,19 +26,44 @@ package struct RecipeDraft: Sendable {
         _ recipe: Recipe, _ source: RecipeSource, target: Microarchitecture, variant: String = "", parallelJobs: Int = 4,
         options: [String: Bool] = [:], locals: Set<String> = []
     ) throws {
-        self.recipe = recipe
-        self.source = source
-        self.target = target
-        do { self.variant = try recipe.concreteVariant(architecture: target.family, variant: variant) } catch let error as FarmError {
+        if !recipe.settings.targets.isEmpty, !recipe.settings.targets.contains(target.name) {
+            throw FarmError(
+                "recipe.target", .invalid, "\(source.path): \(recipe.name) is not meant for \(target.name)",
+                hint: "its targets are: \(recipe.settings.targets.joined(separator: ", "))")
+        }
+        let chosen: RecipeVariant
+        do { chosen = try recipe.concreteVariant(architecture: target.family, variant: variant) } catch let error as FarmError {
             throw FarmError(error.code, error.category, "\(source.path): \(error.message)", hint: error.hint)
         }
-        var settings = RecipeInterpreter.Settings(variant: self.variant)
+        var settings = RecipeInterpreter.Settings(variant: chosen)
         settings.parallelJobs = parallelJobs
         settings.options = options
         settings.locals = locals
         settings.cpuTarget = target.name
         settings.cpuMarch = target.march
+        try self.init(recipe, source, target, chosen, settings)
+    }
+
+    private init(
+        _ recipe: Recipe, _ source: RecipeSource, _ target: Microarchitecture, _ variant: RecipeVariant,
+        _ settings: RecipeInterpreter.Settings
+    ) throws {
+        self.recipe = recipe
+        self.source = source
+        self.target = target
+        self.variant = variant
+        self.settings = settings
         definition = try RecipeInterpreter.definition(recipe, source, settings)
+    }
+
+    /// The same with the commit that the lock holds for the upstream source, which expressions may name.
+    private func pinned(_ lock: [String: LockedInput]) throws -> RecipeDraft {
+        guard let upstream = definition.upstream else { return self }
+        let key = LockedInput.key(kind: .git, name: upstream, architecture: target.family)
+        guard let commit = lock[key]?.commit else { throw FarmError("recipe.unlocked", .fault, "\(upstream) is not resolved") }
+        var settings = settings
+        settings.commit = commit
+        return try RecipeDraft(recipe, source, target, variant, settings)
     }
 
     /// Inputs whose digests must be known before the recipe can be rendered.
@@ -48,6 +74,7 @@ package struct RecipeDraft: Sendable {
                 result.append((.download, url))
             }
         }
+        if let upstream = definition.upstream { result.append((.git, upstream)) }
         return result
     }
 
@@ -61,6 +88,10 @@ package struct RecipeDraft: Sendable {
 
     /// Renders the plan: a pure function of the recipe, its files, the target, the lock and the test suite.
     package func render(lock: [String: LockedInput], suite: TestSuite) throws -> RenderedRecipe {
+        try pinned(lock).rendered(lock: lock, suite: suite)
+    }
+
+    private func rendered(lock: [String: LockedInput], suite: TestSuite) throws -> RenderedRecipe {
         let baseKey = LockedInput.key(kind: .base, name: definition.baseImage, architecture: target.family)
         guard let locked = lock[baseKey] else {
             throw FarmError("recipe.unlocked", .fault, "the base image \(definition.baseImage) is not resolved")
@@ -79,15 +110,23 @@ package struct RecipeDraft: Sendable {
             name: releaseName, version: definition.version, architecture: target.family, target: target.name, base: base,
             dockerfile: dockerfile, context: context.files.values.sorted { $0.path < $1.path }, commands: definition.deployBins,
             commandPaths: definition.deployPath, description: definition.description, categories: definition.categories,
-            licences: recipe.licences, suite: suite, diskBytes: Int64(recipe.limits.diskGiB) << 30)
+            licences: recipe.licences, suite: suite, image: recipe.settings.image,
+            diskBytes: Int64(recipe.settings.diskGiB) << 30, limits: recipe.settings.limits, network: recipe.settings.network)
         return RenderedRecipe(plan: plan, blobs: context.blobs)
     }
 
     /// The Dockerfile with `base` behind FROM; for looking at it where no lock is at hand, give the base image's name.
-    package func dockerfile(base: String) throws -> String { try NativeDockerfile(self, base: base).render() }
+    ///
+    /// - Parameter standalone: for a builder without the farm's context: paths of copies stay as they are, and nothing is
+    ///   copied that the recipe does not name.
+    package func dockerfile(base: String, standalone: Bool = false) throws -> String {
+        try NativeDockerfile(self, base: base, standalone: standalone).render()
+    }
 
     /// The same steps as an Apptainer definition file, with `base` behind From.
-    package func definitionFile(base: String) throws -> String { try DefinitionFile(self, base: base).render() }
+    package func definitionFile(base: String, standalone: Bool = false) throws -> String {
+        try DefinitionFile(self, base: base, standalone: standalone).render()
+    }
 
     /// The files that a build sees and the recipe itself brings, by path in the context; downloads are not among them.
     package func ownFiles() throws -> [(path: String, bytes: [UInt8], executable: Bool)] {
@@ -98,9 +137,24 @@ package struct RecipeDraft: Sendable {
         }
     }
 
+    /// What stands at the image's root for whoever looks into it.
+    var descriptions: [(name: String, bytes: [UInt8])] {
+        [("README.md", Array("\(definition.readme)\n".utf8)), ("build.yaml", source.files["build.yaml"] ?? [])]
+    }
+
     /// The Dockerfile that the collection's own builder would write.
     package var referenceDockerfile: String { ReferenceDockerfile.render(definition, build: recipe.build) }
 
+}
+
+/// Directories of a build's context.
+enum BuildContextNames {
+    /// Declared files, by the step that uses them.
+    static let files = "files"
+    /// What COPY takes.
+    static let copy = "copy"
+    /// What describes the image.
+    static let about = "about"
 }
 
 /// The files that a build sees.
@@ -117,6 +171,7 @@ private struct BuildContext {
     }
 
     mutating func stage() throws {
+        for (name, bytes) in draft.descriptions { add("\(BuildContextNames.about)/\(name)", bytes, executable: false) }
         // Also one that nothing uses yet: whoever declares it means it.
         for file in draft.definition.files {
             if case .beside(let name) = file.source, draft.source.files[name] == nil { throw missing(name, line: file.line) }
@@ -124,18 +179,18 @@ private struct BuildContext {
         let declared = Dictionary(draft.definition.files.map { ($0.name, $0) }) { first, _ in first }
         for (mount, names) in draft.definition.mounts {
             for (guest, name) in names {
-                if let file = declared[name] { try stage(file, as: "files/\(mount)/\(guest)") }
+                if let file = declared[name] { try stage(file, as: "\(BuildContextNames.files)/\(mount)/\(guest)") }
             }
         }
         for copy in draft.definition.copies {
             if let name = copy.file, let file = declared[name] {
-                try stage(file, as: "copy/\(copy.path)")
+                try stage(file, as: "\(BuildContextNames.copy)/\(copy.path)")
             } else if let text = draft.definition.written[copy.path] {
-                add("copy/\(copy.path)", Array(text.utf8), executable: false)
+                add("\(BuildContextNames.copy)/\(copy.path)", Array(text.utf8), executable: false)
             } else {
                 let found = draft.source.below(copy.path)
                 guard !found.isEmpty else { throw missing(copy.path, line: copy.line) }
-                for file in found { add("copy/\(file.path)", file.bytes, executable: false) }
+                for file in found { add("\(BuildContextNames.copy)/\(file.path)", file.bytes, executable: false) }
             }
         }
     }

@@ -16,6 +16,8 @@ package struct RecipeInterpreter {
         /// The CPU target's archspec name and its `-march` word.
         package var cpuTarget = ""
         package var cpuMarch = ""
+        /// The upstream source's commit; until it is resolved, expressions see zeros.
+        package var commit = String(repeating: "0", count: 40)
 
         package init(variant: RecipeVariant) { self.variant = variant }
     }
@@ -49,7 +51,7 @@ package struct RecipeInterpreter {
                 "name": .text(settings.variant.name), "version": .text(version), "original_version": .text(recipe.version),
                 "arch": .text(architecture), "variant": .text(settings.variant.selector),
                 "parallel_jobs": .integer(settings.parallelJobs), "cpu_target": .text(settings.cpuTarget),
-                "cpu_march": .text(settings.cpuMarch),
+                "cpu_march": .text(settings.cpuMarch), "commit": .text(settings.commit),
                 "options": .mapping(TemplateMapping(options.sorted { $0.key < $1.key }.map { (.text($0.key), .bool($0.value)) })),
             ], locals: settings.locals)
         definition = ImageDefinition(
@@ -67,6 +69,16 @@ package struct RecipeInterpreter {
     private mutating func run() throws {
         for (name, value) in recipe.variables { scope.values[name] = try rendered(value) }
         for file in recipe.files { try register(file) }
+        if let upstream = recipe.settings.upstream {
+            let (address, reference) = (try rendered(upstream.git).printed, try rendered(upstream.reference).printed)
+            guard address.hasPrefix("https://") || address.hasPrefix("http://"), !address.contains(where: \.isWhitespace) else {
+                throw failure("recipe.upstream", upstream.git.line, "\"\(address)\" is no repository", hint: "give its https:// address")
+            }
+            guard !reference.isEmpty, !reference.contains(where: \.isWhitespace) else {
+                throw failure("recipe.upstream", upstream.reference.line, "\"\(reference)\" is no tag or branch")
+            }
+            definition.upstream = "\(address) \(reference)"
+        }
         definition.readme = try readme()
         definition.description = try rendered(text: recipe.description, 1)
         if let node = recipe.categories { definition.categories = try (node.sequence ?? [node]).map { try rendered($0).printed } }
@@ -173,7 +185,7 @@ package struct RecipeInterpreter {
         case .run(let node): try applyRun(node, directive.node)
         case .workdir(let node): add(.workdir(try rendered(node).printed), line)
         case .user(let node): add(.user(try rendered(node).printed), line)
-        case .entrypoint(let node): add(.entrypoint(try rendered(node).printed), line)
+        case .entrypoint(let node): add(.entrypoint(try texts(rendered(node), node, "entrypoint")), line)
         case .environment(let node):
             guard case .mapping(let values) = try rendered(node) else {
                 throw failure("recipe.type", line, "environment must be a mapping")
@@ -226,8 +238,11 @@ package struct RecipeInterpreter {
                 "recipe.include", node.line, "there is no \(name) in the recipe's collection",
                 hint: "the path counts from the collection's root")
         }
+        share(document)
         for child in try Recipe.readDirectives(document.root["directives"], source, in: document) { try apply(child) }
     }
+
+    mutating func share(_ document: RecipeDocument) { definition.shared[document.path] = source.collection.digest(of: document.path) }
 
     private mutating func applyDeploy(_ value: TemplateValue, _ node: RecipeNode) throws {
         guard case .mapping(let deploy) = value else { return }

@@ -96,7 +96,9 @@ package struct RecipeLint {
     }
 
     private mutating func checkTemplate(_ template: RecipeNode) {
-        guard let name = template["name"]?.text, let document = try? source.collection.template(name) else { return }
+        guard let name = template["name"]?.text, let (document, isBundled) = try? source.collection.template(name), !isBundled else {
+            return
+        }
         let wanted = template["method"]?.text ?? (document.root["binaries"] == nil ? "source" : "binaries")
         guard let method = document.root[wanted] else { return }
         let text = method.value.printed

@@ -5,10 +5,23 @@ package struct RecipeLock: Codable, Sendable, Hashable {
     package var format = 1
     /// In the order of their keys.
     package var inputs: [LockedInput]
+    /// Templates and includes, by path: digests of their bytes. Absent in locks of older versions.
+    package var shared: [String: Digest]?
 
     package static let fileName = "sciferry.lock"
 
-    package init(_ inputs: some Sequence<LockedInput>) { self.inputs = inputs.sorted { $0.key < $1.key } }
+    package init(_ inputs: some Sequence<LockedInput>, shared: [String: Digest]) {
+        self.inputs = inputs.sorted { $0.key < $1.key }
+        self.shared = shared.isEmpty ? nil : shared
+    }
+
+    /// Refuses templates and includes that are not the locked ones any more (`lock.changed`).
+    package func check(_ shared: [String: Digest], _ source: RecipeSource) throws {
+        for (path, digest) in shared.sorted(by: { $0.key < $1.key }) {
+            guard let locked = self.shared?[path], locked != digest else { continue }
+            throw RecipeLock.changed(path, locked, digest, in: source)
+        }
+    }
 
     /// The lock beside a recipe, if there is one; throws `lock.invalid`.
     package static func read(_ source: RecipeSource) throws -> RecipeLock? {
@@ -33,9 +46,13 @@ package struct RecipeLock: Codable, Sendable, Hashable {
 
     /// The error for bytes that are not the locked ones any more.
     package static func changed(_ locked: LockedInput, now: LockedInput, in source: RecipeSource) -> FarmError {
+        changed(locked.name, locked.digest, now.digest, in: source)
+    }
+
+    private static func changed(_ name: String, _ locked: Digest, _ now: Digest, in source: RecipeSource) -> FarmError {
         FarmError(
             "lock.changed", .invalid,
-            "\(source.location(of: fileName)): \(locked.name) is locked as sha256:\(locked.digest.hex), upstream has sha256:\(now.digest.hex) now",
+            "\(source.location(of: fileName)): \(name) is locked as sha256:\(locked.hex), upstream has sha256:\(now.hex) now",
             hint: "look at what changed; to accept it: sciferry build \(source.path) --update-lock")
     }
 }

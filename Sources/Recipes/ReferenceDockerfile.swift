@@ -50,7 +50,7 @@ package enum ReferenceDockerfile {
             step(.copy(sources: ["README.md"], to: "/README.md")), step(.copy(sources: ["build.yaml"], to: "/build.yaml")),
         ]
         let hasEntryPoint = definition.instructions.contains { if case .entrypoint = $0.kind { true } else { false } }
-        if build.addsDefaults, !hasEntryPoint { result.append(step(.entrypoint(entryPoint))) }
+        if build.addsDefaults, !hasEntryPoint { result.append(step(.entrypoint([entryPoint]))) }
         return result
     }
 
@@ -124,7 +124,7 @@ package enum ReferenceDockerfile {
                     "RUN test \"$(getent passwd \(user))\" \\\n    || useradd --no-user-group --create-home --shell /bin/bash \(user)")
             }
             lines.append("USER \(user)")
-        case .entrypoint(let command): lines.append("ENTRYPOINT [\"\(command)\"]")
+        case .entrypoint(let words): lines.append("ENTRYPOINT [\"\(words.joined(separator: "\", \""))\"]")
         }
     }
 

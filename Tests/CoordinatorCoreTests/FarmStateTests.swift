@@ -45,7 +45,7 @@ private struct Bench {
     }
 
     static let result = BuildResult(
-        image: Digest(hashing: "i"), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [],
+        image: Digest(hashing: "i"), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [], records: [],
         chunkCount: 0, newChunkCount: 0, newBytes: 0, tests: [], testRuntime: "r", commands: [], hostTarget: "t", phaseSeconds: [:])
 
     func job(_ id: JobID) throws -> JobRecord { try #require(state.jobs[id]) }

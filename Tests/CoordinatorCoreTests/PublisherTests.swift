@@ -44,7 +44,7 @@ import Testing
         let result = BuildResult(
             image: manifest.image, imageSize: manifest.size,
             manifest: IncomingObject(digest: Digest(hashing: document), size: Int64(document.count)),
-            packs: [IncomingObject(digest: pack, size: Int64(bytes.count))], chunkCount: manifest.chunks.count,
+            packs: [IncomingObject(digest: pack, size: Int64(bytes.count))], records: [], chunkCount: manifest.chunks.count,
             newChunkCount: manifest.chunks.count, newBytes: Int64(bytes.count), tests: [], testRuntime: "r", commands: [],
             hostTarget: "x86_64", phaseSeconds: [:])
         record = PublicationRecord(

@@ -175,7 +175,7 @@ final class TestFarm: Sendable {
             deploy:
               bins: [\(name)-tool]
             x-sciferry:
-              disk-gib: 1
+              limits: {disk_gib: 1}
             """
         try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
         let suite =

@@ -18,6 +18,7 @@ import Testing
             suite: TestSuite(), diskBytes: 0)
         let result = BuildResult(
             image: Digest(hashing: image), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [],
+            records: [],
             chunkCount: 1, newChunkCount: 1, newBytes: 1, tests: [], testRuntime: "r", commands: ["found", "tool", "../x", "a b"],
             hostTarget: "t", phaseSeconds: [:])
         return Release(plan: plan, buildKey: Digest(hashing: "k"), result: result, builtOn: "w", publishedAt: Timestamp(seconds: 1))

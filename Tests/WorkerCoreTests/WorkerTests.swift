@@ -53,6 +53,7 @@ import WorkerCore
         return .built(
             BuildResult(
                 image: Digest(hashing: "i"), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [],
+                records: [],
                 chunkCount: 0, newChunkCount: 0, newBytes: 0, tests: outcomes, testRuntime: "r", commands: [], hostTarget: "t",
                 phaseSeconds: [:]))
     }
@@ -91,7 +92,7 @@ import WorkerCore
 
     @Test func aFailedStepIsNamedAndIsTheRecipesFault() {
         let failure = output(
-            "Step 1/3 : FROM x\n ---> 1\nStep 2/3 : RUN false\nE: Unable to locate package nosuch\nThe command '/bin/sh -c false' returned a non-zero code: 100\n"
+            "#4 [stage-0 1/3] FROM x\n#4 DONE 0.0s\n#5 [stage-0 2/3] RUN false\n#5 0.31 E: Unable to locate package nosuch\n#5 ERROR: executor failed running [/bin/sh -c false]: exit code: 100\n------\nexecutor failed running [/bin/sh -c false]: exit code: 100\n"
         )
         .failure(status: 1, engineAnswers: true)
         #expect(failure.failureClass == .recipe && failure.code == "build.step-failed")
@@ -100,30 +101,31 @@ import WorkerCore
     }
 
     @Test func aFullDiskIsTheWorkersTrouble() {
-        let failure = output("Step 1/1 : RUN dd\ncp: error writing: No space left on device\nThe command x returned a non-zero code: 1\n")
+        let failure = output("#5 [1/1] RUN dd\n#5 1.2 cp: error writing: No space left on device\n#5 ERROR: x: exit code: 1\n")
             .failure(status: 1, engineAnswers: true)
         #expect(failure.failureClass == .infrastructure && failure.code == "disk.full")
     }
 
     @Test func aLostEngineIsTheWorkersTrouble() {
         // Bash's own complaint about a quote is the recipe's.
-        let quote = output("Step 1/1 : RUN x\nunexpected EOF while looking for matching\nThe command x returned a non-zero code: 2\n")
+        let quote = output("#5 [1/1] RUN x\n#5 0.1 unexpected EOF while looking for matching\n#5 ERROR: x: exit code: 2\n")
         #expect(quote.failure(status: 1, engineAnswers: true).failureClass == .recipe)
-        let lost = output("Step 1/1 : RUN x\nerror during connect: EOF\n")
+        let lost = output("#5 [1/1] RUN x\nerror during connect: EOF\n")
         #expect(lost.failure(status: 1, engineAnswers: false).failureClass == .infrastructure)
     }
 
     @Test(arguments: [
-        "Error response from daemon: dockerfile parse error line 3: unknown instruction: FRMO",
-        "Step 2/3 : USER nobody2\nunable to find user nobody2: no matching entries in passwd file",
-        "Step 2/3 : ADD http://x /y\nADD failed: failed to GET http://x with status 404",
+        "failed to solve with frontend dockerfile.v0: failed to create LLB definition: dockerfile parse error line 1: unknown instruction: FRMO",
+        "#6 [2/3] RUN true\n#6 ERROR: unable to find user nobody2: no matching entries in passwd file",
+        "failed to compute cache key: \"/nosuch\" not found: not found",
     ]) func whatTheEngineRefusesIsTheRecipesFault(_ text: String) {
         let failure = output("\(text)\n").failure(status: 1, engineAnswers: true)
-        #expect(failure.failureClass == .recipe && failure.message.contains(text.split(separator: "\n").last ?? ""))
+        let reason = text.split(separator: "\n").last.map { $0.split(separator: "ERROR: ").last ?? $0 } ?? ""
+        #expect(failure.failureClass == .recipe && failure.message.contains(reason))
     }
 
     @Test func anEngineThatAnswersButBrokeOffIsTriedAgain() {
-        let broken = output("Step 2/3 : RUN x\nrpc error: code = Unavailable desc = transport is closing\n")
+        let broken = output("#6 [2/3] RUN x\nrpc error: code = Unavailable desc = transport is closing\n")
         #expect(broken.failure(status: 1, engineAnswers: true).failureClass == .infrastructure)
     }
 

@@ -88,6 +88,7 @@ extension Coordinator {
     /// - Parameter updates: everything is resolved anew, whatever is known or locked.
     private func inputs(of draft: RecipeDraft, _ source: RecipeSource, updates: Bool) throws -> Inputs {
         let lock = try RecipeLock.read(source)
+        if !updates { try lock?.check(draft.definition.shared, source) }
         var inputs = Inputs()
         for input in draft.inputs {
             let key = LockedInput.key(kind: input.kind, name: input.name, architecture: draft.definition.architecture)
@@ -112,7 +113,8 @@ extension Coordinator {
 
     /// Whether the very bytes can be had without asking upstream what it has now.
     private func isAtHand(_ input: LockedInput) -> Bool {
-        input.kind == .base && input.origin == .registry || blobs.contains(input.digest)
+        input.kind == .base && input.origin == .registry || input.kind == .git || blobs.contains(input.digest)
+            || archived[input.digest] != nil
     }
 
     /// A recipe's lock as far as it is known; what is not is being resolved by the jobs that come back.
@@ -130,7 +132,7 @@ extension Coordinator {
         let lasting = found.known.values.filter { input in
             input.origin == .registry || bootstrap[input.name]?.mirror.contains("{snapshot}") ?? false
         }
-        return LockAnswer(lock: RecipeLock(lasting), waitsFor: waits)
+        return LockAnswer(lock: RecipeLock(lasting, shared: draft.definition.shared), waitsFor: waits)
     }
 
     private func orders(_ inputs: [(kind: LockedInput.Kind, name: String)], _ architecture: String) -> [ResolveOrder] {

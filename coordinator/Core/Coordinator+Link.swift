@@ -33,6 +33,7 @@ package struct WorkerDesk: LinkServerDelegate {
     package func blob(
         _ digest: Digest, worker: WorkerName, offset: Int64, piece: @Sendable ([UInt8]) async throws -> Void
     ) async throws {
+        try await coordinator.recall(digest)
         let file = try coordinator.blobs.open(digest)
         defer { file.close() }
         let size = try file.size()
@@ -168,7 +169,7 @@ extension Coordinator {
         try requireOpen(ticket.attempt)
         switch ticket.kind {
         case .input: try blobs.adopt(file, as: ticket.digest)
-        case .pack, .manifest:
+        case .pack, .manifest, .record:
             try await firstRegion.put(
                 UploadDesk.incomingKey(ticket.attempt, ticket.digest), .file(path: file, size: ticket.size))
         }

@@ -35,6 +35,10 @@ package actor Coordinator {
     /// Mirrors whose channel has not been replaced by the renewed one yet.
     private var unrenewed: Set<String> = []
 
+    /// Inputs that the first region keeps, with their sizes.
+    var archived: [Digest: Int64] = [:]
+    var archiveAgainAt = Timestamp.now
+
     private(set) var state: FarmState
     private var tokens: [String: TokenRecord]
     private var access: [Digest: AccessRecord]
@@ -139,10 +143,12 @@ package actor Coordinator {
     private func publish() async throws {
         try await prepareRegions()
         try await adoptChannel()
+        do { try await readArchive() } catch { report(error) }
         await sweepIncoming()
         var nextRenewal = Timestamp.now
         while !Task.isCancelled {
             for record in state.duePublications(now: .now) { await work(on: record) }
+            await archiveInputs()
             if nextRenewal <= .now {
                 do { try await renewChannel() } catch { report(error) }
                 await sweepIncoming()

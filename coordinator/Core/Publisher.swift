@@ -89,8 +89,9 @@ package struct Publisher: Sendable {
     /// Checks that the manifest's chunks are all there and make the image, then writes manifest and cover.
     package func writeManifest(_ record: PublicationRecord) async throws -> StepResult {
         let object = record.result.manifest
+        let attempt = record.attempt
         let bytes: [UInt8]
-        do { bytes = try await first.get(UploadDesk.incomingKey(record.attempt, object.digest)) } catch let error as FarmError
+        do { bytes = try await first.get(UploadDesk.incomingKey(attempt, object.digest)) } catch let error as FarmError
             where error.code == "storage.absent"
         { bytes = try await first.get(ImageManifest.key(object.digest)) }
         guard Digest(hashing: bytes) == object.digest else {
@@ -108,11 +109,25 @@ package struct Publisher: Sendable {
         }
         try await verifyImage(manifest, locations, own: Set(record.result.packs.map(\.digest)))
         try await first.put(ImageManifest.key(object.digest), bytes)
+        for record in record.result.records { try await take(record, of: attempt) }
         let cover = ManifestCover(indexes: Set(indexes.values).sorted())
         try await first.put(ImageManifest.coverKey(object.digest), try CanonicalJSON.encode(cover))
         var result = StepResult(record: record)
         result.record.step = .release
         return result
+    }
+
+    private func take(_ record: ImageRecord, of attempt: AttemptID) async throws {
+        let digest = record.object.digest
+        let bytes: [UInt8]
+        do { bytes = try await first.get(UploadDesk.incomingKey(attempt, digest)) } catch let error as FarmError
+            where error.code == "storage.absent"
+        { bytes = try await first.get(ImageRecord.key(digest)) }
+        guard Digest(hashing: bytes) == digest, Int64(bytes.count) == record.object.size else {
+            throw FarmError(
+                "upload.damaged", .corrupt, "the uploaded \(record.kind.rawValue) record is not what the worker said it would be")
+        }
+        try await first.put(ImageRecord.key(digest), bytes)
     }
 
     /// The image's digest is believed only when all its bytes, read back from the store, give it.
@@ -192,6 +207,9 @@ package struct Publisher: Sendable {
         for pack in packs.sorted() { try await copy(Pack.key(pack), named: pack, to: target) }
         for index in indexes.sorted() { try await copy(PackIndex.key(index), named: index, to: target) }
         try await copy(ImageManifest.key(manifestDigest), named: manifestDigest, to: target)
+        for record in record.result.records {
+            try await copy(ImageRecord.key(record.object.digest), named: record.object.digest, to: target)
+        }
         let cover = ImageManifest.coverKey(manifestDigest)
         try await target.put(cover, try await first.get(cover))
         let document = Array((record.document ?? "").utf8)
@@ -211,7 +229,7 @@ package struct Publisher: Sendable {
 
     /// Empties what the attempt uploaded.
     package func cleanUp(_ record: PublicationRecord) async throws {
-        for object in record.result.packs + [record.result.manifest] {
+        for object in record.result.packs + [record.result.manifest] + record.result.records.map(\.object) {
             try await first.delete(UploadDesk.incomingKey(record.attempt, object.digest))
         }
     }

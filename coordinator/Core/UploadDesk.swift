@@ -8,13 +8,14 @@ import SystemIO
 
 /// What an upload is for.
 package enum UploadKind: String, Codable, Sendable, Hashable {
-    case pack, manifest, input
+    case pack, manifest, record, input
 
     /// Bytes that may be granted.
     var largest: UInt64 {
         switch self {
         case .pack: 64 << 20
         case .manifest: 256 << 20
+        case .record: 64 << 20
         case .input: 64 << 30
         }
     }

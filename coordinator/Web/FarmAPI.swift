@@ -65,6 +65,14 @@ package struct FarmAPI: Sendable {
             try await require(.reader, request)
             return try json(await coordinator.releaseViews())
         }
+        router.get("api/v1/records/:digest") { request, context in
+            try await require(.reader, request)
+            let text = try context.parameters.require("digest")
+            guard let digest = Digest(text) else { throw FarmError("record.name", .usage, "\"\(text)\" is no digest") }
+            return Response(
+                status: .ok, headers: [.contentType: "application/json"],
+                body: .init(byteBuffer: ByteBuffer(bytes: try await coordinator.record(digest))))
+        }
         router.post("api/v1/access") { request, _ in
             try await require(.admin, request)
             let body: AccessRequest = try await read(request)

@@ -107,6 +107,12 @@ package struct BuildPipeline: Sendable {
                     size: resolved.input.size)
             }
             return resolved.input
+        case .git:
+            let commit = try await GitReferences.commit(order.name, client: context.client)
+            await log.say("\(order.name) is \(commit)")
+            return LockedInput(
+                kind: .git, name: order.name, architecture: order.architecture, digest: Digest(hashing: commit), size: 0,
+                origin: .registry, bootstrap: nil, commit: commit, lockedAt: .now)
         case .download:
             let path = "\(directory)/download"
             let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)
@@ -160,7 +166,7 @@ package struct BuildPipeline: Sendable {
         try await engine.tag(image, as: "sciferry-cache:\(plan.name.lowercased())-\(plan.target)")
         let imageDirectory = Disk.parent(of: sif.path)
         await enter(.test)
-        let tested = try await test(plan, imageDirectory, sif.partitionOffset)
+        let tested = try await test(plan, imageDirectory, sif.partitionOffset, listsRPM: sif.survey.hasRPM)
         await enter(.chunk)
         let manifest = try await Blocking.run { try ImageChunker.manifest(of: sif.path, parameters: .standard) }
         await enter(.upload, "\(manifest.chunks.count) chunks")
@@ -168,6 +174,8 @@ package struct BuildPipeline: Sendable {
         let sent = try await uploader.sendChunks(of: sif.path, manifest, scratch: directory) {
             await context.report(.upload, Int($0 * 1000), "")
         }
+        let packages = try await record(
+            .packages, InstalledPackages(sif.survey.packages + tested.rpm), uploader)
         let bytes = try CanonicalJSON.encode(manifest)
         let object = try await uploader.send(
             .bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
@@ -176,9 +184,16 @@ package struct BuildPipeline: Sendable {
         )
         clock.enter(.done)
         return BuildResult(
-            image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs,
+            image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs, records: [packages],
             chunkCount: manifest.chunks.count, newChunkCount: sent.newChunks, newBytes: sent.newBytes, tests: tested.outcomes,
             testRuntime: tested.runtime, commands: tested.commands, hostTarget: context.hostTarget, phaseSeconds: clock.seconds)
+    }
+
+    /// Uploads a document about the image.
+    private func record(_ kind: ImageRecord.Kind, _ document: some Encodable, _ uploader: Uploader) async throws -> ImageRecord {
+        let bytes = try CanonicalJSON.encode(document)
+        let object = try await uploader.send(.bytes(bytes), kind: "record", digest: Digest(hashing: bytes), size: Int64(bytes.count))
+        return ImageRecord(kind: kind, object: object)
     }
 
     private func fetchPlan(_ digest: Digest) async throws -> Plan {
@@ -229,22 +244,23 @@ package struct BuildPipeline: Sendable {
     private func dockerBuild(_ plan: Plan) async throws -> String {
         let identifier = "\(directory)/image.id"
         let tag = context.home.buildTag(context.attempt.description)
-        let hours = context.configuration.buildHours
+        let allowed = context.configuration.buildHours
+        let hours = plan.limits.wallHours > 0 ? min(allowed, Double(plan.limits.wallHours)) : allowed
         let output = Mutex(BuildOutput())
         let (context, log) = (context, log)
         let result = try await ProcessRunner.run(
             engine.command(
                 [
-                    "build", "--force-rm", "--tag", tag, "--iidfile", identifier, "--file", "\(directory)/Dockerfile",
-                    "\(directory)/context",
+                    "build", "--tag", tag, "--iidfile", identifier, "--network", plan.network == .none ? "none" : "default", "--file",
+                    "\(directory)/Dockerfile", "\(directory)/context",
                 ], deadlineSeconds: hours * 3600)
         ) { bytes in
             await log.write(bytes)
             let began = output.withLock { $0.take(bytes) }
             if began {
-                let state = output.withLock { $0 }
+                let step = output.withLock { $0.step }
                 await context.report(
-                    .build, (state.step - 1) * 1000 / max(1, state.steps), "step \(state.step)/\(state.steps) \(state.instruction)")
+                    .build, (step.number - 1) * 1000 / max(1, step.count), "step \(step.number)/\(step.count) \(step.instruction)")
             }
         }
         if result.timedOut {
@@ -252,7 +268,8 @@ package struct BuildPipeline: Sendable {
             throw AttemptFailure(
                 Failure(
                     .recipe, code: "build.too-long",
-                    message: "the build was ended after \(hours) hours in step \(state.step)/\(state.steps): \(state.instruction)",
+                    message:
+                        "the build was ended after \(hours) hours in step \(state.step.number)/\(state.step.count): \(state.step.instruction)",
                     tail: state.tail))
         }
         guard result.succeeded else {
@@ -263,7 +280,7 @@ package struct BuildPipeline: Sendable {
         return String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
-    private func assemble(_ plan: Plan, _ image: String) async throws -> (path: String, partitionOffset: Int64) {
+    private func assemble(_ plan: Plan, _ image: String) async throws -> (path: String, partitionOffset: Int64, survey: PackageSurvey) {
         let archive = "\(directory)/image.tar"
         try await engine.save(image, to: archive)
         let path = "\(directory)/image/image.sif"
@@ -294,12 +311,12 @@ package struct BuildPipeline: Sendable {
         }
         try Disk.remove(archive)
         await log.say("image of \(report.size) bytes from \(report.contentBytes) bytes of files")
-        return (path, report.partition.offset)
+        return (path, report.partition.offset, report.survey)
     }
 
     private func test(
-        _ plan: Plan, _ imageDirectory: String, _ offset: Int64
-    ) async throws -> (outcomes: [TestOutcome], runtime: String, commands: [String]) {
+        _ plan: Plan, _ imageDirectory: String, _ offset: Int64, listsRPM lists: Bool
+    ) async throws -> (outcomes: [TestOutcome], runtime: String, commands: [String], rpm: [InstalledPackages.Package]) {
         try await Blocking.run { try Disk.replace("\(imageDirectory)/offset", with: Array("\(offset)\n".utf8)) }
         let runner = try await SuiteRunner(
             imageDirectory: imageDirectory, scratch: "\(directory)/runtime",
@@ -319,10 +336,11 @@ package struct BuildPipeline: Sendable {
             if !programs.hidden.isEmpty {
                 await log.say("not on the image's PATH, so no commands: \(programs.hidden.joined(separator: ", "))")
             }
+            let rpm = lists ? try await runner.rpmPackages() : []
             await runner.cleanUp()
             let failed = outcomes.filter { !$0.passed }
             guard failed.isEmpty else { throw AttemptFailure(try keep(imageDirectory, failed)) }
-            return (outcomes, runtime, programs.found)
+            return (outcomes, runtime, programs.found, rpm)
         } catch {
             await runner.cleanUp()
             throw error

@@ -3,7 +3,7 @@ package import ProcessRunner
 import Foundation
 import SystemIO
 
-/// The Docker engine, through its own client with the classic builder.
+/// The Docker engine, through its own client, building with BuildKit.
 package struct DockerEngine: Sendable {
     private let program: String
     private let host: String
@@ -20,7 +20,9 @@ package struct DockerEngine: Sendable {
 
     /// A client command.
     package func command(_ arguments: [String], deadlineSeconds: Double? = nil) -> Command {
-        var environment: [String: String?] = ["DOCKER_BUILDKIT": "0", "DOCKER_CLI_HINTS": "false"]
+        var environment: [String: String?] = [
+            "DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "DOCKER_CLI_HINTS": "false",
+        ]
         for (name, value) in marks { environment[name] = value }
         if !host.isEmpty { environment["DOCKER_HOST"] = host }
         return Command(program, arguments, environment: environment, deadlineSeconds: deadlineSeconds)
@@ -102,72 +104,4 @@ package struct DockerEngine: Sendable {
     }
 
     private static func lastLine(_ text: String) -> String { text.split(separator: "\n").last.map(String.init) ?? "" }
-}
-
-/// Follows the classic builder's output: which step runs, and what it said last.
-package struct BuildOutput: Sendable {
-    package private(set) var step = 0
-    package private(set) var steps = 0
-    package private(set) var instruction = ""
-    private var partial: [UInt8] = []
-    private var lines: [String] = []
-
-    package init() {}
-
-    /// Takes bytes as they come; true when a new step began.
-    package mutating func take(_ bytes: [UInt8]) -> Bool {
-        var began = false
-        partial += bytes
-        while let end = partial.firstIndex(of: UInt8(ascii: "\n")) {
-            let line = String(decoding: partial[..<end], as: UTF8.self)
-            partial.removeFirst(end + 1)
-            lines.append(line)
-            if lines.count > 400 { lines.removeFirst(200) }
-            began = note(line) || began
-        }
-        if partial.count > 64 * 1024 { partial = [] }
-        return began
-    }
-
-    /// The last lines, at most 30, without empty ones.
-    package var tail: [String] {
-        Array((lines + [String(decoding: partial, as: UTF8.self)]).filter { !$0.isEmpty }.suffix(30))
-    }
-
-    private mutating func note(_ line: String) -> Bool {
-        guard line.hasPrefix("Step "), let colon = line.range(of: " : ") else { return false }
-        let numbers = line[line.index(line.startIndex, offsetBy: 5)..<colon.lowerBound].split(separator: "/")
-        guard numbers.count == 2, let now = Int(numbers[0]), let all = Int(numbers[1]) else { return false }
-        step = now
-        steps = all
-        instruction = String(line[colon.upperBound...])
-        return true
-    }
-
-    /// Why a build failed. The recipe is to blame when a step of it returned an error, or when an engine that still
-    /// answers refused the Dockerfile or gave up in a step.
-    package func failure(status: Int32, engineAnswers: Bool) -> Failure {
-        let stepError = lines.last { $0.contains("returned a non-zero code:") }
-        let refusals = ["parse error", "COPY failed", "ADD failed", "Error parsing", "unknown instruction", "unable to find user"]
-        let text = lines.suffix(60).joined(separator: "\n")
-        let isEnginesOwn = ["rpc error", "context canceled", "Cannot connect", "i/o timeout", "connection re", "toomanyrequests"].contains {
-            text.contains($0)
-        }
-        let isRefused = refusals.contains { text.contains($0) } || engineAnswers && step > 0 && !isEnginesOwn
-        // Programs, the C library and the engine spell it differently.
-        if lines.suffix(60).contains(where: { $0.lowercased().contains("no space left on device") }) {
-            return Failure(
-                .infrastructure, code: "disk.full", message: "the worker's disk is full (step \(step)/\(steps): \(instruction))", tail: tail
-            )
-        }
-        guard stepError != nil || isRefused else {
-            return Failure(
-                .infrastructure, code: "engine.failed",
-                message: "the engine gave up with status \(status) in step \(step)/\(steps): \(instruction)", tail: tail)
-        }
-        let code = stepError.flatMap { $0.split(separator: " ").last.map(String.init) }
-        let reason = code.map { "ended with status \($0)" } ?? "failed (\(tail.last ?? ""))"
-        return Failure(
-            .recipe, code: "build.step-failed", message: "step \(step)/\(steps) \(reason): \(instruction)", tail: tail)
-    }
 }

@@ -99,6 +99,16 @@ package struct SuiteRunner: Sendable {
         return (names("+"), names("-"))
     }
 
+    /// What the image's own `rpm` lists; its database is nobody else's to read.
+    package func rpmPackages() async throws -> [InstalledPackages.Package] {
+        let seen = try await shell("rpm -qa --qf '%{NAME} %{VERSION}-%{RELEASE}\\n'", name: "packages", timeout: 120)
+        guard seen.exitCode == 0, !seen.timedOut else { return [] }
+        return seen.output.split(separator: "\n").compactMap { line in
+            let words = line.split(separator: " ").map(String.init)
+            return words.count == 2 ? .init(manager: "rpm", name: words[0], version: words[1]) : nil
+        }
+    }
+
     /// Removes the working directory and unmounts.
     package func cleanUp() async {
         await Mounts.release(below: mounts)

@@ -1,0 +1,118 @@
+package import FarmModel
+import Foundation
+
+/// Finds what was installed in an image from the files that package managers leave.
+package struct PackageSurvey {
+    /// Found so far.
+    package private(set) var packages: [InstalledPackages.Package] = []
+    /// Whether the image has a database of RPM, which only its own program reads.
+    package private(set) var hasRPM = false
+
+    /// A larger file is none of those that are looked for.
+    private static let largest: Int64 = 64 << 20
+
+    package init() {}
+
+    /// Looks at every file of a tree.
+    ///
+    /// - Parameter read: gives a file's bytes.
+    package mutating func look(at tree: EntryTree, read: (EntryTree.Content) throws -> [UInt8]) throws {
+        var stack: [(path: [String], node: EntryTree.Node)] = [([], tree.root)]
+        while let (path, node) = stack.popLast() {
+            if node.isDirectory {
+                if path.last == "rpm", path.dropLast().last == "lib" || path.dropLast().last == "sysimage" { hasRPM = true }
+                for (name, child) in node.sorted { stack.append((path + [String(decoding: name, as: UTF8.self)], child)) }
+            } else if PackageSurvey.isWanted(path), node.content.size > 0, node.content.size <= PackageSurvey.largest {
+                let text = String(decoding: try read(node.content), as: UTF8.self)
+                if path.last == "HEAD" {
+                    let directory = Array(path.dropLast())
+                    try checkout(directory, head: text) { name in
+                        try tree.find(Array((directory + [name]).joined(separator: "/").utf8)).map {
+                            String(decoding: try read($0.content), as: UTF8.self)
+                        }
+                    }
+                } else {
+                    take(path, text)
+                }
+            }
+        }
+    }
+
+    static func isWanted(_ path: [String]) -> Bool {
+        guard path.count >= 3, let name = path.last else { return false }
+        let directory = path[path.count - 2]
+        return switch name {
+        case "status": path == ["var", "lib", "dpkg", "status"]
+        case "installed": path == ["lib", "apk", "db", "installed"]
+        case "METADATA": directory.hasSuffix(".dist-info")
+        case "PKG-INFO": directory.hasSuffix(".egg-info")
+        case "DESCRIPTION": ["library", "site-library"].contains(path[path.count - 3])
+        case "HEAD": directory == ".git"
+        default:
+            directory == "status.d" && path.starts(with: ["var", "lib", "dpkg"]) || directory == "conda-meta" && name.hasSuffix(".json")
+        }
+    }
+
+    /// Takes one file; what does not have the expected form is passed over, since it is the image's, not ours.
+    mutating func take(_ path: [String], _ text: String) {
+        let name = path.last ?? ""
+        if path.dropLast().last == "conda-meta" {
+            struct Record: Decodable {
+                var name: String
+                var version: String
+                var build: String?
+            }
+            guard let record = try? JSONDecoder().decode(Record.self, from: Data(text.utf8)) else { return }
+            add("conda", record.name, record.build.map { "\(record.version)=\($0)" } ?? record.version)
+        } else if name == "installed" {
+            for stanza in PackageSurvey.stanzas(text) { add("apk", stanza["P"], stanza["V"]) }
+        } else if name == "METADATA" || name == "PKG-INFO" {
+            let stanza = PackageSurvey.stanzas(text).first ?? [:]
+            add("python", stanza["Name"], stanza["Version"])
+        } else if name == "DESCRIPTION" {
+            let stanza = PackageSurvey.stanzas(text).first ?? [:]
+            add("r", stanza["Package"], stanza["Version"])
+        } else {
+            for stanza in PackageSurvey.stanzas(text) where stanza["Status"]?.hasSuffix(" installed") ?? true {
+                add("dpkg", stanza["Package"], stanza["Version"])
+            }
+        }
+    }
+
+    /// A git checkout: its commit, named by where it was cloned from.
+    private mutating func checkout(_ directory: [String], head: String, read: (String) throws -> String?) rethrows {
+        let line = head.trimmingCharacters(in: .whitespacesAndNewlines)
+        var commit = line
+        if line.hasPrefix("ref: ") {
+            let name = String(line.dropFirst(5))
+            let packed = try read("packed-refs")?.split(separator: "\n").first { $0.hasSuffix(" \(name)") }?.split(separator: " ").first
+            commit = try read(name)?.trimmingCharacters(in: .whitespacesAndNewlines) ?? packed.map(String.init) ?? ""
+        }
+        guard commit.count >= 40, commit.allSatisfy(\.isHexDigit) else { return }
+        let configuration = try read("config") ?? ""
+        let origin = configuration.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) }.first { $0.hasPrefix("url = ") }
+        add("git", origin.map { String($0.dropFirst(6)) } ?? "/\(directory.dropLast().joined(separator: "/"))", commit)
+    }
+
+    private mutating func add(_ manager: String, _ name: String?, _ version: String?) {
+        guard let name, let version, !name.isEmpty, !version.isEmpty, name.utf8.count < 1024, version.utf8.count < 1024 else { return }
+        packages.append(.init(manager: manager, name: name, version: version))
+    }
+
+    /// `Key: value` lines in blocks that an empty line ends; lines that go on with a space belong to the one before and are
+    /// not needed here (deb822(5)).
+    private static func stanzas(_ text: String) -> [[String: String]] {
+        var result: [[String: String]] = []
+        var stanza: [String: String] = [:]
+        for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
+            if line.isEmpty || line == "\r" {
+                if !stanza.isEmpty { result.append(stanza) }
+                stanza = [:]
+            } else if let colon = line.firstIndex(of: ":"), !(line.first?.isWhitespace ?? true) {
+                let key = String(line[..<colon])
+                if stanza[key] == nil { stanza[key] = line[line.index(after: colon)...].trimmingCharacters(in: .whitespaces) }
+            }
+        }
+        return stanza.isEmpty ? result : result + [stanza]
+    }
+}

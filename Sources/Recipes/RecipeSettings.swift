@@ -1,0 +1,107 @@
+package import FarmModel
+import Microarchitecture
+
+/// The farm's own settings of a recipe: its `x-sciferry` block, which other builders pass over.
+package struct RecipeSettings: Sendable {
+    /// CPU targets that the recipe may be built for, the usual one first; empty for any.
+    package var targets: [String] = []
+    /// CPU targets on which a release's tests shall run.
+    package var verifyOn: [String] = []
+    package var limits = BuildLimits()
+    package var diskGiB = 4
+    package var network = NetworkPolicy.full
+    package var upstream: Upstream?
+    package var image = ImageFormat()
+    /// What the image says of itself, in the order of the recipe.
+    package var labels: [(name: String, value: String)] = []
+    /// Variables that the build's steps see and the image does not keep.
+    package var arguments: [(name: String, value: String)] = []
+
+    /// Where the software's source lies.
+    package struct Upstream: Sendable {
+        /// A git repository's HTTP address; may hold expressions.
+        package var git: RecipeNode
+        /// The tag or branch of the recipe's version; may hold expressions.
+        package var reference: RecipeNode
+    }
+
+    static let keys: Set<String> = ["targets", "verify_on", "limits", "network", "upstream", "squashfs", "labels", "arguments"]
+    static let limitKeys: Set<String> = ["disk_gib", "memory_gib", "wall_hours"]
+    static let upstreamKeys: Set<String> = ["git", "ref"]
+    static let squashfsKeys: Set<String> = ["level", "block_kib"]
+
+    static func read(_ node: RecipeNode?, in document: RecipeDocument) throws -> RecipeSettings {
+        var settings = RecipeSettings()
+        guard let node, !node.isNull else { return settings }
+        let block = try RecipeMapping(node, in: document, what: "x-sciferry", keys: keys)
+        settings.targets = try targets("targets", block)
+        settings.verifyOn = try targets("verify_on", block)
+        if let text = try block.text("network") {
+            guard let policy = NetworkPolicy(rawValue: text) else {
+                throw document.fail(
+                    "recipe.network", try block.require("network"), "\"\(text)\" is no network policy", hint: "full or none")
+            }
+            settings.network = policy
+        }
+        if let node = block["limits"], !node.isNull {
+            let limits = try RecipeMapping(node, in: document, what: "limits", keys: limitKeys)
+            settings.diskGiB = try number("disk_gib", limits, 1...4096) ?? settings.diskGiB
+            settings.limits.memoryGiB = try number("memory_gib", limits, 1...4096) ?? 0
+            settings.limits.wallHours = try number("wall_hours", limits, 1...168) ?? 0
+        }
+        if let node = block["upstream"], !node.isNull {
+            let upstream = try RecipeMapping(node, in: document, what: "upstream", keys: upstreamKeys)
+            _ = try (upstream.requireText("git"), upstream.requireText("ref"))
+            settings.upstream = Upstream(git: try upstream.require("git"), reference: try upstream.require("ref"))
+        }
+        settings.labels = try pairs("labels", block)
+        settings.arguments = try pairs("arguments", block)
+        for (name, _) in settings.arguments where !name.utf8.allSatisfy({ $0.isAlphanumeric || $0 == UInt8(ascii: "_") }) {
+            throw document.fail("recipe.variable", try block.require("arguments"), "\"\(name)\" is no variable's name")
+        }
+        if let node = block["squashfs"], !node.isNull {
+            let squashfs = try RecipeMapping(node, in: document, what: "squashfs", keys: squashfsKeys)
+            settings.image.zstdLevel = try number("level", squashfs, 1...19) ?? settings.image.zstdLevel
+            if let kib = try number("block_kib", squashfs, 4...1024) {
+                guard kib.nonzeroBitCount == 1 else {
+                    throw document.fail(
+                        "recipe.squashfs", try squashfs.require("block_kib"), "\(kib) is no block size", hint: "a power of two, 4 to 1024")
+                }
+                settings.image.blockSize = kib << 10
+            }
+        }
+        return settings
+    }
+
+    private static func targets(_ key: String, _ block: RecipeMapping) throws -> [String] {
+        let names = try block.texts(key)
+        for name in names where Microarchitecture.named(name) == nil {
+            let near = NearestWord.find(name, among: Microarchitecture.names).map { "did you mean \"\($0)\"?" }
+            throw block.document.fail(
+                "recipe.target", try block.require(key), "\"\(name)\" is no CPU target",
+                hint: near ?? "known: \(Microarchitecture.names.joined(separator: ", "))")
+        }
+        return names
+    }
+
+    private static func pairs(_ key: String, _ block: RecipeMapping) throws -> [(name: String, value: String)] {
+        guard let node = block[key], !node.isNull else { return [] }
+        let mapping = try RecipeMapping(node, in: block.document, what: key, keys: nil)
+        return try mapping.entries.map { entry in
+            guard entry.value.text != nil else {
+                throw block.document.fail("recipe.type", entry.value, "an entry of \(key) must be a text")
+            }
+            return (entry.key.printed, entry.value.printed)
+        }
+    }
+
+    private static func number(_ key: String, _ mapping: RecipeMapping, _ range: ClosedRange<Int>) throws -> Int? {
+        guard let value = try mapping.integer(key) else { return nil }
+        guard range.contains(value) else {
+            throw mapping.document.fail(
+                "recipe.limit", try mapping.require(key), "\"\(key)\" is \(value)",
+                hint: "a whole number from \(range.lowerBound) to \(range.upperBound)")
+        }
+        return value
+    }
+}

@@ -1,0 +1,69 @@
+import ChunkStore
+package import FarmModel
+import Foundation
+import Glibc
+import Logging
+import ObjectStorage
+import SystemIO
+
+/// The archive of inputs in the first region: what a recipe once declared stays to be had when upstream loses it, and when
+/// the coordinator's own disk is lost. `inputs/SHA-256` is an object's key.
+extension Coordinator {
+    private static let piece: Int64 = 8 << 20
+
+    private static func key(_ digest: Digest) -> String { "inputs/\(digest.hex)" }
+
+    /// Learns what the archive holds.
+    func readArchive() async throws {
+        for object in try await firstRegion.all(prefix: "inputs/") {
+            if let digest = Digest(String(object.key.dropFirst("inputs/".count))) { archived[digest] = object.size }
+        }
+    }
+
+    /// Brings inputs that are new into the archive. A region that is away is tried again later.
+    func archiveInputs() async {
+        let wanted = state.inputs.values.filter { input in
+            (input.kind == .download || input.origin == .bootstrap) && archived[input.digest] == nil && blobs.contains(input.digest)
+        }
+        guard !wanted.isEmpty, archiveAgainAt <= .now else { return }
+        for input in wanted {
+            do {
+                try await firstRegion.put(Coordinator.key(input.digest), .file(path: blobs.path(input.digest), size: input.size))
+                archived[input.digest] = input.size
+                logger.info("input archived", metadata: ["name": "\(input.name)", "digest": "\(input.digest.hex)"])
+            } catch {
+                archiveAgainAt = Timestamp.now.adding(seconds: 60)
+                return logger.warning("input not archived", metadata: ["name": "\(input.name)", "reason": "\(error)"])
+            }
+        }
+    }
+
+    /// A published record's bytes; throws `storage.absent`.
+    package nonisolated func record(_ digest: Digest) async throws -> [UInt8] { try await firstRegion.get(ImageRecord.key(digest)) }
+
+    /// Makes sure that a blob lies in the home: one that does not is brought back from the archive and checked.
+    func recall(_ digest: Digest) async throws {
+        guard !blobs.contains(digest), let size = archived[digest] else { return }
+        let path = "\(home.uploads)/recall-\(digest.hex)-\(Nonce.hex(bytes: 4))"
+        defer { try? Disk.remove(path) }
+        let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)
+        var hasher = Digest.Hasher()
+        var position: Int64 = 0
+        while position < size {
+            let bytes = try await firstRegion.get(
+                Coordinator.key(digest), range: position..<min(position + Coordinator.piece, size))
+            hasher.update(bytes)
+            try file.write(bytes)
+            position += Int64(bytes.count)
+        }
+        try file.sync()
+        file.close()
+        guard hasher.finish() == digest else {
+            throw FarmError(
+                "input.damaged", .corrupt, "\(Coordinator.key(digest)) in \(firstRegion.name) is damaged",
+                hint: "bring the object back from a mirror with sciferry sync")
+        }
+        try blobs.adopt(path, as: digest)
+        logger.notice("input recalled from the archive", metadata: ["digest": "\(digest.hex)"])
+    }
+}

@@ -1,0 +1,108 @@
+package import FarmModel
+
+/// Follows BuildKit's plain output: which step runs, and what it said last.
+///
+/// A step begins with `#6 [stage-0 2/5] RUN …` (newer clients leave the name of a lone stage out), speaks in lines
+/// `#6 0.209 …`, and ends with `#6 DONE`, `#6 CACHED` or `#6 ERROR: …`.
+package struct BuildOutput: Sendable {
+    /// A step of the Dockerfile.
+    package struct Step: Sendable, Hashable {
+        package var number: Int
+        package var count: Int
+        package var instruction: String
+    }
+
+    /// The step that began last.
+    package private(set) var step = Step(number: 0, count: 0, instruction: "")
+    private var steps: [Substring: Step] = [:]
+    private var failed: Step?
+    private var lines: [String] = []
+    private var partial: [UInt8] = []
+
+    package init() {}
+
+    /// Takes output as it comes; whether a step began with it.
+    package mutating func take(_ bytes: [UInt8]) -> Bool {
+        var began = false
+        partial += bytes
+        while let end = partial.firstIndex(of: UInt8(ascii: "\n")) {
+            let line = String(decoding: partial[..<end], as: UTF8.self)
+            partial.removeFirst(end + 1)
+            began = note(line) || began
+        }
+        if partial.count > 64 * 1024 { partial = [] }
+        return began
+    }
+
+    /// What steps and engine said last, at most 30 lines, without BuildKit's own marks.
+    package var tail: [String] {
+        Array((lines + [String(decoding: partial, as: UTF8.self)]).filter { !$0.isEmpty && $0 != "------" }.suffix(30))
+    }
+
+    private mutating func note(_ line: String) -> Bool {
+        guard line.hasPrefix("#"), let space = line.firstIndex(of: " ") else {
+            // A failed step's output comes once more at the end, without its times.
+            keep(line)
+            return false
+        }
+        let vertex = line[..<space]
+        let rest = line[line.index(after: space)...]
+        if rest.hasPrefix("["), let step = BuildOutput.step(rest) {
+            steps[vertex] = step
+            self.step = step
+            return true
+        }
+        let word = rest.prefix { $0 != " " }
+        if word == "ERROR:" {
+            failed = steps[vertex] ?? failed
+            keep(String(rest))
+        } else if word.allSatisfy({ $0.isNumber || $0 == "." }), !word.isEmpty {
+            keep(String(rest.dropFirst(word.count + 1)))
+        }
+        return false
+    }
+
+    private mutating func keep(_ line: String) {
+        lines.append(line)
+        if lines.count > 400 { lines.removeFirst(200) }
+    }
+
+    /// `[stage-0 2/5] RUN …`
+    private static func step(_ text: Substring) -> Step? {
+        guard let close = text.firstIndex(of: "]") else { return nil }
+        let place = text[text.index(after: text.startIndex)..<close].split(separator: " ").last ?? ""
+        let numbers = place.split(separator: "/")
+        guard numbers.count == 2, let number = Int(numbers[0]), let count = Int(numbers[1]) else { return nil }
+        return Step(number: number, count: count, instruction: text[text.index(after: close)...].drop { $0 == " " }.description)
+    }
+
+    /// Why a build failed. The recipe is to blame when a step of it returned an error, or when an engine that still
+    /// answers refused the Dockerfile or gave up in a step.
+    package func failure(status: Int32, engineAnswers: Bool) -> Failure {
+        let step = failed ?? step
+        let place = "step \(step.number)/\(step.count)"
+        let end = lines.suffix(60)
+        // Programs, the C library and the engine spell it differently.
+        if end.contains(where: { $0.lowercased().contains("no space left on device") }) {
+            return Failure(
+                .infrastructure, code: "disk.full", message: "the worker's disk is full (\(place): \(step.instruction))", tail: tail)
+        }
+        let code = end.last { $0.contains("exit code: ") }?.split(separator: " ").last.map(String.init)
+        let text = end.joined(separator: "\n")
+        let refusals = [
+            "dockerfile parse error", "unknown instruction", "failed to compute cache key", "unable to find user",
+            "failed to load cache key: invalid response status",
+        ]
+        let isEnginesOwn = ["rpc error", "context canceled", "Cannot connect", "i/o timeout", "connection re", "toomanyrequests"].contains {
+            text.contains($0)
+        }
+        let isRefused = refusals.contains { text.contains($0) } || engineAnswers && step.number > 0 && !isEnginesOwn
+        guard code != nil || isRefused else {
+            return Failure(
+                .infrastructure, code: "engine.failed",
+                message: "the engine gave up with status \(status) in \(place): \(step.instruction)", tail: tail)
+        }
+        let reason = code.map { "ended with status \($0)" } ?? "failed (\(tail.last ?? ""))"
+        return Failure(.recipe, code: "build.step-failed", message: "\(place) \(reason): \(step.instruction)", tail: tail)
+    }
+}

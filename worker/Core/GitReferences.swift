@@ -1,0 +1,63 @@
+import FarmModel
+import HTTPTransport
+
+/// What a git repository's server says of its tags and branches
+/// (gitprotocol-http(5), "smart" discovery; gitprotocol-common(5) for the lines).
+struct GitReferences {
+    private(set) var commits: [String: String] = [:]
+
+    /// Reads the answer to `info/refs?service=git-upload-pack`; throws `git.answer`.
+    init(_ bytes: [UInt8]) throws {
+        var rest = bytes[...]
+        func bad(_ what: String) -> FarmError {
+            FarmError("git.answer", .invalid, "the server's list of references is none: \(what)", hint: "give a repository's address")
+        }
+        while !rest.isEmpty {
+            guard rest.count >= 4, let length = Int(String(decoding: rest.prefix(4), as: UTF8.self), radix: 16) else {
+                throw bad("a line's length is missing")
+            }
+            rest = rest.dropFirst(4)
+            if length == 0 { continue }
+            guard length >= 4, rest.count >= length - 4 else { throw bad("a line is cut off") }
+            let line = String(decoding: rest.prefix(length - 4).prefix { $0 != 0 && $0 != 0x0A }, as: UTF8.self)
+            rest = rest.dropFirst(length - 4)
+            if line.hasPrefix("#") { continue }
+            let parts = line.split(separator: " ", maxSplits: 1)
+            guard parts.count == 2, parts[0].count >= 40, parts[0].allSatisfy(\.isHexDigit) else { throw bad("\"\(line.prefix(80))\"") }
+            commits[String(parts[1])] = String(parts[0])
+        }
+    }
+
+    /// The commit of a tag, else of a branch.
+    func commit(of reference: String) -> String? {
+        // An annotated tag has a line more for what it points to.
+        commits["refs/tags/\(reference)^{}"] ?? commits["refs/tags/\(reference)"] ?? commits["refs/heads/\(reference)"]
+    }
+
+    /// Asks a server; `name` is the repository's address, a space, and the reference.
+    static func commit(_ name: String, client: HTTPClient) async throws -> String {
+        let parts = name.split(separator: " ", maxSplits: 1).map(String.init)
+        guard parts.count == 2 else { throw FarmError("git.name", .fault, "\"\(name)\" is no reference") }
+        var address = parts[0]
+        while address.hasSuffix("/") { address.removeLast() }
+        let request = HTTPRequest("GET", "\(address)/info/refs?service=git-upload-pack", followsRedirects: true)
+        let response: HTTPResponse
+        do { response = try await client.perform(request) } catch let error as FarmError {
+            throw AttemptFailure(Failure(.infrastructure, error))
+        }
+        guard response.isSuccess else {
+            let isTransient = RetryPolicy.isTransient(status: response.status)
+            throw AttemptFailure(
+                Failure(
+                    isTransient ? .infrastructure : .recipe, code: "git.failed",
+                    message: "\(address) answers with status \(response.status); correct x-sciferry.upstream"))
+        }
+        guard let commit = try GitReferences(response.body).commit(of: parts[1]) else {
+            throw AttemptFailure(
+                Failure(
+                    .recipe, code: "git.reference", message: "\(address) has no tag or branch \"\(parts[1])\"; correct x-sciferry.upstream")
+            )
+        }
+        return commit
+    }
+}

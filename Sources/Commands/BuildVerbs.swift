@@ -28,7 +28,7 @@ struct BuildCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let source = try RecipeDirectory.read(recipe)
+            let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(recipe))
             let client = try farm.client()
             let job: JobRecord = try await client.post(
                 "/api/v1/jobs", Submission(source, target: target, variant: variant, updatesLock: updateLock))
@@ -213,14 +213,16 @@ struct JobsCommand: AsyncParsableCommand {
 struct JobCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "job", abstract: "Show a job: where it stands, why it waits or failed, what came of it.",
-        discussion: "Example:\n  sciferry job j3 --json")
+        discussion: "Examples:\n  sciferry job j3 --json\n  sciferry job j3 --packages")
 
     @OptionGroup var farm: FarmOptions
     @Argument(help: "The job, for example j3.") var id: String
+    @Flag(help: "List what package managers installed in its image.") var packages = false
 
     func run() async throws {
         try await reporting {
             let view: JobView = try await farm.client().get("/api/v1/jobs/\(id)")
+            if packages { return try await list(view) }
             if farm.json { return try Console.json(view) }
             let job = view.job
             Console.print("\(job.id)  \(job.title)  \(job.state.rawValue)")
@@ -246,6 +248,17 @@ struct JobCommand: AsyncParsableCommand {
                 if let error = publication.lastError { Console.print("  last error: \(error)") }
             }
         }
+    }
+}
+
+extension JobCommand {
+    private func list(_ view: JobView) async throws {
+        guard let record = view.publication?.result.records.first(where: { $0.kind == .packages }) else {
+            throw FarmError("job.packages", .notFound, "\(id) made no image", hint: "name a job that was released: sciferry jobs")
+        }
+        let installed: InstalledPackages = try await farm.client().get("/api/v1/records/\(record.object.digest.hex)")
+        if farm.json { return try Console.json(installed) }
+        Console.table(["MANAGER", "PACKAGE", "VERSION"], installed.packages.map { [$0.manager, $0.name, $0.version] })
     }
 }
 

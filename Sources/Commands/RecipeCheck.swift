@@ -49,19 +49,19 @@ struct RecipeCheckCommand: AsyncParsableCommand {
 
     private func check(_ path: String, _ collection: RecipeCollection?) async throws -> Verdict {
         do {
-            var source = try RecipeDirectory.read(path, collection: collection)
+            var source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path, collection: collection))
             var findings = try RecipeLint.findings(source)
             if fix, findings.contains(where: { $0.edit != nil }) {
                 let mended = RecipeFinding.apply(
                     findings.filter { $0.file == source.path }, to: String(decoding: source.files["build.yaml"] ?? [], as: UTF8.self))
                 try Disk.replace(source.path, with: Array(mended.utf8))
-                source = try RecipeDirectory.read(path, collection: collection)
+                source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path, collection: collection))
                 findings = try RecipeLint.findings(source)
             }
             let recipe = try Recipe.read(source)
             let suite = try RecipeSuite.read(source)
             for variant in recipe.concreteVariants {
-                guard let target = Microarchitecture.named(variant.architecture) else { continue }
+                let target = try recipe.target(variant.architecture)
                 let draft = try RecipeDraft(recipe, source, target: target, variant: variant.variant)
                 _ = try draft.render(lock: RecipeCommand.sampleLock(draft, target.family), suite: suite)
                 if variant == recipe.concreteVariants.first { findings += try await shellFindings(draft, source) }

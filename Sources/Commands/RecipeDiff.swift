@@ -26,7 +26,7 @@ struct RecipeDiffCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let (old, new) = (try steps(before), try steps(after))
+            let (old, new) = (try await steps(before), try await steps(after))
             let changes = old.changes(to: new)
             let kept = old.kept(by: new)
             if json {
@@ -48,11 +48,11 @@ struct RecipeDiffCommand: AsyncParsableCommand {
     }
 
     /// The steps, with the digests of what they copy, so that another file makes another step.
-    private func steps(_ path: String) throws -> DockerfileSteps {
-        let source = try RecipeDirectory.read(path)
+    private func steps(_ path: String) async throws -> DockerfileSteps {
+        let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path))
         let recipe = try Recipe.read(source)
         let draft = try RecipeDraft(recipe, source, target: try recipe.target(target))
-        var text = try draft.dockerfile(base: draft.definition.baseImage)
+        var text = try draft.dockerfile()
         for file in try draft.ownFiles() {
             let directory = file.path.split(separator: "/").dropLast().joined(separator: "/")
             let mark = "# \(file.path) sha256:\(Digest(hashing: file.bytes).hex.prefix(12))"

@@ -1,4 +1,5 @@
 import FarmModel
+import Glibc
 import Recipes
 import SystemIO
 
@@ -18,17 +19,21 @@ enum RecipeDirectory {
         }
         var files: [String: [UInt8]] = [:]
         var total: Int64 = 0
-        try gather(directory, "", &files, &total)
+        var executables: Set<String> = []
+        try gather(directory, "", &files, &total) { path, place in if access(place, X_OK) == 0 { executables.insert(path) } }
         if isFile { files["build.yaml"] = try Disk.read(path, limit: largest) }
         let shared = try collection ?? RecipeCollection(files: root(of: directory).map(collectionFiles) ?? [:])
-        return RecipeSource(path: path, files: files, collection: shared)
+        return RecipeSource(path: path, files: files, executables: executables, collection: shared)
     }
 
-    private static func gather(_ directory: String, _ prefix: String, _ files: inout [String: [UInt8]], _ total: inout Int64) throws {
+    private static func gather(
+        _ directory: String, _ prefix: String, _ files: inout [String: [UInt8]], _ total: inout Int64,
+        found: (_ path: String, _ place: String) -> Void = { _, _ in }
+    ) throws {
         for name in try Disk.list(directory) {
             let path = "\(directory)/\(name)"
             if Disk.isDirectory(path) {
-                if name != ".git" { try gather(path, "\(prefix)\(name)/", &files, &total) }
+                if name != ".git" { try gather(path, "\(prefix)\(name)/", &files, &total, found: found) }
                 continue
             }
             total += Disk.size(path) ?? 0
@@ -38,6 +43,7 @@ enum RecipeDirectory {
                     hint: "let the recipe download large files by url")
             }
             files["\(prefix)\(name)"] = try Disk.read(path, limit: largest)
+            found("\(prefix)\(name)", path)
         }
     }
 

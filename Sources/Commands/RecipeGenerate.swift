@@ -17,7 +17,7 @@ private enum GeneratedForm: String, CaseIterable {
         let draft = try RecipeDraft(recipe, source, target: try recipe.target(""))
         let base = draft.definition.baseImage
         // A recipe that cannot be rendered is none.
-        let dockerfile = try draft.dockerfile(base: base, standalone: true)
+        let dockerfile = try draft.dockerfile(standalone: true)
         return switch self {
         case .recipe: text
         case .docker: dockerfile

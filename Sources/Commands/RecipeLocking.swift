@@ -22,7 +22,7 @@ struct RecipeLockCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let source = try RecipeDirectory.read(recipe)
+            let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(recipe))
             try await RecipeLocking.write(
                 source, target: target, variant: variant, client: try farm.client(), updates: update, quiet: farm.json)
             if farm.json, let lock = try RecipeLock.read(try RecipeDirectory.read(recipe)) { try Console.json(lock) }

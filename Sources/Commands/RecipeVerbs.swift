@@ -12,7 +12,8 @@ struct RecipeCommand: AsyncParsableCommand {
         commandName: "recipe", abstract: "Check, render and lock recipes.",
         subcommands: [
             RecipeCheckCommand.self, RenderCommand.self, RenderAllCommand.self, RecipeLockCommand.self, RecipeNewCommand.self,
-            RecipeDiffCommand.self, RecipeGenerateCommand.self, RecipeGenerateFromJSONCommand.self,
+            RecipeDiffCommand.self, RecipeGenerateCommand.self, RecipeGenerateFromJSONCommand.self, RecipeGraphCommand.self,
+            RecipeSchemaCommand.self,
         ])
 
     /// What a rendering may be asked for.
@@ -46,7 +47,8 @@ struct RecipeCommand: AsyncParsableCommand {
         func run() async throws {
             try await reporting {
                 let path = try recipePath()
-                let source = try RecipeDirectory.read(path, collection: try options.collection.map(RecipeDirectory.collection))
+                let source = try await HPCCMRecipe.completed(
+                    try RecipeDirectory.read(path, collection: try options.collection.map(RecipeDirectory.collection)))
                 let recipe = try Recipe.read(source)
                 let microarchitecture = try recipe.target(target.isEmpty ? arch ?? "" : target)
                 let draft = try RecipeDraft(
@@ -118,8 +120,8 @@ struct RecipeCommand: AsyncParsableCommand {
         guard let (recipe, source) = known else { return [read] }
         return recipe.concreteVariants.enumerated().map { index, variant in
             attempt(variant.name) {
-                guard let target = Microarchitecture.named(variant.architecture) else { return }
-                let draft = try RecipeDraft(recipe, source, target: target, variant: variant.variant, parallelJobs: options.jobs)
+                let draft = try RecipeDraft(
+                    recipe, source, target: try recipe.target(variant.architecture), variant: variant.variant, parallelJobs: options.jobs)
                 let place = index == 0 ? "\(output)/\(name)" : "\(output)/\(name)/variants/\(variant.name)"
                 try write(draft, try text(draft, options), options, to: place)
             }
@@ -127,9 +129,14 @@ struct RecipeCommand: AsyncParsableCommand {
     }
 
     private static func text(_ draft: RecipeDraft, _ options: RenderOptions) throws -> String {
-        if options.compat { return draft.referenceDockerfile }
+        if options.compat {
+            guard draft.recipe.build.foreign == nil else {
+                throw FarmError("render.kind", .usage, "\(draft.recipe.name) is of a kind that the collection's builder does not know")
+            }
+            return draft.referenceDockerfile
+        }
         let base = draft.definition.baseImage
-        return options.definition ? try draft.definitionFile(base: base) : try draft.dockerfile(base: base)
+        return options.definition ? try draft.definitionFile(base: base) : try draft.dockerfile()
     }
 
     /// What a rendering leaves beside the file for the builder.

@@ -184,6 +184,8 @@ package struct Plan: Codable, Sendable, Hashable {
     /// The CPU target, an archspec name.
     package var target: String
     package var base: BaseImage
+    /// Further images that the Dockerfile takes something from.
+    package var moreBases: [BaseImage]
     package var dockerfile: String
     package var context: [ContextFile]
     /// Commands that the release offers.
@@ -203,7 +205,8 @@ package struct Plan: Codable, Sendable, Hashable {
     package static let currentFormat = 2
 
     package init(
-        name: String, version: String, architecture: String, target: String, base: BaseImage, dockerfile: String,
+        name: String, version: String, architecture: String, target: String, base: BaseImage,
+        moreBases: [BaseImage] = [], dockerfile: String,
         context: [ContextFile], commands: [String], commandPaths: [String], description: String, categories: [String],
         licences: [String], suite: TestSuite, image: ImageFormat = ImageFormat(), diskBytes: Int64,
         limits: BuildLimits = BuildLimits(), network: NetworkPolicy = .full
@@ -214,6 +217,7 @@ package struct Plan: Codable, Sendable, Hashable {
         self.architecture = architecture
         self.target = target
         self.base = base
+        self.moreBases = moreBases
         self.dockerfile = dockerfile
         self.context = context
         self.commands = commands

@@ -104,8 +104,8 @@ package struct PackageSurvey {
     private static func stanzas(_ text: String) -> [[String: String]] {
         var result: [[String: String]] = []
         var stanza: [String: String] = [:]
-        for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
-            if line.isEmpty || line == "\r" {
+        for line in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline) {
+            if line.isEmpty {
                 if !stanza.isEmpty { result.append(stanza) }
                 stanza = [:]
             } else if let colon = line.firstIndex(of: ":"), !(line.first?.isWhitespace ?? true) {

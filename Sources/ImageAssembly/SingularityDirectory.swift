@@ -21,17 +21,19 @@ enum SingularityDirectory {
         for file in ["etc/hosts", "etc/resolv.conf"] where tree.find(Array(file.utf8)) == nil {
             try tree.add(file, [], mode: 0o644)
         }
-        func script(_ path: String, _ text: String) throws {
+        /// - Parameter keeps: one that the image brings itself, as images made from definition files do, stays.
+        func script(_ path: String, _ text: String, keeps: Bool = false) throws {
+            if keeps, tree.find(Array(".singularity.d/\(path)".utf8)) != nil { return }
             try tree.add(".singularity.d/\(path)", Array(text.utf8), mode: 0o755)
         }
         try script("env/10-docker2singularity.sh", environmentScript(configuration.environment))
-        try script("env/90-environment.sh", "#!/bin/sh\n# Variables that a site adds.\n")
+        try script("env/90-environment.sh", "#!/bin/sh\n# Variables that a site adds.\n", keeps: true)
         try script(
             "env/99-base.sh",
             "#!/bin/sh\n"
                 + "export LD_LIBRARY_PATH=\"${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs\"\n")
-        try script("runscript", runScript(configuration))
-        try script("startscript", "#!/bin/sh\nexec \"$@\"\n")
+        try script("runscript", runScript(configuration), keeps: true)
+        try script("startscript", "#!/bin/sh\nexec \"$@\"\n", keeps: true)
         let all = configuration.labels.merging(labels) { $1 }
         try tree.add(".singularity.d/labels.json", try CanonicalJSON.encode(all), mode: 0o644)
         for (path, target) in [

@@ -39,22 +39,26 @@ struct NativeDockerfile {
             lines.append("RUN rm -rf \(mountPoints.sorted().joined(separator: " "))")
             if user != "root" { lines.append("USER \(user)") }
         }
-        let definition = draft.definition
-        if !definition.deployBins.isEmpty { lines.append("ENV DEPLOY_BINS=\(quoted(definition.deployBins.joined(separator: ":")))") }
-        if !definition.deployPath.isEmpty {
-            lines.append("ENV DEPLOY_PATH=\(quoted(try line(definition.deployPath.joined(separator: ":"), 1)))")
-        }
+        for path in draft.definition.deployPath { _ = try line(path, 1) }
+        lines += NativeDockerfile.deployment(draft.definition)
         for (name, value) in draft.recipe.settings.labels {
-            lines.append("LABEL \(quoted(try line(name, 1)))=\(quoted(try line(value, 1)))")
+            lines.append("LABEL \(NativeDockerfile.quoted(try line(name, 1)))=\(NativeDockerfile.quoted(try line(value, 1)))")
         }
         if standalone { return }
         lines.append("COPY [\(draft.descriptions.map { "\"\(BuildContextNames.about)/\($0.name)\"" }.joined(separator: ", ")), \"/\"]")
     }
 
+    /// What tells a site which commands there are.
+    static func deployment(_ definition: ImageDefinition) -> [String] {
+        [("DEPLOY_BINS", definition.deployBins), ("DEPLOY_PATH", definition.deployPath)].filter { !$0.1.isEmpty }.map {
+            "ENV \($0.0)=\(NativeDockerfile.quoted($0.1.joined(separator: ":")))"
+        }
+    }
+
     private mutating func beginning() throws {
         lines.append("FROM \(base)")
         lines.append(NativeDockerfile.rootLine)
-        for (name, value) in draft.recipe.settings.arguments { lines.append("ARG \(name)=\(quoted(try line(value, 1)))") }
+        for (name, value) in draft.recipe.settings.arguments { lines.append("ARG \(name)=\(NativeDockerfile.quoted(try line(value, 1)))") }
         if draft.definition.packageManager == "apt" { lines.append("ENV DEBIAN_FRONTEND=noninteractive") }
         let build = draft.recipe.build
         if build.addsDefaults {
@@ -85,7 +89,7 @@ struct NativeDockerfile {
                 guard variable.name.utf8.allSatisfy({ $0.isAlphanumeric || $0 == UInt8(ascii: "_") }), !variable.name.isEmpty else {
                     throw fail("recipe.variable", number, "\"\(variable.name)\" is no variable's name")
                 }
-                lines.append("ENV \(variable.name)=\(quoted(try line(variable.value, number), expanding: true))")
+                lines.append("ENV \(variable.name)=\(NativeDockerfile.quoted(try line(variable.value, number), expanding: true))")
             }
         case .install(let entries):
             let packages = entries.flatMap { $0.split(whereSeparator: \.isWhitespace).map(String.init) }
@@ -105,7 +109,7 @@ struct NativeDockerfile {
             }
         case .copy(let sources, let destination):
             let words = try (sources.map { standalone ? $0 : "\(BuildContextNames.copy)/\($0)" } + [destination]).map {
-                quoted(try line($0, number), expanding: true)
+                NativeDockerfile.quoted(try line($0, number), expanding: true)
             }
             lines.append("COPY [\(words.joined(separator: ", "))]")
         case .workdir(let path): lines.append("WORKDIR \(try line(path, number))")
@@ -120,7 +124,8 @@ struct NativeDockerfile {
             }
             lines.append(user == "root" ? NativeDockerfile.rootLine : "USER \(user)")
         case .entrypoint(let words):
-            lines.append("ENTRYPOINT [\(try words.map { quoted(try line($0, number), expanding: true) }.joined(separator: ", "))]")
+            lines.append(
+                "ENTRYPOINT [\(try words.map { NativeDockerfile.quoted(try line($0, number), expanding: true) }.joined(separator: ", "))]")
         }
     }
 
@@ -178,7 +183,7 @@ struct NativeDockerfile {
     }
 
     /// A double-quoted Dockerfile word; `expanding` leaves `$` to refer to variables set before.
-    private func quoted(_ text: String, expanding: Bool = false) -> String {
+    private static func quoted(_ text: String, expanding: Bool = false) -> String {
         var result = "\""
         for character in text {
             if character == "\"" || character == "\\" || (character == "$" && !expanding) { result.append("\\") }

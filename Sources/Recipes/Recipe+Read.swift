@@ -1,11 +1,6 @@
 import FarmModel
 
 extension Recipe {
-    private static let topKeys: Set<String> = [
-        "name", "version", "architectures", "build", "categories", "icon", "readme", "readme_url", "copyright", "deploy", "files",
-        "structured_readme", "variables", "options", "variants", "description", "gui_apps", "apptainer_args", "auto_update", "tests",
-        "show_in_menu", "show_in_applist", "epoch", "draft", "x-sciferry",
-    ]
     /// In the order in which the collection's builder looks for them.
     static let directiveKinds = [
         "install", "run", "workdir", "user", "entrypoint", "environment", "copy", "variables", "group", "include", "file", "deploy",
@@ -22,7 +17,7 @@ extension Recipe {
     }
 
     package static func read(_ document: RecipeDocument, _ source: RecipeSource) throws -> Recipe {
-        let top = try RecipeMapping(document.root, in: document, what: "the recipe", keys: topKeys)
+        let top = try RecipeMapping(document.root, in: document, what: "the recipe", keys: RecipeSchema.names(RecipeSchema.top))
         let name = try top.requireText("name")
         guard PlainName.isValid(name), !name.contains("_") else {
             throw document.fail(
@@ -60,12 +55,17 @@ extension Recipe {
     }
 
     private static func readBuild(_ top: RecipeMapping, _ source: RecipeSource) throws -> Build {
-        let build = try RecipeMapping(
-            try top.require("build"), in: top.document, what: "build",
-            keys: ["kind", "base-image", "pkg-manager", "directives", "add-tzdata", "add-default-template", "fix-locale-def"])
-        if let kind = try build.text("kind"), kind != "neurodocker" {
-            throw top.document.fail("recipe.kind", try build.require("kind"), "\"\(kind)\" is no kind of build", hint: "neurodocker")
+        let block = try RecipeMapping(try top.require("build"), in: top.document, what: "build", keys: nil)
+        let kind = try block.text("kind") ?? "neurodocker"
+        if let kind = ForeignKind(rawValue: kind) { return try readForeign(kind, block) }
+        guard kind == "neurodocker" else {
+            throw top.document.fail(
+                "recipe.kind", try block.require("kind"), "\"\(kind)\" is no kind of build",
+                hint: "neurodocker, \(ForeignKind.allCases.map(\.rawValue).joined(separator: ", "))")
         }
+        let build = try RecipeMapping(
+            block.node, in: top.document, what: "build",
+            keys: RecipeSchema.names(RecipeSchema.neurodocker))
         _ = try build.requireText("base-image")
         return Build(
             baseImage: try build.require("base-image"), packageManager: build["pkg-manager"],
@@ -74,11 +74,20 @@ extension Recipe {
             directives: try readDirectives(build["directives"], source, in: top.document))
     }
 
+    private static func readForeign(_ kind: ForeignKind, _ block: RecipeMapping) throws -> Build {
+        let build = try RecipeMapping(
+            block.node, in: block.document, what: "a build of kind \(kind.rawValue)", keys: RecipeSchema.names(RecipeSchema.foreign))
+        let file = try build.text("file") ?? kind.usualFile
+        return Build(
+            baseImage: build.node, packageManager: nil, addsDefaults: false, addsTimeZone: nil, fixesLocale: false, directives: [],
+            foreign: (kind, file, build["file"]?.line ?? build.node.line))
+    }
+
     private static func readDescription(_ top: RecipeMapping) throws -> String {
         if let text = try top.text("description") { return text }
         guard let node = top["structured_readme"], !node.isNull else { return try top.text("readme") ?? "" }
         let readme = try RecipeMapping(
-            node, in: top.document, what: "structured_readme", keys: ["description", "example", "documentation", "citation"])
+            node, in: top.document, what: "structured_readme", keys: RecipeSchema.keys(RecipeSchema.top, under: "structured_readme"))
         return try readme.text("description") ?? ""
     }
 
@@ -90,7 +99,7 @@ extension Recipe {
     }
 
     static func checkedDeploy(_ node: RecipeNode, in document: RecipeDocument) throws -> RecipeNode {
-        if !node.isNull { _ = try RecipeMapping(node, in: document, what: "deploy", keys: ["bins", "path", "webapp"]) }
+        if !node.isNull { _ = try RecipeMapping(node, in: document, what: "deploy", keys: RecipeSchema.names(RecipeSchema.deploy)) }
         return node
     }
 
@@ -134,7 +143,7 @@ extension Recipe {
     private static func readFile(_ node: RecipeNode, _ source: RecipeSource, in document: RecipeDocument) throws -> FileDeclaration {
         let file = try RecipeMapping(
             node, in: document, what: "a file",
-            keys: ["name", "url", "filename", "contents", "executable", "retry", "insecure", "refresh", "condition"])
+            keys: RecipeSchema.names(RecipeSchema.file))
         let name = try file.requireText("name")
         let given = ["url", "filename", "contents"].filter { !(file[$0]?.isNull ?? true) }
         guard given.count == 1 else {

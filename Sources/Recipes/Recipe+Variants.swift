@@ -31,7 +31,8 @@ extension Recipe {
             options: options)
     }
 
-    /// The CPU target of a name; for an empty one the recipe's first, or else the lowest of its first architecture; throws `target.unknown`.
+    /// The CPU target of a name; for an empty one the recipe's first, or else the lowest of its first architecture; throws `target.unknown`,
+    /// and `recipe.target` for one that the recipe is not meant for.
     package func target(_ name: String) throws -> Microarchitecture {
         let wanted = name.isEmpty ? settings.targets.first ?? architectures[0] : name
         guard let target = Microarchitecture.named(wanted) else {
@@ -39,7 +40,13 @@ extension Recipe {
                 "target.unknown", .usage, "\"\(wanted)\" is no CPU target",
                 hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
         }
-        return target
+        let meant = settings.targets.compactMap(Microarchitecture.named)
+        if meant.isEmpty || meant.contains(target) { return target }
+        // An architecture's name stands for what the recipe wants of it.
+        if target.name == target.family, let first = meant.first(where: { $0.family == target.family }) { return first }
+        throw FarmError(
+            "recipe.target", .invalid, "\(self.name) is not meant for \(target.name)",
+            hint: "its targets are: \(settings.targets.joined(separator: ", "))")
     }
 
     /// The container for an architecture and one of the recipe's variants (empty for none); throws `recipe.variant`.

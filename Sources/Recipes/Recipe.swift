@@ -33,6 +33,8 @@ package struct Recipe: Sendable {
         package var addsTimeZone: Bool?
         package var fixesLocale: Bool
         package var directives: [Directive]
+        /// Another file that describes the build, instead of base image and directives.
+        package var foreign: (kind: ForeignKind, file: String, line: Int)?
     }
 
     /// A switch of the recipe.
@@ -99,10 +101,16 @@ package struct RecipeSource: Sendable {
     package var files: [String: [UInt8]]
     /// The collection that the recipe belongs to.
     package var collection: RecipeCollection
+    /// Files that somebody may execute.
+    package var executables: Set<String>
 
-    package init(path: String, files: [String: [UInt8]], collection: RecipeCollection = RecipeCollection(files: [:])) {
+    package init(
+        path: String, files: [String: [UInt8]], executables: Set<String> = [],
+        collection: RecipeCollection = RecipeCollection(files: [:])
+    ) {
         self.path = path
         self.files = files
+        self.executables = executables
         self.collection = collection
     }
 
@@ -112,13 +120,17 @@ package struct RecipeSource: Sendable {
         return String(path[...slash]) + file
     }
 
+    /// Without a lock, which a build writes and which must not change what the next one sees.
+    var buildFiles: [String: [UInt8]] {
+        files.filter { $0.key != RecipeLock.fileName && $0.key != Recipe.generatedDockerfile }
+    }
+
     /// Files at or below a path, as a copy of that path would bring them.
     func below(_ path: String) -> [(path: String, bytes: [UInt8])] {
         var path = path.hasPrefix("./") ? String(path.dropFirst(2)) : path
         while path.hasSuffix("/") { path.removeLast() }
         if let bytes = files[path] { return [(path, bytes)] }
         let prefix = path == "." || path.isEmpty ? "" : "\(path)/"
-        // A lock that a build writes must not change what the next one sees.
-        return files.filter { $0.key.hasPrefix(prefix) && $0.key != RecipeLock.fileName }.map { ($0.key, $0.value) }.sorted { $0.0 < $1.0 }
+        return buildFiles.filter { $0.key.hasPrefix(prefix) }.map { ($0.key, $0.value) }.sorted { $0.0 < $1.0 }
     }
 }

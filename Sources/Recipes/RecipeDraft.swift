@@ -16,6 +16,7 @@ package struct RecipeDraft: Sendable {
     let target: Microarchitecture
     let variant: RecipeVariant
     private let settings: RecipeInterpreter.Settings
+    let foreign: ForeignBuild?
 
     /// Interprets a recipe for a target. Throws errors that name file and line; `recipe.target` when the recipe does not
     /// offer the target's architecture.
@@ -26,11 +27,6 @@ package struct RecipeDraft: Sendable {
         _ recipe: Recipe, _ source: RecipeSource, target: Microarchitecture, variant: String = "", parallelJobs: Int = 4,
         options: [String: Bool] = [:], locals: Set<String> = []
     ) throws {
-        if !recipe.settings.targets.isEmpty, !recipe.settings.targets.contains(target.name) {
-            throw FarmError(
-                "recipe.target", .invalid, "\(source.path): \(recipe.name) is not meant for \(target.name)",
-                hint: "its targets are: \(recipe.settings.targets.joined(separator: ", "))")
-        }
         let chosen: RecipeVariant
         do { chosen = try recipe.concreteVariant(architecture: target.family, variant: variant) } catch let error as FarmError {
             throw FarmError(error.code, error.category, "\(source.path): \(error.message)", hint: error.hint)
@@ -53,7 +49,13 @@ package struct RecipeDraft: Sendable {
         self.target = target
         self.variant = variant
         self.settings = settings
-        definition = try RecipeInterpreter.definition(recipe, source, settings)
+        foreign = try recipe.build.foreign.map { try ForeignBuild($0.kind, file: $0.file, line: $0.line, source: source) }
+        var definition = try RecipeInterpreter.definition(recipe, source, settings)
+        if let foreign {
+            definition.baseImage = foreign.bases[0]
+            if definition.readme.isEmpty { definition.readme = foreign.help }
+        }
+        self.definition = definition
     }
 
     /// The same with the commit that the lock holds for the upstream source, which expressions may name.
@@ -68,7 +70,7 @@ package struct RecipeDraft: Sendable {
 
     /// Inputs whose digests must be known before the recipe can be rendered.
     package var inputs: [(kind: LockedInput.Kind, name: String)] {
-        var result: [(LockedInput.Kind, String)] = [(.base, definition.baseImage)]
+        var result: [(LockedInput.Kind, String)] = (foreign?.bases ?? [definition.baseImage]).map { (.base, $0) }
         for file in definition.files where usedFiles.contains(file.name) {
             if case .url(let url) = file.source, !result.contains(where: { $0.0 == .download && $0.1 == url }) {
                 result.append((.download, url))
@@ -92,12 +94,13 @@ package struct RecipeDraft: Sendable {
     }
 
     private func rendered(lock: [String: LockedInput], suite: TestSuite) throws -> RenderedRecipe {
-        let baseKey = LockedInput.key(kind: .base, name: definition.baseImage, architecture: target.family)
-        guard let locked = lock[baseKey] else {
-            throw FarmError("recipe.unlocked", .fault, "the base image \(definition.baseImage) is not resolved")
+        let bases = try inputs.filter { $0.kind == .base }.map { input in
+            guard let locked = lock[LockedInput.key(kind: .base, name: input.name, architecture: target.family)] else {
+                throw FarmError("recipe.unlocked", .fault, "the base image \(input.name) is not resolved")
+            }
+            return BaseImage(
+                name: input.name, digest: locked.digest, origin: locked.origin, size: locked.size, bootstrap: locked.bootstrap)
         }
-        let base = BaseImage(
-            name: definition.baseImage, digest: locked.digest, origin: locked.origin, size: locked.size, bootstrap: locked.bootstrap)
         for bin in definition.deployBins where !CommandName.isValid(bin) {
             throw FarmError(
                 "recipe.command", .invalid, "\(source.path): \"\(bin)\" is no command name",
@@ -105,27 +108,36 @@ package struct RecipeDraft: Sendable {
         }
         var context = BuildContext(draft: self, lock: lock)
         try context.stage()
-        let dockerfile = try dockerfile(base: base.reference)
+        let dockerfile = try dockerfile { name in bases.first { $0.name == name }?.reference ?? name }
+        var suite = suite
+        if let script = foreign?.test, !script.isEmpty { suite.tests.insert(FunctionalTest(name: "%test", command: script), at: 0) }
         let plan = Plan(
-            name: releaseName, version: definition.version, architecture: target.family, target: target.name, base: base,
-            dockerfile: dockerfile, context: context.files.values.sorted { $0.path < $1.path }, commands: definition.deployBins,
+            name: releaseName, version: definition.version, architecture: target.family, target: target.name, base: bases[0],
+            moreBases: Array(bases.dropFirst()), dockerfile: dockerfile, context: context.files.values.sorted { $0.path < $1.path },
+            commands: definition.deployBins,
             commandPaths: definition.deployPath, description: definition.description, categories: definition.categories,
             licences: recipe.licences, suite: suite, image: recipe.settings.image,
             diskBytes: Int64(recipe.settings.diskGiB) << 30, limits: recipe.settings.limits, network: recipe.settings.network)
         return RenderedRecipe(plan: plan, blobs: context.blobs)
     }
 
-    /// The Dockerfile with `base` behind FROM; for looking at it where no lock is at hand, give the base image's name.
+    /// The Dockerfile. Without `pin`, for looking at it where no lock is at hand, base images stand under their names.
     ///
     /// - Parameter standalone: for a builder without the farm's context: paths of copies stay as they are, and nothing is
     ///   copied that the recipe does not name.
-    package func dockerfile(base: String, standalone: Bool = false) throws -> String {
-        try NativeDockerfile(self, base: base, standalone: standalone).render()
+    package func dockerfile(standalone: Bool = false, pin: (String) -> String = { $0 }) throws -> String {
+        guard let foreign else { return try NativeDockerfile(self, base: pin(definition.baseImage), standalone: standalone).render() }
+        let about = NativeDockerfile.deployment(definition)
+        return try foreign.dockerfile(pin) + (about.isEmpty ? "" : about.joined(separator: "\n") + "\n")
     }
 
     /// The same steps as an Apptainer definition file, with `base` behind From.
     package func definitionFile(base: String, standalone: Bool = false) throws -> String {
-        try DefinitionFile(self, base: base, standalone: standalone).render()
+        if recipe.build.foreign != nil {
+            throw FarmError(
+                "render.kind", .usage, "\(recipe.name) is written in a file of its own, which is not translated to a definition file")
+        }
+        return try DefinitionFile(self, base: base, standalone: standalone).render()
     }
 
     /// The files that a build sees and the recipe itself brings, by path in the context; downloads are not among them.
@@ -171,6 +183,13 @@ private struct BuildContext {
     }
 
     mutating func stage() throws {
+        if let foreign = draft.foreign {
+            for (path, bytes) in draft.source.buildFiles where !["build.yaml", "fulltest.yaml"].contains(path) {
+                add(path, bytes, executable: draft.source.executables.contains(path))
+            }
+            for (name, file) in foreign.written { add("\(BuildContextNames.about)/\(name)", file.bytes, executable: file.executable) }
+            return
+        }
         for (name, bytes) in draft.descriptions { add("\(BuildContextNames.about)/\(name)", bytes, executable: false) }
         // Also one that nothing uses yet: whoever declares it means it.
         for file in draft.definition.files {
@@ -190,7 +209,9 @@ private struct BuildContext {
             } else {
                 let found = draft.source.below(copy.path)
                 guard !found.isEmpty else { throw missing(copy.path, line: copy.line) }
-                for file in found { add("\(BuildContextNames.copy)/\(file.path)", file.bytes, executable: false) }
+                for file in found {
+                    add("\(BuildContextNames.copy)/\(file.path)", file.bytes, executable: draft.source.executables.contains(file.path))
+                }
             }
         }
     }

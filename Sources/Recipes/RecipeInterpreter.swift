@@ -82,6 +82,7 @@ package struct RecipeInterpreter {
         definition.readme = try readme()
         definition.description = try rendered(text: recipe.description, 1)
         if let node = recipe.categories { definition.categories = try (node.sequence ?? [node]).map { try rendered($0).printed } }
+        if recipe.build.foreign != nil { return try finishDeploy() }
         let base = try rendered(recipe.build.baseImage).printed
         guard !base.isEmpty, !base.contains(where: \.isWhitespace) else {
             throw failure("recipe.base", recipe.build.baseImage.line, "\"\(base)\" is no image")

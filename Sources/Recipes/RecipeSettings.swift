@@ -25,15 +25,10 @@ package struct RecipeSettings: Sendable {
         package var reference: RecipeNode
     }
 
-    static let keys: Set<String> = ["targets", "verify_on", "limits", "network", "upstream", "squashfs", "labels", "arguments"]
-    static let limitKeys: Set<String> = ["disk_gib", "memory_gib", "wall_hours"]
-    static let upstreamKeys: Set<String> = ["git", "ref"]
-    static let squashfsKeys: Set<String> = ["level", "block_kib"]
-
     static func read(_ node: RecipeNode?, in document: RecipeDocument) throws -> RecipeSettings {
         var settings = RecipeSettings()
         guard let node, !node.isNull else { return settings }
-        let block = try RecipeMapping(node, in: document, what: "x-sciferry", keys: keys)
+        let block = try RecipeMapping(node, in: document, what: "x-sciferry", keys: RecipeSchema.names(RecipeSchema.settings))
         settings.targets = try targets("targets", block)
         settings.verifyOn = try targets("verify_on", block)
         if let text = try block.text("network") {
@@ -44,13 +39,15 @@ package struct RecipeSettings: Sendable {
             settings.network = policy
         }
         if let node = block["limits"], !node.isNull {
-            let limits = try RecipeMapping(node, in: document, what: "limits", keys: limitKeys)
+            let limits = try RecipeMapping(
+                node, in: document, what: "limits", keys: RecipeSchema.keys(RecipeSchema.settings, under: "limits"))
             settings.diskGiB = try number("disk_gib", limits, 1...4096) ?? settings.diskGiB
             settings.limits.memoryGiB = try number("memory_gib", limits, 1...4096) ?? 0
             settings.limits.wallHours = try number("wall_hours", limits, 1...168) ?? 0
         }
         if let node = block["upstream"], !node.isNull {
-            let upstream = try RecipeMapping(node, in: document, what: "upstream", keys: upstreamKeys)
+            let upstream = try RecipeMapping(
+                node, in: document, what: "upstream", keys: RecipeSchema.keys(RecipeSchema.settings, under: "upstream"))
             _ = try (upstream.requireText("git"), upstream.requireText("ref"))
             settings.upstream = Upstream(git: try upstream.require("git"), reference: try upstream.require("ref"))
         }
@@ -60,7 +57,8 @@ package struct RecipeSettings: Sendable {
             throw document.fail("recipe.variable", try block.require("arguments"), "\"\(name)\" is no variable's name")
         }
         if let node = block["squashfs"], !node.isNull {
-            let squashfs = try RecipeMapping(node, in: document, what: "squashfs", keys: squashfsKeys)
+            let squashfs = try RecipeMapping(
+                node, in: document, what: "squashfs", keys: RecipeSchema.keys(RecipeSchema.settings, under: "squashfs"))
             settings.image.zstdLevel = try number("level", squashfs, 1...19) ?? settings.image.zstdLevel
             if let kib = try number("block_kib", squashfs, 4...1024) {
                 guard kib.nonzeroBitCount == 1 else {

@@ -45,7 +45,7 @@ package enum ShellWords {
     }
 }
 
-extension String {
+extension StringProtocol {
     /// Without white space at either end.
     var trimmingSpace: String {
         var rest = self[...]

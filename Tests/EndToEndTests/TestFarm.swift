@@ -47,6 +47,13 @@ final class TestFarm: Sendable {
     private let children = Mutex<[String: Child]>([:])
     static let bin = ProcessInfo.processInfo.environment["SCIFERRY_BIN"] ?? "\(Repository.root)/.build/debug"
 
+    /// With the Python programs that tests bring.
+    private static let path: String = {
+        let environment = ProcessInfo.processInfo.environment
+        let python = environment["SCIFERRY_TEST_PYTHON"].map { Disk.parent(of: $0) } ?? "/usr/bin"
+        return "\(python):\(environment["PATH"] ?? "/usr/bin:/bin")"
+    }()
+
     /// Settings of every process, for example keys of S3 buckets.
     private let environment: [String: String]
 
@@ -112,7 +119,7 @@ final class TestFarm: Sendable {
     func sciferry(_ arguments: [String], deadline: Double = 120) async throws -> CommandResult {
         try await ProcessRunner.run(
             Command(
-                "\(Self.bin)/sciferry", arguments, environment: environment.merging(["SCIFERRY_HOME": home]) { $1 },
+                "\(Self.bin)/sciferry", arguments, environment: environment.merging(["SCIFERRY_HOME": home, "PATH": Self.path]) { $1 },
                 deadlineSeconds: deadline))
     }
 

@@ -11,6 +11,8 @@ package struct Submission: Codable, Sendable, Hashable {
     package var path: String
     /// Base64 of each file, by path relative to the recipe.
     package var files: [String: String]
+    /// Files that somebody may execute; absent in submissions of older versions.
+    package var executables: [String]?
     /// The CPU target; empty for the lowest level of the recipe's first architecture.
     package var target: String
     /// Base64 of the templates and macros of the recipe's collection, by path relative to its root; only what it uses.
@@ -24,6 +26,7 @@ package struct Submission: Codable, Sendable, Hashable {
         path = source.path
         files = source.files.mapValues { Data($0).base64EncodedString() }
         collection = source.collection.files.mapValues { Data($0).base64EncodedString() }
+        executables = source.executables.sorted()
         self.variant = variant
         self.target = target
         self.updatesLock = updatesLock
@@ -38,7 +41,9 @@ package struct Submission: Codable, Sendable, Hashable {
                 return Array(bytes)
             }
         }
-        return RecipeSource(path: path, files: try bytes(files), collection: RecipeCollection(files: try bytes(collection)))
+        return RecipeSource(
+            path: path, files: try bytes(files), executables: Set(executables ?? []),
+            collection: RecipeCollection(files: try bytes(collection)))
     }
 }
 
@@ -56,7 +61,7 @@ extension Coordinator {
         let target = try recipe.target(submission.target)
         let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
         // What is wrong with files, steps or tests is said now, not by a job that fails later.
-        _ = try (draft.ownFiles(), draft.dockerfile(base: "base"), RecipeSuite.read(source))
+        _ = try (draft.ownFiles(), draft.dockerfile(), RecipeSuite.read(source))
         let blob = try blobs.put(try CanonicalJSON.encode(submission))
         let orders = orders(try inputs(of: draft, source, updates: submission.updatesLock).missing, target.family)
         let id = try transition { state in

@@ -157,7 +157,7 @@ package struct BuildPipeline: Sendable {
         await log.say("plan \(digest.hex)\nbuilding \(plan.name) \(plan.version) for \(plan.target) on \(context.worker)")
         try await fetchContext(plan)
         await enter(.base, plan.base.reference)
-        try await provideBase(plan.base)
+        for base in [plan.base] + plan.moreBases { try await provideBase(base) }
         await enter(.build)
         let image = try await dockerBuild(plan)
         await enter(.assemble)

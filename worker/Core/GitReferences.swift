@@ -3,11 +3,11 @@ import HTTPTransport
 
 /// What a git repository's server says of its tags and branches
 /// (gitprotocol-http(5), "smart" discovery; gitprotocol-common(5) for the lines).
-struct GitReferences {
+package struct GitReferences {
     private(set) var commits: [String: String] = [:]
 
     /// Reads the answer to `info/refs?service=git-upload-pack`; throws `git.answer`.
-    init(_ bytes: [UInt8]) throws {
+    package init(_ bytes: [UInt8]) throws {
         var rest = bytes[...]
         func bad(_ what: String) -> FarmError {
             FarmError("git.answer", .invalid, "the server's list of references is none: \(what)", hint: "give a repository's address")
@@ -29,7 +29,7 @@ struct GitReferences {
     }
 
     /// The commit of a tag, else of a branch.
-    func commit(of reference: String) -> String? {
+    package func commit(of reference: String) -> String? {
         // An annotated tag has a line more for what it points to.
         commits["refs/tags/\(reference)^{}"] ?? commits["refs/tags/\(reference)"] ?? commits["refs/heads/\(reference)"]
     }

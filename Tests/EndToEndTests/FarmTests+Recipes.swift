@@ -1,0 +1,153 @@
+import CoordinatorCore
+import FarmModel
+import Foundation
+import ProcessRunner
+import Support
+import SystemIO
+import Testing
+
+/// What recipes of other kinds, and inputs of other kinds, become on a farm.
+extension FarmTests {
+    private func write(_ files: [String: String], _ directory: String) throws {
+        try Disk.makeDirectory(directory)
+        for (name, text) in files { try Disk.replace("\(directory)/\(name)", with: Array(text.utf8)) }
+    }
+
+    private func metadata(_ name: String, _ kind: String) -> String {
+        "name: \(name)\nversion: \"1.0\"\nbuild:\n  kind: \(kind)\ndeploy:\n  bins: [\(name)]\n"
+    }
+
+    @Test(.timeLimit(.minutes(3))) func dockerfilesDefinitionsAndHPCCMAreRecipesToo() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let base = try await TestRegistry.base()
+        let scratch = farm.scratch.path
+        try write(
+            [
+                "build.yaml": metadata("docked", "dockerfile"),
+                "Dockerfile":
+                    "ARG BASE=\(base)\nFROM $BASE AS made\nRUN echo made > /opt/made\nFROM \(base)\nCOPY --from=made /opt/made /opt/\nCOPY tool.sh /usr/bin/docked\n",
+                "tool.sh": "#!/bin/sh\ncat /opt/made\n",
+                "fulltest.yaml": "tests:\n  - {name: speaks, command: docked, expected_output_contains: made}\n",
+            ], "\(scratch)/docked")
+        try await ProcessRunner.require(Command("chmod", ["755", "\(scratch)/docked/tool.sh"]))
+        try write(
+            [
+                "build.yaml": metadata("defined", "definition"),
+                "Singularity.def": """
+                Bootstrap: docker
+                From: \(base)
+                %files
+                    words.txt /opt/words.txt
+                %post
+                    printf '#!/bin/sh\\necho $DEFINED $MORE; cat /opt/words.txt\\n' > /usr/bin/defined
+                    chmod 755 /usr/bin/defined
+                    echo 'export MORE="and more"' >> $APPTAINER_ENVIRONMENT
+                %environment
+                    export DEFINED="set by the definition"
+                %runscript
+                    echo ran "$@"
+                %test
+                    defined | grep 'set by the definition and more'
+                """.replacing(
+                    "grep 'set by the definition and more'",
+                    with: "while read -r line; do test \"$line\" = \"set by the definition and more\" && break; done"),
+                "words.txt": "words\n",
+            ], "\(scratch)/defined")
+        try write(
+            [
+                "build.yaml": metadata("hpc", "hpccm"),
+                "recipe.py": """
+                Stage0 += baseimage(image='\(base)', _distro='debian')
+                Stage0 += shell(commands=["echo 'echo from hpccm' > /usr/bin/hpc", 'chmod 755 /usr/bin/hpc'])
+                """,
+                "fulltest.yaml": "tests:\n  - {name: speaks, command: hpc, expected_output_contains: from hpccm}\n",
+            ], "\(scratch)/hpc")
+        for name in ["docked", "defined", "hpc"] {
+            let build = try await farm.sciferry(["build", "\(scratch)/\(name)"])
+            #expect(build.succeeded && build.text.contains("tests passed"), "\(build.text)")
+        }
+        let commands = try await farm.releases().map(\.release.commands)
+        #expect(Set(commands.joined()) == ["docked", "defined", "hpc"])
+        // The environment and the run script of the definition are the image's.
+        let site = "\(scratch)/site"
+        let pull = try await farm.sciferry(["pull", "defined", "--site", site])
+        #expect(pull.succeeded, "\(pull.text)")
+    }
+
+    @Test(.timeLimit(.minutes(3))) func whatWasFetchedOnceOutlivesUpstreamAndTheHome() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let port = try FreePort.find()
+        let web = "\(farm.scratch.path)/web"
+        let commit = String(repeating: "5e", count: 20)
+        let reference = "\(commit) refs/tags/v1.0\n"
+        let length = String(reference.utf8.count + 4 + 0x10000, radix: 16).suffix(4)
+        try write(["data.txt": "from afar\n"], web)
+        // What git's own server sends, as a file; the query behind it is passed over.
+        try write(["refs": "001e# service=git-upload-pack\n0000\(length)\(reference)0000"], "\(web)/tool/info")
+        let server = try Child(
+            "/usr/bin/python3", ["-m", "http.server", "--bind", "127.0.0.1", "--directory", web, String(port)],
+            log: "\(farm.scratch.path)/web.log")
+        func recipe(_ version: String) async throws -> String {
+            let directory = try await farm.recipe(
+                version: version, run: ["cat {{ get_file(\"data\") }} > /opt/data", "echo {{ context.commit }} >> /opt/data"],
+                tests: "  - name: holds both\n    command: tiny-tool\n    expected_output_contains: [from afar, \(commit)]\n")
+            var text = try String(contentsOfFile: "\(directory)/build.yaml", encoding: .utf8)
+            text +=
+                "\n  upstream: {git: 'http://127.0.0.1:\(port)/tool', ref: v1.0}\nfiles:\n  - {name: data, url: 'http://127.0.0.1:\(port)/data.txt'}\n"
+            try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
+            return directory
+        }
+        let first = try await recipe("1.0")
+        let build = try await farm.sciferry(["build", first])
+        #expect(build.succeeded, "\(build.text)")
+        let lock = try String(contentsOfFile: "\(first)/sciferry.lock", encoding: .utf8)
+        #expect(lock.contains(commit) && lock.contains(Digest(hashing: "from afar\n").hex), "\(lock)")
+        let archived = "\(farm.home)/regions/region-a/inputs/\(Digest(hashing: "from afar\n").hex)"
+        try await farm.eventually("the input is archived") { Disk.exists(archived) }
+
+        // Upstream is gone, and so are the blobs of a coordinator that was set up anew over its journal.
+        server.kill()
+        farm.kill("coordinator")
+        let digest = Digest(hashing: "from afar\n").hex
+        try Disk.remove("\(farm.home)/blobs/\(digest.prefix(2))/\(digest)")
+        try farm.start("coordinator")
+        try await farm.connected(1)
+        let second = try await recipe("1.1")
+        try Disk.replace("\(second)/sciferry.lock", with: Array(lock.utf8))
+        let again = try await farm.sciferry(["build", second])
+        #expect(again.succeeded, "\(again.text)")
+    }
+
+    @Test(.timeLimit(.minutes(2))) func whatWasInstalledIsRecordedBesideTheImage() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let metadata = "/opt/lib/tiny-1.0.dist-info"
+        let build = try await farm.sciferry([
+            "build",
+            try await farm.recipe(run: ["mkdir -p \(metadata)", "printf \"Name: tiny\\nVersion: 1.0\\n\" > \(metadata)/METADATA"]),
+        ])
+        #expect(build.succeeded, "\(build.text)")
+        let listed = try await farm.sciferry(["job", "j1", "--packages"])
+        #expect(listed.succeeded && listed.text.contains("python") && listed.text.contains("tiny"), "\(listed.text)")
+        let record = try #require(try await farm.releases().first?.release.records?["packages"])
+        for region in ["region-a", "region-b"] {
+            let path = "\(farm.home)/regions/\(region)/\(ImageRecord.key(record))"
+            try await farm.eventually("\(region) has the record") { Disk.exists(path) }
+            #expect(Digest(hashing: try Disk.read(path, limit: 1 << 20)) == record)
+        }
+    }
+
+    @Test(.timeLimit(.minutes(2))) func aBuildWithoutNetworkHasNone() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let directory = try await farm.recipe(run: ["cat /proc/net/dev > /opt/data", "test \"$(cat /proc/net/dev | wc -l)\" = 3"])
+        let text = try String(contentsOfFile: "\(directory)/build.yaml", encoding: .utf8) + "\n  network: none\n"
+        try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
+        let tests = "tests:\n  - {name: only itself, command: tiny-tool, expected_output_contains: 'lo:'}\n"
+        try Disk.replace("\(directory)/fulltest.yaml", with: Array(tests.utf8))
+        let build = try await farm.sciferry(["build", directory])
+        #expect(build.succeeded, "\(build.text)")
+    }
+}

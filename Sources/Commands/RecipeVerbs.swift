@@ -150,6 +150,9 @@ struct RecipeCommand: AsyncParsableCommand {
         var architecture: String
         var commands: [String]
         var commandPaths: [String]
+        var programs: [GraphicalProgram]
+        var runtimeArguments: [String]
+        var categories: [String]
         var inputs: [Input]
     }
 
@@ -158,7 +161,8 @@ struct RecipeCommand: AsyncParsableCommand {
         let definition = draft.definition
         let release = ReleaseData(
             name: draft.releaseName, version: definition.version, architecture: definition.architecture, commands: definition.deployBins,
-            commandPaths: definition.deployPath, inputs: draft.inputs.map { .init(kind: $0.kind.rawValue, name: $0.name) })
+            commandPaths: definition.deployPath, programs: draft.recipe.programs, runtimeArguments: draft.recipe.runtimeArguments,
+            categories: definition.categories, inputs: draft.inputs.map { .init(kind: $0.kind.rawValue, name: $0.name) })
         try put(Array(text.utf8), "\(directory)/\(options.definition ? "apptainer.def" : "Dockerfile")")
         try put(Array("\(definition.readme)\n".utf8), "\(directory)/README.md")
         try put(Array((try CanonicalJSON.pretty(release) + "\n").utf8), "\(directory)/release.json")

@@ -153,6 +153,18 @@ package struct ImageFormat: Codable, Sendable, Hashable {
     }
 }
 
+/// A program with windows, for menus.
+package struct GraphicalProgram: Codable, Sendable, Hashable {
+    package var name: String
+    /// The command line that starts it.
+    package var command: String
+
+    package init(name: String, command: String) {
+        self.name = name
+        self.command = command
+    }
+}
+
 /// What a build may use; 0 stands for what the worker allows.
 package struct BuildLimits: Codable, Sendable, Hashable {
     /// Memory of each step.
@@ -192,6 +204,9 @@ package struct Plan: Codable, Sendable, Hashable {
     package var commands: [String]
     /// Directories inside the image whose executables are commands too.
     package var commandPaths: [String]
+    package var programs: [GraphicalProgram]
+    /// What the runtime shall be given beside its usual arguments.
+    package var runtimeArguments: [String]
     package var description: String
     package var categories: [String]
     package var licences: [String]
@@ -207,7 +222,8 @@ package struct Plan: Codable, Sendable, Hashable {
     package init(
         name: String, version: String, architecture: String, target: String, base: BaseImage,
         moreBases: [BaseImage] = [], dockerfile: String,
-        context: [ContextFile], commands: [String], commandPaths: [String], description: String, categories: [String],
+        context: [ContextFile], commands: [String], commandPaths: [String],
+        programs: [GraphicalProgram] = [], runtimeArguments: [String] = [], description: String, categories: [String],
         licences: [String], suite: TestSuite, image: ImageFormat = ImageFormat(), diskBytes: Int64,
         limits: BuildLimits = BuildLimits(), network: NetworkPolicy = .full
     ) {
@@ -222,6 +238,8 @@ package struct Plan: Codable, Sendable, Hashable {
         self.context = context
         self.commands = commands
         self.commandPaths = commandPaths
+        self.programs = programs
+        self.runtimeArguments = runtimeArguments
         self.description = description
         self.categories = categories
         self.licences = licences

@@ -36,7 +36,10 @@ package struct Release: Codable, Sendable, Hashable {
     package var testRuntime: String
     package var builtOn: String
     package var publishedAt: Timestamp
-    /// Documents about the image: digests by kind. Absent in releases of older versions.
+    /// Programs with windows. Absent in releases of older versions, as is what follows.
+    package var programs: [GraphicalProgram]?
+    package var runtimeArguments: [String]?
+    /// Documents about the image: digests by kind.
     package var records: [String: Digest]?
 
     package static let currentFormat = 1
@@ -58,6 +61,8 @@ package struct Release: Codable, Sendable, Hashable {
         testRuntime = result.testRuntime
         self.builtOn = builtOn
         self.publishedAt = publishedAt
+        programs = plan.programs
+        runtimeArguments = plan.runtimeArguments
         records = Dictionary(result.records.map { ($0.kind.rawValue, $0.object.digest) }) { first, _ in first }
     }
 

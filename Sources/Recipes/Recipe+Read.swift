@@ -35,6 +35,7 @@ extension Recipe {
             variables: try readVariables(top), options: try readOptions(top), variants: try readVariants(top),
             files: try top.nodes("files").map { try readFile($0, source, in: document) },
             deploy: try top["deploy"].map { try checkedDeploy($0, in: document) },
+            programs: try readPrograms(top), runtimeArguments: try top.texts("apptainer_args"),
             settings: try RecipeSettings.read(top["x-sciferry"], in: document))
     }
 
@@ -95,6 +96,13 @@ extension Recipe {
         try top.nodes("copyright").map { node in
             let entry = try RecipeMapping(node, in: top.document, what: "copyright", keys: ["license", "name", "url"])
             return try entry.text("license") ?? entry.requireText("name")
+        }
+    }
+
+    private static func readPrograms(_ top: RecipeMapping) throws -> [GraphicalProgram] {
+        try top.nodes("gui_apps").map { node in
+            let entry = try RecipeMapping(node, in: top.document, what: "an entry of gui_apps", keys: ["name", "exec"])
+            return GraphicalProgram(name: try entry.requireText("name"), command: try entry.requireText("exec"))
         }
     }
 

@@ -1,4 +1,4 @@
-import FarmModel
+package import FarmModel
 import TemplateEngine
 
 /// A container recipe (`build.yaml` of Neurodesk's collection), read and checked but not yet interpreted.
@@ -21,6 +21,8 @@ package struct Recipe: Sendable {
     package var variants: [Variant]
     package var files: [FileDeclaration]
     package var deploy: RecipeNode?
+    package var programs: [GraphicalProgram]
+    package var runtimeArguments: [String]
     package var settings: RecipeSettings
 
     /// The `build` block.

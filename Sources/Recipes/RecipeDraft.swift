@@ -115,7 +115,8 @@ package struct RecipeDraft: Sendable {
             name: releaseName, version: definition.version, architecture: target.family, target: target.name, base: bases[0],
             moreBases: Array(bases.dropFirst()), dockerfile: dockerfile, context: context.files.values.sorted { $0.path < $1.path },
             commands: definition.deployBins,
-            commandPaths: definition.deployPath, description: definition.description, categories: definition.categories,
+            commandPaths: definition.deployPath, programs: recipe.programs,
+            runtimeArguments: recipe.runtimeArguments, description: definition.description, categories: definition.categories,
             licences: recipe.licences, suite: suite, image: recipe.settings.image,
             diskBytes: Int64(recipe.settings.diskGiB) << 30, limits: recipe.settings.limits, network: recipe.settings.network)
         return RenderedRecipe(plan: plan, blobs: context.blobs)

@@ -77,8 +77,13 @@ package enum RecipeSchema {
                     ], required: [])), "Named alternatives."),
         Key("deploy", .mapping(deploy, required: []), "What users get."),
         Key("icon", .any, "Base64 of an image."),
-        Key("gui_apps", .any, "Programs with windows: name and exec."),
-        Key("apptainer_args", .any, "Arguments that the runtime gets."),
+        Key(
+            "gui_apps",
+            .list(
+                .mapping(
+                    [Key("name", .text, "As menus show it."), Key("exec", .text, "The command line that starts it.")],
+                    required: ["name", "exec"])), "Programs with windows."),
+        Key("apptainer_args", .several(.text), "Arguments that the runtime gets."),
         Key("auto_update", .any, "Where new versions appear."),
         Key("tests", .any, "Of an older format; does nothing."),
         Key("show_in_menu", .any, ""), Key("show_in_applist", .any, ""), Key("epoch", .any, ""),

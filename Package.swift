@@ -162,7 +162,7 @@ let package = Package(
             name: "FuzzTargets",
             dependencies: [
                 "Attestation", "ChunkStore", "FarmIdentity", "FarmModel", "FarmWire", "ImageAssembly", "Microarchitecture", "Recipes",
-                "SingularityImage", "Support", "SystemIO", "TemplateEngine", nioCore,
+                "SingularityImage", "Support", "SystemIO", "TemplateEngine", "WorkerCore", nioCore,
             ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),
         .testTarget(
             name: "ArchitectureTests", dependencies: ["ProcessRunner", "Support"], path: "Tests/ArchitectureTests",

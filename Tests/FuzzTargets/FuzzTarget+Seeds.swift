@@ -34,6 +34,33 @@ extension FuzzTarget {
                 "{{ -n * 2 // 3 % 2 ~ 'z' }}{{ not a in l }}", "{{ [1, 'b', [2.5]] }}{{ (a) }}",
             ].map { Array($0.utf8) }
         case .recipe: return try ["dcm2niix", "nibabel", "nifti-header"].map { try Repository.file("recipes/\($0)/build.yaml") }
+        case .dockerfile:
+            return [
+                Array(
+                    "ARG V=12\nFROM debian:${V:-11} AS a\nRUN x \\\n # c\n y\nFROM scratch\nCOPY --from=a /b /c\nCOPY --from=busybox:1 /d /e\n"
+                        .utf8)
+            ]
+        case .definition:
+            return [
+                Array(
+                    "Bootstrap: docker\nFrom: a:{{ V }}\nStage: s\n\n%arguments\n V=1\n%files from s\n /a /b\n%post -c /bin/bash\n echo\n%labels\n a b\n%environment\n export A=1\n"
+                        .utf8)
+            ]
+        case .neurodocker:
+            return [
+                Array(
+                    "{\"pkg_manager\": \"apt\", \"instructions\": [{\"name\": \"from_\", \"kwds\": {\"base_image\": \"d:1\"}}, {\"name\": \"jq\", \"kwds\": {\"version\": \"1.6\", \"method\": \"source\"}}, {\"name\": \"install\", \"kwds\": {\"pkgs\": [\"a\"], \"opts\": null}}]}"
+                        .utf8)
+            ]
+        case .references:
+            let id = String(repeating: "a", count: 40)
+            return [Array("001e# service=git-upload-pack\n00000033\(id) HEAD\u{0}x\n003d\(id) refs/tags/v1\n0000".utf8)]
+        case .packages:
+            return [
+                "Package: a\nStatus: install ok installed\nVersion: 1\n\nP:b\nV:2\n", "ref: refs/heads/main\n",
+                "{\"name\": \"c\", \"version\": \"3\"}",
+            ]
+            .map { Array($0.utf8) }
         case .envelope: return [try CanonicalJSON.encode(try Envelope.sign(["k": "v"], type: "t", with: try SigningKey.generate()))]
         case .joinToken: return [Array("https://farm.example:7443#ca=\(Digest(hashing: "ca").hex)&token=abc.def".utf8)]
         }

@@ -13,6 +13,7 @@ import SingularityImage
 import Support
 import SystemIO
 import TemplateEngine
+import WorkerCore
 
 /// Parsers of bytes from outside, each as one function that must end in a value or a typed error, whatever it is given.
 ///
@@ -29,6 +30,16 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case template
     /// A recipe from YAML to the plan.
     case recipe
+    /// A Dockerfile that is a recipe.
+    case dockerfile
+    /// A definition file that is a recipe.
+    case definition
+    /// neurodocker's JSON, to the Dockerfile.
+    case neurodocker
+    /// A git server's list of references.
+    case references
+    /// What package managers leave in images.
+    case packages
     case envelope
     case joinToken = "join-token"
 
@@ -60,6 +71,15 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
             ]
             _ = try Template(String(decoding: bytes, as: UTF8.self), dialect: .collection).render(values)
         case .recipe: try FuzzTarget.recipe(bytes)
+        case .dockerfile: try FuzzTarget.foreign("dockerfile", "Dockerfile", bytes)
+        case .definition: try FuzzTarget.foreign("definition", "Singularity.def", bytes)
+        case .neurodocker:
+            let text = try NeurodockerRequest(json: bytes, path: "fuzz.json").recipe()
+            let source = RecipeSource(path: "build.yaml", files: ["build.yaml": Array(text.utf8)])
+            let recipe = try Recipe.read(source)
+            _ = try RecipeDraft(recipe, source, target: try recipe.target("")).dockerfile(standalone: true)
+        case .references: _ = try GitReferences(bytes).commit(of: "v1")
+        case .packages: try FuzzTarget.packages(bytes)
         case .envelope:
             let envelope: Envelope = try CanonicalJSON.decode(from: bytes, source: "fuzz")
             let _: Release = try envelope.verified(payloadType: PayloadType.release, by: [], source: "fuzz")
@@ -91,6 +111,26 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         var tree = EntryTree()
         tree.beginLayer()
         while let entry = try reader.next() { try tree.apply(entry) }
+    }
+
+    /// A recipe whose build stands in another file.
+    private static func foreign(_ kind: String, _ file: String, _ bytes: [UInt8]) throws {
+        let metadata = "name: tool\nversion: \"1\"\nbuild: {kind: \(kind)}\n"
+        let source = RecipeSource(path: "fuzz/build.yaml", files: ["build.yaml": Array(metadata.utf8), file: bytes])
+        let recipe = try Recipe.read(source)
+        let draft = try RecipeDraft(recipe, source, target: try recipe.target(""))
+        _ = try (draft.dockerfile(), draft.ownFiles())
+    }
+
+    private static func packages(_ bytes: [UInt8]) throws {
+        var tree = EntryTree()
+        for path in [
+            "var/lib/dpkg/status", "lib/apk/db/installed", "a/b.dist-info/METADATA", "c/conda-meta/d.json", "r/library/p/DESCRIPTION",
+            "g/.git/HEAD", "g/.git/packed-refs", "g/.git/config",
+        ] { try tree.add(path, bytes, mode: 0o644) }
+        var survey = PackageSurvey()
+        try survey.look(at: tree) { if case .bytes(let bytes) = $0 { bytes } else { [] } }
+        _ = try CanonicalJSON.encode(InstalledPackages(survey.packages))
     }
 
     private static func recipe(_ bytes: [UInt8]) throws {

@@ -151,3 +151,40 @@ extension FarmTests {
         #expect(build.succeeded, "\(build.text)")
     }
 }
+
+/// The recipes that this repository holds.
+extension FarmTests {
+    @Test(.timeLimit(.minutes(10))) func theRecipesOfThisRepositoryBuildUnderTheirLocks() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let tiny = try await TestRegistry.base()
+        let base = "\(tiny.prefix { $0 != "/" })/debian:bookworm"
+        let tar = "\(farm.scratch.path)/base.tar"
+        try await ProcessRunner.require(
+            Command("mmdebstrap", ["--quiet", "--variant=minbase", "bookworm", tar], deadlineSeconds: 300))
+        for arguments in [["import", tar, base], ["push", base]] {
+            try await ProcessRunner.require(Command("/usr/bin/docker", arguments, deadlineSeconds: 300))
+        }
+        let names = ["dcm2niix", "nibabel", "nifti-header"]
+        for name in names {
+            let directory = "\(farm.scratch.path)/\(name)"
+            try await ProcessRunner.require(Command("cp", ["-r", "\(Repository.root)/recipes/\(name)", directory]))
+            let text = try String(contentsOfFile: "\(directory)/build.yaml", encoding: .utf8)
+            try Disk.replace("\(directory)/build.yaml", with: Array(text.replacing("debian:bookworm", with: base).utf8))
+            // The lock comes first, so that the build is held to it.
+            let lock = try await farm.sciferry(["recipe", "lock", directory])
+            #expect(lock.succeeded, "\(lock.text)")
+        }
+        // Upstream moves on: the name stands for another image now.
+        for arguments in [["tag", tiny, base], ["push", base]] {
+            try await ProcessRunner.require(Command("/usr/bin/docker", arguments, deadlineSeconds: 300))
+        }
+        for name in names {
+            let directory = "\(farm.scratch.path)/\(name)"
+            let build = try await farm.sciferry(["build", directory], deadline: 400)
+            #expect(build.succeeded, "\(build.text)")
+            let digest = try #require(try await farm.releases().first { $0.release.name == name }?.release.base.digest)
+            #expect(try String(contentsOfFile: "\(directory)/sciferry.lock", encoding: .utf8).contains(digest.hex))
+        }
+    }
+}

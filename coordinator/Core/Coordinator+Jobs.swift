@@ -187,7 +187,10 @@ extension Coordinator {
             let rendered = try draft.render(lock: inputs.known, suite: try RecipeSuite.read(source))
             for bytes in rendered.blobs.values { try blobs.put(bytes) }
             let key = try blobs.put(try rendered.plan.canonicalBytes())
-            try transition { $0.enqueue(job, key: key, diskBytes: rendered.plan.diskBytes, now: .now) }
+            let plan = rendered.plan
+            try transition {
+                $0.enqueue(job, key: key, diskBytes: plan.diskBytes, memoryBytes: Int64(plan.limits.memoryGiB) << 30, now: .now)
+            }
             planAgainAt[id] = nil
         } catch {
             logger.warning("job cannot be planned", metadata: ["job.id": "\(id)", "reason": "\(error)"])

@@ -232,6 +232,9 @@ extension FarmState {
         if facts.diskFreeBytes < job.diskBytes {
             return "has \(facts.diskFreeBytes >> 30) GiB free, the job wants \(job.diskBytes >> 30) GiB"
         }
+        if let memory = job.memoryBytes, facts.memoryBytes < memory {
+            return "has \(facts.memoryBytes >> 30) GiB of memory, the job wants \(memory >> 30) GiB"
+        }
         if slots(of: worker.name) <= 0 { return "busy" }
         if let notBefore = job.notBefore, notBefore > now {
             return "the job waits \(Int(notBefore.seconds(since: now)) + 1) s after a failure"

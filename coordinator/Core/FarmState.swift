@@ -128,11 +128,12 @@ package struct FarmState: Sendable {
     }
 
     /// Gives a job its key: it is done already, joins the one in flight, or is queued.
-    package mutating func enqueue(_ job: JobRecord, key: Digest, diskBytes: Int64, now: Timestamp) {
+    package mutating func enqueue(_ job: JobRecord, key: Digest, diskBytes: Int64, memoryBytes: Int64 = 0, now: Timestamp) {
         var job = job
         job.key = key
         job.waitsFor = []
         job.diskBytes = diskBytes
+        job.memoryBytes = memoryBytes
         // The leader first: its release is known a step before readers see it.
         if let leader = leader(of: key), leader.id != job.id {
             job.state = leader.state

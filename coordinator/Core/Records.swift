@@ -34,6 +34,8 @@ package struct JobRecord: Codable, Sendable, Hashable {
     /// The signed release that came of it, or that was there already.
     package var release: Digest?
     package var diskBytes: Int64 = 0
+    /// Memory that a worker must have. Absent in jobs of older versions.
+    package var memoryBytes: Int64?
 
     package init(
         id: JobID, number: Int, kind: JobKind, state: JobState, title: String, recipe: String, version: String,

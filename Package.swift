@@ -82,7 +82,8 @@ let package = Package(
         // Layer 1
         room("FarmModel", [crypto]),
         room("HTTPTransport", ["CCurl", "FarmModel", "SystemIO"]),
-        room("Microarchitecture"),
+        // Embedded, so that the programs stay single files.
+        room("Microarchitecture", resources: [.embedInCode("microarchitectures.txt")]),
         room("Observability", ["FarmModel", logging]),
         room("SingularityImage", ["FarmModel"]),
         room("SystemIO", ["CLinux", "FarmModel"]),
@@ -94,7 +95,6 @@ let package = Package(
         room("FarmMessages", path: "protocol/Messages", ["FarmModel", protobuf]),
         room("ObjectStorage", ["FarmModel", "HTTPTransport", "SystemIO", crypto]),
         room("ProcessRunner", ["FarmModel", "SystemIO", subprocess, systemPackage]),
-        // Embedded, so that the programs stay single files.
         room(
             "Recipes", ["FarmModel", "Microarchitecture", "SystemIO", "TemplateEngine", yams], resources: [.embedInCode("Templates")]),
         room("TestSuites", ["FarmModel"]),
@@ -183,6 +183,7 @@ let package = Package(
         tests("FarmWire", ["FarmMessages", "FarmModel", "Support", "SystemIO", nioCore]),
         tests("FuzzTargets", ["Support", "SystemIO"]),
         tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
+        tests("Microarchitecture", ["ProcessRunner", "Support", "SystemIO"], exclude: ["cpuinfo"]),
         tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
         tests("Recipes", ["FarmModel", "Microarchitecture", "Support", "SystemIO"], exclude: ["collection"]),
         tests("SingularityImage", ["FarmModel", "Support"]),

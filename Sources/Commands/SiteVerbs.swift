@@ -40,7 +40,9 @@ enum SiteAccess {
     }
 
     static func host() throws -> Microarchitecture {
-        guard let host = HostSurvey.target() else { throw FarmError("host.unknown", .unavailable, "this machine's CPU is unknown") }
+        guard let host = HostSurvey.processor()?.target else {
+            throw FarmError("host.unknown", .unavailable, "this machine's CPU is unknown")
+        }
         return host
     }
 

@@ -60,6 +60,7 @@ struct DefinitionFile {
     private mutating func gather() throws {
         export("SCIFERRY_CPU_TARGET", draft.target.name, keeps: false)
         export("SCIFERRY_MARCH", draft.target.march, keeps: false)
+        for (name, value) in draft.target.buildVariables { export(name, value, keeps: false) }
         for (name, value) in draft.recipe.settings.arguments { export(name, value, keeps: false) }
         let definition = draft.definition
         let build = draft.recipe.build

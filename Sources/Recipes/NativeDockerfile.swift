@@ -78,6 +78,7 @@ struct NativeDockerfile {
         knowsTarget = true
         lines.append("ARG SCIFERRY_CPU_TARGET=\(draft.target.name)")
         lines.append("ARG SCIFERRY_MARCH=\(draft.target.march)")
+        for (name, value) in draft.target.buildVariables { lines.append("ARG \(name)=\(NativeDockerfile.quoted(value))") }
     }
 
     private mutating func write(_ instruction: ImageDefinition.Instruction) throws {

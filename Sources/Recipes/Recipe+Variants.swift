@@ -36,9 +36,10 @@ extension Recipe {
     package func target(_ name: String) throws -> Microarchitecture {
         let wanted = name.isEmpty ? settings.targets.first ?? architectures[0] : name
         guard let target = Microarchitecture.named(wanted) else {
+            let near = NearestWord.find(wanted, among: Microarchitecture.names).map { "did you mean \"\($0)\"?" }
             throw FarmError(
                 "target.unknown", .usage, "\"\(wanted)\" is no CPU target",
-                hint: "known: \(Microarchitecture.names.joined(separator: ", "))")
+                hint: near ?? "known: \(Microarchitecture.names.joined(separator: ", "))")
         }
         let meant = settings.targets.compactMap(Microarchitecture.named)
         if meant.isEmpty || meant.contains(target) { return target }

@@ -35,8 +35,7 @@ package struct RecipeDraft: Sendable {
         settings.parallelJobs = parallelJobs
         settings.options = options
         settings.locals = locals
-        settings.cpuTarget = target.name
-        settings.cpuMarch = target.march
+        settings.target = target
         try self.init(recipe, source, target, chosen, settings)
     }
 

@@ -1,4 +1,5 @@
 import FarmModel
+package import Microarchitecture
 import TemplateEngine
 
 /// Interprets a recipe for one container: a pure function of the recipe, its files and the settings. No clock, no network,
@@ -13,9 +14,8 @@ package struct RecipeInterpreter {
         package var locals: Set<String> = []
         /// Options of the recipe, over defaults and variant.
         package var options: [String: Bool] = [:]
-        /// The CPU target's archspec name and its `-march` word.
-        package var cpuTarget = ""
-        package var cpuMarch = ""
+        /// What expressions may ask of the CPU.
+        package var target: Microarchitecture?
         /// The upstream source's commit; until it is resolved, expressions see zeros.
         package var commit = String(repeating: "0", count: 40)
 
@@ -50,13 +50,27 @@ package struct RecipeInterpreter {
             facts: [
                 "name": .text(settings.variant.name), "version": .text(version), "original_version": .text(recipe.version),
                 "arch": .text(architecture), "variant": .text(settings.variant.selector),
-                "parallel_jobs": .integer(settings.parallelJobs), "cpu_target": .text(settings.cpuTarget),
-                "cpu_march": .text(settings.cpuMarch), "commit": .text(settings.commit),
+                "parallel_jobs": .integer(settings.parallelJobs), "cpu_target": .text(settings.target?.name ?? ""),
+                "cpu_march": .text(settings.target?.march ?? ""), "target": .text(settings.target?.name ?? ""),
+                "cflags": .text(settings.target?.flags(compiler: "gcc") ?? ""), "flags": RecipeInterpreter.flags(settings.target),
+                "commit": .text(settings.commit),
                 "options": .mapping(TemplateMapping(options.sorted { $0.key < $1.key }.map { (.text($0.key), .bool($0.value)) })),
             ], locals: settings.locals)
         definition = ImageDefinition(
             name: settings.variant.name, baseName: recipe.name, version: version, architecture: architecture, baseImage: "",
             packageManager: "apt")
+    }
+
+    /// `context.flags("gcc", "12.2")`.
+    private static func flags(_ target: Microarchitecture?) -> TemplateValue {
+        .function(
+            TemplateFunction("flags") { arguments, _ in
+                guard let target, arguments.count == 2 else { throw TemplateFailure.plain("flags wants a compiler and its version") }
+                switch target.flags(compiler: arguments[0].printed, version: arguments[1].printed) {
+                case .flags(let text, _): return .text(text)
+                case .unsupported(let why): throw TemplateFailure.plain(why)
+                }
+            })
     }
 
     /// The definition; throws errors that name file and line.

@@ -11,27 +11,26 @@ package enum HostSurvey {
         uname(&system)
         let machine = text(of: system.machine)
         return HostFacts(
-            hostName: text(of: system.nodename), architecture: machine, target: target(machine: machine)?.name ?? machine,
+            hostName: text(of: system.nodename), architecture: machine, target: processor(machine)?.target?.name ?? machine,
             processors: sysconf(Int32(_SC_NPROCESSORS_ONLN)),
             memoryBytes: Int64(sysconf(Int32(_SC_PHYS_PAGES))) * Int64(sysconf(Int32(_SC_PAGESIZE))),
             diskFreeBytes: try Disk.freeBytes(at: home), engine: engine, kernel: text(of: system.release), slots: slots,
             programVersion: Program.version)
     }
 
-    /// The best target that this machine can run.
-    package static func target() -> Microarchitecture? {
+    /// What the kernel says of this machine's processor; `nil` where it does not say it.
+    package static func processor() -> ProcessorFacts? {
         var system = utsname()
         uname(&system)
-        return target(machine: text(of: system.machine))
+        return processor(text(of: system.machine))
     }
 
-    private static func target(machine: String) -> Microarchitecture? {
+    private static func processor(_ machine: String) -> ProcessorFacts? {
         var text = [UInt8](repeating: 0, count: 64 * 1024)
         guard let file = try? OpenFile("/proc/cpuinfo", flags: O_RDONLY) else { return nil }
         defer { file.close() }
         let count = text.withUnsafeMutableBytes { (try? file.read(at: 0, into: $0)) ?? 0 }
-        let flags = Microarchitecture.flags(inCPUInfo: String(decoding: text.prefix(count), as: UTF8.self))
-        return Microarchitecture.detect(machine: machine, flags: flags)
+        return ProcessorFacts(cpuInfo: String(decoding: text.prefix(count), as: UTF8.self), machine: machine)
     }
 
     private static func text<Field>(of field: Field) -> String {

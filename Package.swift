@@ -171,7 +171,10 @@ let package = Package(
         tests("ChunkStore", ["FarmModel", "ObjectStorage", "Support", "SystemIO", "Zstandard"]),
         tests(
             "CoordinatorCore",
-            ["Attestation", "ChunkStore", "FarmIdentity", "FarmMessages", "FarmModel", "ObjectStorage", "Support", "SystemIO"]),
+            [
+                "Attestation", "ChunkStore", "FarmIdentity", "FarmMessages", "FarmModel", "Microarchitecture", "ObjectStorage", "Support",
+                "SystemIO",
+            ]),
         .testTarget(
             name: "EndToEndTests",
             dependencies: [

@@ -13,15 +13,21 @@ struct BuildCommand: AsyncParsableCommand {
         discussion: """
             Examples:
               sciferry build recipes/dcm2niix
-              sciferry build recipes/dcm2niix --for x86_64_v3
+              sciferry build recipes/dcm2niix --for x86_64_v3 --for zen4
+              sciferry build recipes/dcm2niix --for portable --for native:worker1
               sciferry build recipes/dcm2niix --no-wait --json
               sciferry build neurocontainers/recipes/ants --variant gpu
             """)
 
     @OptionGroup var farm: FarmOptions
     @Argument(help: "The recipe's directory, or its build.yaml.") var recipe: String
-    @Option(name: .customLong("for"), help: "The CPU target (default: the lowest of the recipe's first architecture).")
-    var target = ""
+    @Option(
+        name: .customLong("for"),
+        help: """
+            A CPU target; may be repeated. "portable" is the lowest of the recipe's first architecture (the default, unless the \
+            recipe names its targets), "native:WORKER" what a worker's CPU is.
+            """)
+    var targets: [String] = []
     @Option(help: "One of the recipe's variants.") var variant = ""
     @Flag(help: "Resolve base image and downloads anew.") var updateLock = false
     @Flag(inversion: .prefixedNo, help: "Wait for the end.") var wait = true
@@ -30,17 +36,52 @@ struct BuildCommand: AsyncParsableCommand {
         try await reporting {
             let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(recipe))
             let client = try farm.client()
-            let job: JobRecord = try await client.post(
-                "/api/v1/jobs", Submission(source, target: target, variant: variant, updatesLock: updateLock))
-            guard wait else { return farm.json ? try Console.json(job) : Console.print("\(job.id)  \(job.title)") }
-            let follower = JobFollower(client: client, quiet: farm.json)
-            let view = try await follower.follow(job.id)
-            if farm.json { try Console.json(view) }
-            if view.job.state == .succeeded, updateLock || source.files[RecipeLock.fileName] == nil {
-                try await RecipeLocking.write(source, target: target, variant: variant, client: client, updates: false, quiet: farm.json)
+            var wanted: [String] = []
+            for target in targets.isEmpty ? [""] : targets {
+                let name = try await resolved(target, source, client)
+                if !wanted.contains(name) { wanted.append(name) }
             }
-            guard view.job.state == .succeeded else { throw ExitCode(view.job.state == .cancelled ? 130 : 1) }
+            var jobs: [(target: String, job: JobRecord)] = []
+            // All are asked for before one is waited for, so that they run side by side.
+            for target in wanted {
+                let submission = Submission(source, target: target, variant: variant, updatesLock: updateLock)
+                jobs.append((target, try await client.post("/api/v1/jobs", submission)))
+            }
+            guard wait else {
+                if farm.json { return try jobs.count == 1 ? Console.json(jobs[0].job) : Console.json(jobs.map(\.job)) }
+                for (_, job) in jobs { Console.print("\(job.id)  \(job.title)") }
+                return
+            }
+            var views: [JobView] = []
+            for (target, job) in jobs {
+                let view = try await JobFollower(client: client, quiet: farm.json).follow(job.id)
+                views.append(view)
+                if view.job.state == .succeeded, updateLock || source.files[RecipeLock.fileName] == nil {
+                    try await RecipeLocking.write(
+                        source, target: target, variant: variant, client: client, updates: false, quiet: farm.json)
+                }
+            }
+            if farm.json { try views.count == 1 ? Console.json(views[0]) : Console.json(views) }
+            guard let bad = views.first(where: { $0.job.state != .succeeded }) else { return }
+            throw ExitCode(bad.job.state == .cancelled ? 130 : 1)
         }
+    }
+
+    /// The name of a CPU target for what was asked; empty lets the recipe choose.
+    private func resolved(_ target: String, _ source: RecipeSource, _ client: FarmClient) async throws -> String {
+        if target == "portable" { return try Recipe.read(source).architectures[0] }
+        guard target.hasPrefix("native:") else { return target }
+        let name = String(target.dropFirst("native:".count))
+        let workers: [WorkerView] = try await client.get("/api/v1/workers")
+        guard let worker = workers.first(where: { $0.worker.name.rawValue == name }) else {
+            throw FarmError(
+                "worker.unknown", .notFound, "the farm has no worker \"\(name)\"",
+                hint: "it has: \(workers.map(\.worker.name.rawValue).joined(separator: ", "))")
+        }
+        guard let facts = worker.worker.facts else {
+            throw FarmError("worker.unknown", .unavailable, "the worker \(name) has not said yet what its CPU is", hint: "start it first")
+        }
+        return facts.target
     }
 }
 

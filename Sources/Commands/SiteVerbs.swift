@@ -101,6 +101,11 @@ struct PullCommand: AsyncParsableCommand {
                     "\(title): fetched \(Console.bytes(report.quote.fetchBytes)) for an image of \(Console.bytes(report.quote.imageBytes)) in \(Console.seconds(report.seconds))"
                 )
             }
+            if target == nil, offer.targets.count > 1 {
+                Console.print(
+                    "target  \(offer.release.image.target), the highest of \(offer.targets.joined(separator: ", ")) that this machine (\(offer.host)) runs"
+                )
+            }
             Console.print("image   \(site.imageDirectory(offer.release.image.digest))/image.sif")
             Console.print("module  module use \(site.root)/modules && module load \(name)/\(offer.release.version)")
             Console.print("path    \(site.root)/wrappers/\(name)/\(offer.release.version)/bin")

@@ -14,6 +14,10 @@ package struct SitePull: Sendable {
     package struct Offer: Sendable {
         package var release: Release
         package var digest: Digest
+        /// All CPU targets that the version is there for.
+        package var targets: [String]
+        /// The CPU target of the machine that it was chosen for.
+        package var host: String
     }
 
     /// What a pull did.
@@ -91,7 +95,8 @@ package struct SitePull: Sendable {
                 "channel.target", .unavailable, "\(name) is there for \(known), not for \(target ?? host.name)",
                 hint: "ask the farm for a build: sciferry build \(name) --for \(target ?? host.name)")
         }
-        return Offer(release: try await release(best), digest: best.release)
+        let others = Set(versioned.filter { $0.version == best.version }.map(\.target))
+        return Offer(release: try await release(best), digest: best.release, targets: others.sorted(), host: host.name)
     }
 
     /// A release document, verified.

@@ -1,6 +1,7 @@
 import CoordinatorCore
 import FarmMessages
 import FarmModel
+import Microarchitecture
 import Support
 import Testing
 
@@ -19,9 +20,11 @@ private struct Bench {
 
     mutating func commit() throws { try journal.commit(state.drainChanges().changes) }
 
-    mutating func enrol(_ name: String, trusted: Bool = true) throws {
+    mutating func enrol(_ name: String, trusted: Bool = true, target: Microarchitecture? = nil) throws {
         state.enrol(WorkerName(name), trusted: trusted, keyDigest: Digest(hashing: name), now: now)
-        try state.hello(WorkerName(name), facts: Self.facts, now: now)
+        var facts = Self.facts
+        if let target { (facts.target, facts.architecture) = (target.name, target.family) }
+        try state.hello(WorkerName(name), facts: facts, now: now)
         try commit()
     }
 
@@ -169,6 +172,45 @@ private struct Bench {
         try bench.state.setDrained(WorkerName("w"), true)
         #expect(try why("w", big) == "drained by an operator")
         #expect(try bench.report("w").assignments.isEmpty)
+    }
+
+    /// 1000 requests for any target at workers of four kinds, against an oracle that walks up the targets' parents itself.
+    @Test func placementKeepsToTheOrderOfTargets() throws {
+        let hosts = ["x86_64_v2", "zen3", "icelake", "neoverse_n1"]
+        func runs(_ host: String, _ target: String) -> Bool {
+            var reached: Set<String> = []
+            var open = [host]
+            while let name = open.popLast() { if reached.insert(name).inserted { open += Microarchitecture.named(name)?.parents ?? [] } }
+            return reached.contains(target)
+        }
+        var generator = SeededGenerator(2026)
+        var bench = Bench()
+        for host in hosts { try bench.enrol(host, target: Microarchitecture.named(host)) }
+        let targets = Microarchitecture.names
+        var (placed, waited) = (0, 0)
+        for number in 0..<1000 {
+            let target = targets[Int(generator.next() % UInt64(targets.count))]
+            let id = try bench.submit("job \(number)", target: target)
+            let host = hosts[Int(generator.next() % UInt64(hosts.count))]
+            // Every worker says hello and asks; whoever gets the job must be one that runs its code.
+            for name in [host] + hosts {
+                for assignment in try bench.report(name).assignments where assignment.attempt.job == id {
+                    #expect(runs(name, target), "\(target) was given to \(name)")
+                    _ = try bench.report(name, [bench.running(assignment.attempt, .built(Bench.result))])
+                    placed += 1
+                }
+            }
+            let job = try bench.job(id)
+            guard job.state == .queued else { continue }
+            waited += 1
+            for name in hosts {
+                let worker = try #require(bench.state.workers[WorkerName(name)])
+                #expect(
+                    !runs(name, target) && bench.state.obstacle(job, worker, now: bench.now) == "its CPU (\(name)) cannot run \(target)")
+            }
+            try bench.state.cancel(id, by: "me", now: bench.now)
+        }
+        #expect(placed > 200 && waited > 200 && placed + waited == 1000, "\(placed) placed, \(waited) waited")
     }
 
     @Test func anAttemptThatWasNeverGivenChangesNothing() throws {

@@ -1,4 +1,5 @@
 import CoordinatorCore
+import CoordinatorCore
 import FarmModel
 import Foundation
 import ProcessRunner
@@ -186,5 +187,35 @@ extension FarmTests {
             let digest = try #require(try await farm.releases().first { $0.release.name == name }?.release.base.digest)
             #expect(try String(contentsOfFile: "\(directory)/sciferry.lock", encoding: .utf8).contains(digest.hex))
         }
+    }
+}
+
+/// CPU targets.
+extension FarmTests {
+    @Test(.timeLimit(.minutes(3))) func severalTargetsMakeSeveralImagesAndASiteTakesTheHighest() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let directory = try await farm.recipe(
+            run: ["echo {{ context.target }} {{ context.cflags }} env $CFLAGS, {{ context.flags(\"gcc\", \"12.2\") }} > /opt/data"],
+            tests: "  - {name: speaks, command: tiny-tool, expected_output_contains: env}\n")
+        let build = try await farm.sciferry(["build", directory, "--for", "portable", "--for", "x86_64_v2", "--for", "native:w1"])
+        #expect(build.succeeded, "\(build.text)")
+        let workers = try await farm.sciferry(["workers", "--json"])
+        let native = try #require(
+            try CanonicalJSON.decode([WorkerView].self, from: workers.output, source: "workers")[0].worker.facts?.target)
+        let releases = try await farm.releases().map(\.release.image.target)
+        #expect(Set(releases) == ["x86_64", "x86_64_v2", native])
+        let site = "\(farm.scratch.path)/site"
+        let pull = try await farm.sciferry(["pull", "tiny", "--site", site])
+        #expect(pull.succeeded && pull.text.contains("target  \(native), the highest of "), "\(pull.text)")
+        let lower = try await farm.sciferry(["pull", "tiny", "--site", "\(site)2", "--for", "x86_64_v2"])
+        #expect(lower.succeeded, "\(lower.text)")
+        let said = try await ProcessRunner.require(Command("\(site)2/wrappers/tiny/1.0/bin/tiny-tool", []))
+        #expect(
+            said == "x86_64_v2 -march=x86-64-v2 -mtune=generic env -O2 -march=x86-64-v2 -mtune=generic, -march=x86-64-v2 -mtune=generic\n")
+        let unknown = try await farm.sciferry(["build", directory, "--for", "native:w9"])
+        #expect(unknown.status == 66 && unknown.text.contains("no worker \"w9\""), "\(unknown.text)")
+        let wrong = try await farm.sciferry(["build", directory, "--for", "x86_64_v5"])
+        #expect(wrong.status != 0 && wrong.text.contains("did you mean \"x86_64_v"), "\(wrong.text)")
     }
 }

@@ -188,7 +188,7 @@ let package = Package(
         tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("Microarchitecture", ["ProcessRunner", "Support", "SystemIO"], exclude: ["cpuinfo"]),
         tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
-        tests("Recipes", ["FarmModel", "Microarchitecture", "Support", "SystemIO"], exclude: ["collection"]),
+        tests("Recipes", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"], exclude: ["collection"]),
         tests("SingularityImage", ["FarmModel", "Support"]),
         tests("SiteDelivery", ["Attestation", "FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),

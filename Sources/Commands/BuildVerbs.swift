@@ -53,12 +53,15 @@ struct BuildCommand: AsyncParsableCommand {
                 return
             }
             var views: [JobView] = []
+            var held = source
+            if updateLock { held.files[RecipeLock.fileName] = nil }
             for (target, job) in jobs {
                 let view = try await JobFollower(client: client, quiet: farm.json).follow(job.id)
                 views.append(view)
-                if view.job.state == .succeeded, updateLock || source.files[RecipeLock.fileName] == nil {
+                if view.job.state == .succeeded {
+                    // Whatever this target, variant or a new file added is held from now on.
                     try await RecipeLocking.write(
-                        source, target: target, variant: variant, client: client, updates: false, quiet: farm.json)
+                        held, target: target, variant: variant, client: client, updates: false, quiet: farm.json)
                 }
             }
             if farm.json { try views.count == 1 ? Console.json(views[0]) : Console.json(views) }

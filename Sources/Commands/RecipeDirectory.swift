@@ -32,7 +32,19 @@ enum RecipeDirectory {
     ) throws {
         for name in try Disk.list(directory) {
             let path = "\(directory)/\(name)"
-            if Disk.isDirectory(path) {
+            switch Disk.kind(path) {
+            case .file, .directory: break
+            case .link:
+                // A link's file may be anybody's, and would be sent to the farm.
+                guard let real = Disk.realPath(path), let root = Disk.realPath(directory.prefix(directory.count - prefix.count) + ""),
+                    real.hasPrefix("\(root)/"), Disk.kind(real) == .file
+                else {
+                    throw FarmError("recipe.link", .invalid, "\(path) leads out of the recipe, or to no file", hint: "put a copy there")
+                }
+            case .other, nil:
+                throw FarmError("recipe.file-kind", .invalid, "\(path) is neither a file nor a directory", hint: "take it away")
+            }
+            if Disk.kind(path) == .directory {
                 if name != ".git" { try gather(path, "\(prefix)\(name)/", &files, &total, found: found) }
                 continue
             }

@@ -37,8 +37,8 @@ enum RecipeLocking {
         _ source: RecipeSource, target: String, variant: String, client: FarmClient, updates: Bool, quiet: Bool
     ) async throws {
         var source = source
-        // What the lock says now is no argument for what it shall say.
-        source.files[RecipeLock.fileName] = nil
+        // What the lock says now is no argument for what it shall say, when it is made anew.
+        if updates { source.files[RecipeLock.fileName] = nil }
         var answer: LockAnswer = try await client.post(
             "/api/v1/locks", Submission(source, target: target, variant: variant, updatesLock: updates))
         while !answer.waitsFor.isEmpty {
@@ -57,8 +57,11 @@ enum RecipeLocking {
         // Other architectures and variants may be locked already; their entries stay.
         let before = (try? Disk.read(path, limit: 16 << 20)).flatMap { try? CanonicalJSON.decode(RecipeLock.self, from: $0, source: path) }
         let kept = (before?.inputs ?? []).filter { answer.lock.entry($0.key) == nil }
+        let shared = (before?.shared ?? [:]).merging(answer.lock.shared ?? [:]) { _, new in new }
+        let lock = RecipeLock(answer.lock.inputs + kept, shared: shared)
+        if let before, before.holdsTheSame(as: lock) { return }
         do {
-            try Disk.replace(path, with: try RecipeLock(answer.lock.inputs + kept, shared: answer.lock.shared ?? [:]).bytes())
+            try Disk.replace(path, with: try lock.bytes())
             if !quiet { Console.print("locked \(answer.lock.inputs.count) inputs in \(path)") }
         } catch {
             Console.error("\(path) cannot be written, so the recipe stays unlocked: \(error)")

@@ -132,10 +132,13 @@ package struct TestSuite: Codable, Sendable, Hashable {
     /// A bash script run inside the image before the first test, in the tests' working directory; may be empty.
     package var setup: String
     package var tests: [FunctionalTest]
+    /// Why the recipe's tests are not run; empty when they are.
+    package var skipped: String
 
-    package init(setup: String = "", tests: [FunctionalTest] = []) {
+    package init(setup: String = "", tests: [FunctionalTest] = [], skipped: String = "") {
         self.setup = setup
         self.tests = tests
+        self.skipped = skipped
     }
 }
 

@@ -17,8 +17,19 @@ struct ApptainerDefinition {
         var sections: [Section] = []
         var line: Int
 
-        func section(_ name: String) -> Section? { sections.first { $0.name == name } }
+        /// A section; several of one name are one, as Apptainer has it.
+        func section(_ name: String) -> Section? {
+            let all = sections.filter { $0.name == name }
+            guard var whole = all.first else { return nil }
+            whole.body = all.flatMap(\.body)
+            whole.arguments = all.last { !$0.arguments.isEmpty }?.arguments ?? []
+            return whole
+        }
     }
+
+    /// Keys that a header may have.
+    private static let headerKeys: Set<String> = ["bootstrap", "from", "stage", "registry", "namespace"]
+    private static let longest = 1 << 20
 
     /// External images, each once.
     private(set) var bases: [String] = []
@@ -36,32 +47,42 @@ struct ApptainerDefinition {
     /// Throws errors that name file and line.
     init(_ text: String, path: String) throws {
         self.path = path
+        guard text.utf8.count <= ApptainerDefinition.longest else {
+            throw FarmError("recipe.definition", .invalid, "\(path) is longer than \(ApptainerDefinition.longest) bytes")
+        }
         stages = try ApptainerDefinition.split(text, path)
         try fillIn()
         for stage in stages {
             let bootstrap = stage.header["bootstrap"] ?? ""
-            guard bootstrap == "docker", let image = stage.header["from"], !image.isEmpty else {
+            guard bootstrap == "docker" else {
                 throw fail(stage.line, "\"Bootstrap: \(bootstrap)\" cannot be built here", "use Bootstrap: docker, and From: IMAGE")
             }
-            let base = ApptainerDefinition.reference(image)
+            if let name = stage.header["stage"], !PlainName.isValid(name) { throw fail(stage.line, "\"\(name)\" is no name of a stage") }
+            let base = try reference(stage)
             if !bases.contains(base) { bases.append(base) }
         }
+        guard stages.count <= 64 else { throw fail(1, "there are more than 64 stages") }
         help = stages.last?.section("help")?.text ?? ""
         test = stages.last?.section("test")?.text ?? ""
     }
 
-    private static func reference(_ image: String) -> String { image.contains(":") ? image : "\(image):latest" }
+    private func reference(_ stage: Stage) throws -> String {
+        let parts = [stage.header["registry"], stage.header["namespace"], stage.header["from"]].compactMap { $0 }.filter { !$0.isEmpty }
+        return try ImageName.checked(parts.joined(separator: "/")) {
+            fail(stage.line, "\"\($0)\" is no image", "write From: IMAGE:VERSION")
+        }
+    }
 
     /// The Dockerfile; `files` gives the context's path of a file that a section brings, which `written` holds.
-    func dockerfile(_ pin: (String) -> String) throws -> (text: String, written: [String: (bytes: [UInt8], executable: Bool)]) {
+    func dockerfile(_ pin: (String) throws -> String) throws -> (text: String, written: [String: (bytes: [UInt8], executable: Bool)]) {
         var lines: [String] = []
         var written: [String: (bytes: [UInt8], executable: Bool)] = [:]
         for (index, stage) in stages.enumerated() {
             let isLast = index == stages.count - 1
             let name = stage.header["stage"].map { " AS \($0)" } ?? ""
-            lines.append("FROM \(pin(ApptainerDefinition.reference(stage.header["from"] ?? "")))\(name)")
+            lines.append("FROM \(try pin(reference(stage)))\(name)")
             lines.append("USER 0:0")
-            for section in stage.sections where section.name == "files" { lines += try copies(section) }
+            for section in stage.sections where section.name == "files" { lines += try copies(section, before: index) }
             if let post = stage.section("post") {
                 let shell = post.arguments.first == "-c" ? Array(post.arguments.dropFirst()) : ["/bin/sh"]
                 let preamble =
@@ -86,20 +107,28 @@ struct ApptainerDefinition {
         return (lines.joined(separator: "\n") + "\n", written)
     }
 
-    private func copies(_ section: Section) throws -> [String] {
+    private func copies(_ section: Section, before stage: Int) throws -> [String] {
         let from = section.arguments.first == "from" ? section.arguments.dropFirst().first.map { "--from=\($0) " } : ""
         guard let from else { throw fail(section.line, "%files from wants the name of a stage") }
+        if let name = section.arguments.dropFirst().first, !stages[..<stage].contains(where: { $0.header["stage"] == name }) {
+            throw fail(section.line, "there is no stage \"\(name)\" before this one")
+        }
         return try section.body.enumerated().compactMap { index, line in
             let line = line.trimmingSpace
             if line.isEmpty || line.hasPrefix("#") { return nil }
             guard let words = ShellWords.split(line), (1...2).contains(words.count) else {
                 throw fail(section.line + 1 + index, "\"\(line)\" is not understood", "write SOURCE, or SOURCE DESTINATION")
             }
+            guard !words.contains(where: { $0.split(separator: "/").contains("..") }) else {
+                throw fail(section.line + 1 + index, "\"\(line)\" leaves its directory")
+            }
             guard !from.isEmpty || !words[0].hasPrefix("/") else {
                 throw fail(section.line + 1 + index, "\(words[0]) lies on the builder's own disk", "put the file beside the definition")
             }
             let target = words.count == 2 ? words[1] : words[0].hasPrefix("/") ? words[0] : "/\(words[0])"
-            return "COPY \(from)[\(try ApptainerDefinition.quoted(words[0])), \(try ApptainerDefinition.quoted(target))]"
+            // Docker would take a dollar sign for a variable of its own.
+            let paths = try [words[0], target].map { try ApptainerDefinition.quoted($0.replacing("$", with: "\\$")) }
+            return "COPY \(from)[\(paths.joined(separator: ", "))]"
         }
     }
 
@@ -128,8 +157,15 @@ struct ApptainerDefinition {
         func filled(_ text: String, _ line: Int) throws -> String {
             var result = ""
             var rest = text[...]
-            while let open = rest.firstRange(of: "{{"), let close = rest[open.upperBound...].firstRange(of: "}}") {
+            while let open = rest.firstRange(of: "{{") {
+                guard let close = rest[open.upperBound...].firstRange(of: "}}") else { break }
                 let name = String(rest[open.upperBound..<close.lowerBound]).trimmingSpace
+                // Only a lone word is a variable; other braces are the script's own.
+                guard !name.isEmpty, name.utf8.allSatisfy({ $0.isAlphanumeric || $0 == UInt8(ascii: "_") }) else {
+                    result += rest[..<open.upperBound]
+                    rest = rest[open.upperBound...]
+                    continue
+                }
                 guard let value = values[name] else {
                     throw fail(line, "\"{{ \(name) }}\" has no value", "give it a default under %arguments")
                 }
@@ -143,6 +179,7 @@ struct ApptainerDefinition {
             stages[index].header = try stages[index].header.mapValues { try filled($0, line) }
             for section in stages[index].sections.indices where stages[index].sections[section].name != "arguments" {
                 let first = stages[index].sections[section].line + 1
+                stages[index].sections[section].arguments = try stages[index].sections[section].arguments.map { try filled($0, first - 1) }
                 stages[index].sections[section].body = try stages[index].sections[section].body.enumerated().map {
                     try filled($0.element, first + $0.offset)
                 }
@@ -161,7 +198,7 @@ struct ApptainerDefinition {
     private static func split(_ text: String, _ path: String) throws -> [Stage] {
         var stages: [Stage] = []
         var inHeader = false
-        for (index, line) in text.replacing("\r\n", with: "\n").split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
+        for (index, line) in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline).enumerated() {
             let number = index + 1
             if line.hasPrefix("%") {
                 var words = line.dropFirst().split(whereSeparator: \.isWhitespace).map(String.init)
@@ -192,7 +229,13 @@ struct ApptainerDefinition {
                     throw fail(path, number, "\"\(start)\" is no line of a header", "write Key: value")
                 }
                 let key = start[..<colon].lowercased()
-                stages[stages.count - 1].header[key] = String(start[start.index(after: colon)...]).trimmingSpace
+                guard headerKeys.contains(key) else {
+                    throw fail(
+                        path, number, "\"\(start[..<colon])\" is no key of a header here",
+                        "known: Bootstrap, From, Stage, Registry, Namespace")
+                }
+                let value = start[start.index(after: colon)...].prefix { $0 != "#" }
+                stages[stages.count - 1].header[key] = value.trimmingSpace
             } else if let stage = stages.indices.last, let section = stages[stage].sections.indices.last {
                 stages[stage].sections[section].body.append(String(line))
             } else if !line.trimmingSpace.isEmpty, !line.trimmingSpace.hasPrefix("#") {

@@ -27,6 +27,12 @@ struct DefinitionFile {
     func render() throws -> String {
         var copy = self
         try copy.gather()
+        // What a definition file would take for the beginning of a section.
+        if let line = copy.post.first(where: { $0.hasPrefix("%") }) {
+            throw FarmError(
+                "render.definition", .invalid, "\(draft.source.path): \"\(line.prefix(60))\" cannot stand in a definition file",
+                hint: "begin the line otherwise")
+        }
         return copy.text()
     }
 
@@ -44,7 +50,7 @@ struct DefinitionFile {
             files += draft.descriptions.map { "context/\(BuildContextNames.about)/\($0.name) /\($0.name)" }
         }
         if !files.isEmpty { lines += ["%files"] + files.map { "    \($0)" } + [""] }
-        lines += ["%environment"] + environment.map { "    \($0)" } + ["", "%post"] + post.map { "    \($0)" } + [""]
+        lines += ["%environment"] + environment.map { "    \($0)" } + ["", "%post"] + post + [""]
         lines += [
             "%runscript",
             entryPoint.isEmpty ? "    exec \"$@\"" : "    exec \(entryPoint.map(ShellWord.quoted).joined(separator: " ")) \"$@\"", "",
@@ -96,10 +102,11 @@ struct DefinitionFile {
                 let place = "\(RecipeScope.mountRoot)/\(run.mount)"
                 post.append("mkdir -p \(RecipeScope.mountRoot) && cp -a \(DefinitionFile.staging)/files/\(run.mount) \(place)")
             }
-            let commands = run.commands.map(DockerfileCommand.joined).filter { !$0.isEmpty }.joined(separator: " \\\n && ")
-            if commands.isEmpty { return }
+            let script = ShellScript(run.commands)
+            if script.isEmpty { return }
             // A subshell, because every RUN begins where the last WORKDIR was.
-            post += block(user == "root" ? "( \(commands) )" : "runuser -u \(user) -- /bin/sh -c \(ShellWord.quoted(commands))")
+            let text = script.commandLine ?? script.script
+            post += block(user == "root" ? "( \(text)\n)" : "runuser -u \(user) -- /bin/sh -c \(ShellWord.quoted(text))")
         case .copy(let sources, let destination):
             let target = ShellWord.quoted(destination)
             post.append(destination.hasSuffix("/") || sources.count > 1 ? "mkdir -p \(target)" : "mkdir -p \"$(dirname \(target))\"")
@@ -119,7 +126,8 @@ struct DefinitionFile {
     }
 
     private mutating func export(_ name: String, _ value: String, keeps: Bool = true) {
-        let escaped = value.map { "\"\\`".contains($0) ? "\\\($0)" : String($0) }.joined()
+        // Variables stand for their values, as in a Dockerfile; commands in the text do not run.
+        let escaped = value.map { "\"\\`".contains($0) ? "\\\($0)" : String($0) }.joined().replacing("$(", with: "\\$(")
         post.append("export \(name)=\"\(escaped)\"")
         if keeps { environment.append("export \(name)=\"\(escaped)\"") }
     }

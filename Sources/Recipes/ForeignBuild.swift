@@ -10,10 +10,10 @@ struct ForeignBuild: Sendable {
     let help: String
     /// The script that shall succeed in the finished image; empty for none.
     let test: String
-    private let text: @Sendable ((String) -> String) throws -> String
+    private let text: @Sendable ((String) throws -> String) throws -> String
 
     /// The Dockerfile with each base image replaced by what `pin` gives for it.
-    func dockerfile(_ pin: (String) -> String) throws -> String { try text(pin) }
+    func dockerfile(_ pin: (String) throws -> String) throws -> String { try text(pin) }
 
     /// Reads the file that a recipe names; throws errors that name file and line.
     init(_ kind: Recipe.ForeignKind, file: String, line: Int, source: RecipeSource) throws {

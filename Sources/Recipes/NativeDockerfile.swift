@@ -39,11 +39,8 @@ struct NativeDockerfile {
             lines.append("RUN rm -rf \(mountPoints.sorted().joined(separator: " "))")
             if user != "root" { lines.append("USER \(user)") }
         }
-        for path in draft.definition.deployPath { _ = try line(path, 1) }
         lines += NativeDockerfile.deployment(draft.definition)
-        for (name, value) in draft.recipe.settings.labels {
-            lines.append("LABEL \(NativeDockerfile.quoted(try line(name, 1)))=\(NativeDockerfile.quoted(try line(value, 1)))")
-        }
+        lines += NativeDockerfile.labels(draft.recipe.settings)
         if standalone { return }
         lines.append("COPY [\(draft.descriptions.map { "\"\(BuildContextNames.about)/\($0.name)\"" }.joined(separator: ", ")), \"/\"]")
     }
@@ -55,10 +52,13 @@ struct NativeDockerfile {
         }
     }
 
+    /// What the image says of itself.
+    static func labels(_ settings: RecipeSettings) -> [String] { settings.labels.map { "LABEL \(quoted($0.name))=\(quoted($0.value))" } }
+
     private mutating func beginning() throws {
         lines.append("FROM \(base)")
         lines.append(NativeDockerfile.rootLine)
-        for (name, value) in draft.recipe.settings.arguments { lines.append("ARG \(name)=\(NativeDockerfile.quoted(try line(value, 1)))") }
+        for (name, value) in draft.recipe.settings.arguments { lines.append("ARG \(name)=\(NativeDockerfile.quoted(value))") }
         if draft.definition.packageManager == "apt" { lines.append("ENV DEBIAN_FRONTEND=noninteractive") }
         let build = draft.recipe.build
         if build.addsDefaults {
@@ -87,38 +87,28 @@ struct NativeDockerfile {
         case .from: break
         case .environment(let variables):
             for variable in variables {
-                guard variable.name.utf8.allSatisfy({ $0.isAlphanumeric || $0 == UInt8(ascii: "_") }), !variable.name.isEmpty else {
-                    throw fail("recipe.variable", number, "\"\(variable.name)\" is no variable's name")
-                }
-                lines.append("ENV \(variable.name)=\(NativeDockerfile.quoted(try line(variable.value, number), expanding: true))")
+                lines.append("ENV \(variable.name)=\(NativeDockerfile.quoted(variable.value, expanding: true))")
             }
         case .install(let entries):
             let packages = entries.flatMap { $0.split(whereSeparator: \.isWhitespace).map(String.init) }
-            for package in packages
-            where package.hasPrefix("-") || !package.utf8.allSatisfy({ $0 > 0x20 && !";&|<>$`\"'\\(){}".utf8.contains($0) }) {
-                throw fail("recipe.package", number, "\"\(package)\" is no package name")
-            }
             if !packages.isEmpty { install(packages) }
         case .run(let run):
             guard run.locals.isEmpty else {
                 throw fail("recipe.local", number, "local contexts are for trying things out; a farm builds from declared files")
             }
-            let commands = run.commands.map(DockerfileCommand.joined).filter { !$0.isEmpty }
-            if !commands.isEmpty {
+            let script = ShellScript(run.commands)
+            if !script.isEmpty {
                 nameTarget()
-                lines.append("RUN \(mount(of: run))\(commands.joined(separator: " \\\n && "))")
+                lines.append("RUN \(mount(of: run))\(try command(script, number))")
             }
         case .copy(let sources, let destination):
-            let words = try (sources.map { standalone ? $0 : "\(BuildContextNames.copy)/\($0)" } + [destination]).map {
-                NativeDockerfile.quoted(try line($0, number), expanding: true)
+            let words = (sources.map { standalone ? $0 : "\(BuildContextNames.copy)/\($0)" } + [destination]).map {
+                NativeDockerfile.quoted($0, expanding: true)
             }
             lines.append("COPY [\(words.joined(separator: ", "))]")
-        case .workdir(let path): lines.append("WORKDIR \(try line(path, number))")
+        case .workdir(let path): lines.append("WORKDIR \(path)")
         case .user(let name):
-            user = try line(name, number)
-            guard !user.isEmpty, user.utf8.allSatisfy({ $0.isAlphanumeric || "-_.:${}".utf8.contains($0) }) else {
-                throw fail("recipe.user", number, "\"\(user)\" is no user's name")
-            }
+            user = name
             // A number, and what a variable stands for, is somebody whom the image brings.
             if users.insert(user).inserted, PlainName.isValid(user), !user.utf8.allSatisfy(\.isDigit) {
                 lines.append("RUN id \(user) >/dev/null 2>&1 || useradd --no-user-group --create-home --shell /bin/bash \(user)")
@@ -126,8 +116,20 @@ struct NativeDockerfile {
             lines.append(user == "root" ? NativeDockerfile.rootLine : "USER \(user)")
         case .entrypoint(let words):
             lines.append(
-                "ENTRYPOINT [\(try words.map { NativeDockerfile.quoted(try line($0, number), expanding: true) }.joined(separator: ", "))]")
+                "ENTRYPOINT [\(words.map { NativeDockerfile.quoted($0, expanding: true) }.joined(separator: ", "))]")
         }
+    }
+
+    /// Behind RUN: a command line, or a script where statements go on over lines.
+    private func command(_ script: ShellScript, _ number: Int) throws -> String {
+        // What begins with a bracket could be taken for such a list itself.
+        guard let line = script.commandLine, !line.hasPrefix("[") else {
+            return "[\"/bin/sh\", \"-c\", \(String(decoding: try CanonicalJSON.encode(script.script), as: UTF8.self))]"
+        }
+        guard !line.hasPrefix("--"), !line.hasSuffix("\\"), !line.unicodeScalars.contains("\r"), !line.contains("\0") else {
+            throw fail("recipe.command", number, "\"\(line.prefix(60))\" is no command")
+        }
+        return line
     }
 
     private mutating func mount(of run: ImageDefinition.Run) -> String {
@@ -139,14 +141,6 @@ struct NativeDockerfile {
 
     private func fail(_ code: FarmError.Code, _ line: Int, _ message: String) -> FarmError {
         FarmError(code, .invalid, "\(draft.source.path):\(line): \(message)")
-    }
-
-    /// A text for one line of the Dockerfile: another line would be an instruction that nobody sees in the recipe.
-    private func line(_ text: String, _ number: Int) throws -> String {
-        guard !text.unicodeScalars.contains(where: { $0.value < 0x20 || $0.value == 0x7F }) else {
-            throw fail("recipe.control", number, "a line end or control character stands in \"\(text)\"")
-        }
-        return text
     }
 
     /// By number: some images have no list of users, and BuildKit finds no name there.
@@ -191,33 +185,5 @@ struct NativeDockerfile {
             result.append(character)
         }
         return result + "\""
-    }
-}
-
-/// One Dockerfile command from a block of lines.
-enum DockerfileCommand {
-    /// Each line must succeed, as in a script under `set -e`; comment lines go, since they would end the command.
-    static func joined(_ text: String) -> String {
-        let lines = text.split(separator: "\n").filter { line in
-            let start = line.drop(while: \.isWhitespace)
-            return !start.isEmpty && !start.hasPrefix("#")
-        }
-        return lines.enumerated().map { index, line in
-            index == lines.count - 1 ? String(line) : line + joint(line, lines[index + 1])
-        }.joined(separator: "\n")
-    }
-
-    /// What goes between two lines of a command, before the line end.
-    private static func joint(_ line: Substring, _ next: Substring) -> String {
-        if line.hasSuffix("\\") { return "" }
-        let last = line.split(whereSeparator: \.isWhitespace).last.map(String.init) ?? ""
-        let first = next.split(whereSeparator: \.isWhitespace).first.map(String.init) ?? ""
-        // Whole words only: "sudo" opens nothing, "find" closes nothing.
-        if ["then", "do", "else", "{", "(", "in"].contains(last) { return " \\" }
-        if [";", "&&", "||", "|"].contains(where: { last.hasSuffix($0) }) { return " \\" }
-        if ["&&", "||", "|"].contains(where: { first.hasPrefix($0) }) { return " \\" }
-        let closer = first.prefix { !";)|&".contains($0) }
-        let closers = ["fi", "done", "else", "elif", "esac", "}"]
-        return closers.contains(String(closer)) || first.hasPrefix(")") || last == ";;" ? "; \\" : " && \\"
     }
 }

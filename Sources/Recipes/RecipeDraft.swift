@@ -48,12 +48,19 @@ package struct RecipeDraft: Sendable {
         self.target = target
         self.variant = variant
         self.settings = settings
+        if let foreign = recipe.build.foreign, !recipe.files.isEmpty || !recipe.settings.arguments.isEmpty {
+            throw FarmError(
+                "recipe.kind", .invalid,
+                "\(source.path):\(foreign.line): \(recipe.files.isEmpty ? "x-sciferry.arguments" : "files") does nothing in a build of kind \(foreign.kind.rawValue)",
+                hint: "write it into \(foreign.file)")
+        }
         foreign = try recipe.build.foreign.map { try ForeignBuild($0.kind, file: $0.file, line: $0.line, source: source) }
         var definition = try RecipeInterpreter.definition(recipe, source, settings)
         if let foreign {
             definition.baseImage = foreign.bases[0]
             if definition.readme.isEmpty { definition.readme = foreign.help }
         }
+        try definition.check(recipe.settings) { FarmError($0, .invalid, "\(source.path):\($1): \($2)") }
         self.definition = definition
     }
 
@@ -100,20 +107,27 @@ package struct RecipeDraft: Sendable {
             return BaseImage(
                 name: input.name, digest: locked.digest, origin: locked.origin, size: locked.size, bootstrap: locked.bootstrap)
         }
-        for bin in definition.deployBins where !CommandName.isValid(bin) {
+        // Some recipes name a command by its path; it is offered by its name.
+        let commands = definition.deployBins.map { $0.hasPrefix("/") ? $0.split(separator: "/").last.map(String.init) ?? $0 : $0 }
+        for command in commands where !CommandName.isValid(command) {
             throw FarmError(
-                "recipe.command", .invalid, "\(source.path): \"\(bin)\" is no command name",
+                "recipe.command", .invalid, "\(source.path): \"\(command)\" is no command name",
                 hint: "name the program alone; directories go under \"path\"")
         }
         var context = BuildContext(draft: self, lock: lock)
         try context.stage()
-        let dockerfile = try dockerfile { name in bases.first { $0.name == name }?.reference ?? name }
+        let dockerfile = try dockerfile { name in
+            guard let base = bases.first(where: { $0.name == name }) else {
+                throw FarmError("recipe.unlocked", .fault, "\(name) is not among the base images that were resolved")
+            }
+            return base.reference
+        }
         var suite = suite
         if let script = foreign?.test, !script.isEmpty { suite.tests.insert(FunctionalTest(name: "%test", command: script), at: 0) }
         let plan = Plan(
             name: releaseName, version: definition.version, architecture: target.family, target: target.name, base: bases[0],
             moreBases: Array(bases.dropFirst()), dockerfile: dockerfile, context: context.files.values.sorted { $0.path < $1.path },
-            commands: definition.deployBins,
+            commands: commands,
             commandPaths: definition.deployPath, programs: recipe.programs,
             runtimeArguments: recipe.runtimeArguments, description: definition.description, categories: definition.categories,
             licences: recipe.licences, suite: suite, image: recipe.settings.image,
@@ -125,9 +139,9 @@ package struct RecipeDraft: Sendable {
     ///
     /// - Parameter standalone: for a builder without the farm's context: paths of copies stay as they are, and nothing is
     ///   copied that the recipe does not name.
-    package func dockerfile(standalone: Bool = false, pin: (String) -> String = { $0 }) throws -> String {
-        guard let foreign else { return try NativeDockerfile(self, base: pin(definition.baseImage), standalone: standalone).render() }
-        let about = NativeDockerfile.deployment(definition)
+    package func dockerfile(standalone: Bool = false, pin: (String) throws -> String = { $0 }) throws -> String {
+        guard let foreign else { return try NativeDockerfile(self, base: try pin(definition.baseImage), standalone: standalone).render() }
+        let about = NativeDockerfile.deployment(definition) + NativeDockerfile.labels(recipe.settings)
         return try foreign.dockerfile(pin) + (about.isEmpty ? "" : about.joined(separator: "\n") + "\n")
     }
 

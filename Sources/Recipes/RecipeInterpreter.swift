@@ -98,10 +98,7 @@ package struct RecipeInterpreter {
         if let node = recipe.categories { definition.categories = try (node.sequence ?? [node]).map { try rendered($0).printed } }
         if recipe.build.foreign != nil { return try finishDeploy() }
         let base = try rendered(recipe.build.baseImage).printed
-        guard !base.isEmpty, !base.contains(where: \.isWhitespace) else {
-            throw failure("recipe.base", recipe.build.baseImage.line, "\"\(base)\" is no image")
-        }
-        definition.baseImage = base.contains(":") ? base : "\(base):latest"
+        definition.baseImage = try ImageName.checked(base) { failure("recipe.base", recipe.build.baseImage.line, "\"\($0)\" is no image") }
         if let manager = recipe.build.packageManager { definition.packageManager = try rendered(manager).printed }
         guard ["apt", "yum", "rpm"].contains(definition.packageManager) else {
             throw failure(

@@ -156,16 +156,6 @@ package struct RecipeLint {
 
     // MARK: the test suite
 
-    private static let suiteKeys: Set<String> = [
-        "name", "version", "tests", "setup", "test_data", "cleanup", "required_files", "default_timeout", "env_setup", "env",
-        "script_runner", "matlab_runtime", "container", "pin_container", "description",
-    ]
-    private static let testKeys: Set<String> = [
-        "name", "command", "description", "expected_output_contains", "validate", "expected_exit_code", "depends_on", "ignore_exit_code",
-        "timeout", "script", "env",
-    ]
-    private static let validators: Set<String> = ["output_exists", "same_dimensions"]
-
     private mutating func checkSuite() throws {
         guard let bytes = source.files["fulltest.yaml"] else {
             add(
@@ -181,16 +171,22 @@ package struct RecipeLint {
                 "suite.idle-key", .warning, file: file, node, "\"\(key)\" of \(what) does nothing",
                 advice: near ?? "known: \(known.sorted().joined(separator: ", "))")
         }
-        for entry in suite.root.mapping ?? [] where !RecipeLint.suiteKeys.contains(entry.key.printed) {
-            findings.append(idle(entry.key, entry.key.printed, "the suite", RecipeLint.suiteKeys))
+        for entry in suite.root.mapping ?? [] where !RecipeSuite.suiteKeys.contains(entry.key.printed) {
+            findings.append(idle(entry.key, entry.key.printed, "the suite", RecipeSuite.suiteKeys))
+        }
+        if let reason = try? RecipeSuite.read(source).skipped, !reason.isEmpty {
+            findings.append(
+                RecipeFinding(
+                    "suite.skipped", .note, file: file, suite.root, "a farm does not run these tests: \(reason)",
+                    advice: "tests that need no dataset run everywhere"))
         }
         for test in suite.root["tests"]?.sequence ?? [] {
-            for entry in test.mapping ?? [] where !RecipeLint.testKeys.contains(entry.key.printed) {
-                findings.append(idle(entry.key, entry.key.printed, "a test", RecipeLint.testKeys))
+            for entry in test.mapping ?? [] where !RecipeSuite.testKeys.contains(entry.key.printed) {
+                findings.append(idle(entry.key, entry.key.printed, "a test", RecipeSuite.testKeys))
             }
             for check in test["validate"]?.sequence ?? [] {
-                for entry in check.mapping ?? [] where !RecipeLint.validators.contains(entry.key.printed) {
-                    findings.append(idle(entry.key, entry.key.printed, "validate", RecipeLint.validators))
+                for entry in check.mapping ?? [] where !RecipeSuite.validators.contains(entry.key.printed) {
+                    findings.append(idle(entry.key, entry.key.printed, "validate", RecipeSuite.validators))
                 }
             }
         }

@@ -38,6 +38,12 @@ package struct RecipeLock: Codable, Sendable, Hashable {
         }
     }
 
+    /// Whether another lock names the same bytes, whenever they were locked.
+    package func holdsTheSame(as other: RecipeLock) -> Bool {
+        func digests(_ lock: RecipeLock) -> [String: Digest] { Dictionary(lock.inputs.map { ($0.key, $0.digest) }) { first, _ in first } }
+        return digests(self) == digests(other) && (shared ?? [:]) == (other.shared ?? [:])
+    }
+
     /// The lock of one input.
     package func entry(_ key: String) -> LockedInput? { inputs.first { $0.key == key } }
 

@@ -53,7 +53,7 @@ package struct RecipeSettings: Sendable {
         }
         settings.labels = try pairs("labels", block)
         settings.arguments = try pairs("arguments", block)
-        for (name, _) in settings.arguments where !name.utf8.allSatisfy({ $0.isAlphanumeric || $0 == UInt8(ascii: "_") }) {
+        for (name, _) in settings.arguments where !VariableName.isValid(name) || name.hasPrefix("SCIFERRY_") {
             throw document.fail("recipe.variable", try block.require("arguments"), "\"\(name)\" is no variable's name")
         }
         if let node = block["squashfs"], !node.isNull {

@@ -98,6 +98,21 @@ package enum Disk {
         return stat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFDIR
     }
 
+    /// What a directory's entry can be.
+    package enum EntryKind: Sendable { case file, directory, link, other }
+
+    /// What an entry is, links not followed; `nil` when there is none.
+    package static func kind(_ path: String) -> EntryKind? {
+        var status = stat()
+        guard lstat(path, &status) == 0 else { return nil }
+        return switch status.st_mode & S_IFMT {
+        case S_IFREG: .file
+        case S_IFDIR: .directory
+        case S_IFLNK: .link
+        default: .other
+        }
+    }
+
     /// Whether the path leads to a regular file that the caller may execute.
     package static func isExecutable(_ path: String) -> Bool {
         var info = stat()

@@ -55,7 +55,8 @@ import Testing
         let plan = try render(source).plan
         #expect(plan.dockerfile.hasPrefix("FROM sciferry-base:\(Digest(hashing: "debian:bookworm").hex.prefix(24))\n"))
         #expect(plan.dockerfile.contains("      bash \\\n      zlib1g \\\n"))
-        #expect(plan.dockerfile.contains("RUN echo one \\\n && if true; then \\\n  echo two; \\\nfi\n"))
+        let script = #"RUN ["/bin/sh", "-c", "set -e\necho one\nif true; then\n  echo two\nfi\n"]"#
+        #expect(plan.dockerfile.contains(script), "\(plan.dockerfile)")
         #expect(plan.commands == ["tool"])
     }
 
@@ -124,7 +125,7 @@ import Testing
         #expect(rendered.blobs[Digest(hashing: "echo hi\n")] == Array("echo hi\n".utf8))
         #expect(
             rendered.plan.dockerfile.contains(
-                "RUN --mount=type=bind,source=files/\(mount),target=/.neurocontainer-cache/\(mount) \\\n sh /.neurocontainer-cache/\(mount)/setup"
+                "RUN --mount=type=bind,source=files/\(mount),target=/.neurocontainer-cache/\(mount) \\\n [\"/bin/sh\", \"-c\", \"set -e\\nsh /.neurocontainer-cache/\(mount)/setup"
             ))
         let end = "RUN rm -rf /.neurocontainer-cache /var/cache/sciferry\n"
         #expect(rendered.plan.dockerfile.contains(end), "\(rendered.plan.dockerfile)")

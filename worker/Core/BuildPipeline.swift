@@ -325,6 +325,7 @@ package struct BuildPipeline: Sendable {
         do {
             let runtime = try await runner.runtime()
             await log.say("running \(plan.suite.tests.count) tests through \(runtime)")
+            if !plan.suite.skipped.isEmpty { await log.say("the recipe's own tests are not run: \(plan.suite.skipped)") }
             let suite = TestSuite(setup: plan.suite.setup, tests: BuildPipeline.deployTests(plan) + plan.suite.tests)
             let outcomes = try await runner.run(suite, say: { await log.say($0) }) { done, all in
                 await context.report(.test, done * 1000 / max(1, all), "test \(done + 1)/\(all)")

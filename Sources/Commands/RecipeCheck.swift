@@ -21,6 +21,7 @@ struct RecipeCheckCommand: AsyncParsableCommand {
     @Option(help: "The collection's root (default: found from the recipe's place).") var collection: String?
     @Flag(help: "Follow the advice where that needs no judgement.") var fix = false
     @Flag(help: "Count warnings as errors.") var strict = false
+    @Flag(help: "Run recipes that are programs (kind hpccm); they do what they like on this machine.") var runHpccm = false
     @Flag(help: "Show notes too.") var notes = false
     @Flag(help: "Print JSON.") var json = false
     @Option(help: "Write the findings as SARIF 2.1.0.") var sarif: String?
@@ -49,13 +50,13 @@ struct RecipeCheckCommand: AsyncParsableCommand {
 
     private func check(_ path: String, _ collection: RecipeCollection?) async throws -> Verdict {
         do {
-            var source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path, collection: collection))
+            var source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path, collection: collection), if: runHpccm)
             var findings = try RecipeLint.findings(source)
             if fix, findings.contains(where: { $0.edit != nil }) {
                 let mended = RecipeFinding.apply(
                     findings.filter { $0.file == source.path }, to: String(decoding: source.files["build.yaml"] ?? [], as: UTF8.self))
                 try Disk.replace(source.path, with: Array(mended.utf8))
-                source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path, collection: collection))
+                source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path, collection: collection), if: runHpccm)
                 findings = try RecipeLint.findings(source)
             }
             let recipe = try Recipe.read(source)

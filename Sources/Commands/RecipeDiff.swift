@@ -15,6 +15,7 @@ struct RecipeDiffCommand: AsyncParsableCommand {
     @Argument(help: "The recipe before.") var before: String
     @Argument(help: "The recipe after.") var after: String
     @Option(name: .customLong("for"), help: "The CPU target.") var target = ""
+    @Flag(help: "Run recipes that are programs (kind hpccm); they do what they like on this machine.") var runHpccm = false
     @Flag(help: "Print JSON.") var json = false
 
     private struct Report: Encodable {
@@ -49,7 +50,7 @@ struct RecipeDiffCommand: AsyncParsableCommand {
 
     /// The steps, with the digests of what they copy, so that another file makes another step.
     private func steps(_ path: String) async throws -> DockerfileSteps {
-        let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path))
+        let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path), if: runHpccm)
         let recipe = try Recipe.read(source)
         let draft = try RecipeDraft(recipe, source, target: try recipe.target(target))
         var text = try draft.dockerfile()

@@ -27,6 +27,7 @@ struct RecipeGraphCommand: AsyncParsableCommand {
     @Argument(help: "Recipe directories.") var recipes: [String] = []
     @Option(help: "The collection's root; without recipes, all of its recipes.") var collection: String?
     @Option(help: "Only recipes that use something whose name holds this.") var uses: String?
+    @Flag(help: "Run recipes that are programs (kind hpccm); they do what they like on this machine.") var runHpccm = false
     @Flag(help: "Print Graphviz.") var dot = false
     @Flag(help: "Print JSON.") var json = false
 
@@ -62,7 +63,7 @@ struct RecipeGraphCommand: AsyncParsableCommand {
     }
 
     private func entry(_ path: String, _ shared: RecipeCollection?) async throws -> Entry {
-        let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path, collection: shared))
+        let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(path, collection: shared), if: runHpccm)
         let recipe = try Recipe.read(source)
         var nodes: Set<Node> = []
         for variant in recipe.concreteVariants {

@@ -89,7 +89,7 @@ struct RecipeCommand: AsyncParsableCommand {
                 let names = try RecipeDirectory.recipes(root)
                 let options = options
                 let results = await withTaskGroup(of: [(String, FarmError?)].self) { tasks in
-                    for name in names { tasks.addTask { renderAll(name, root, collection, options, output) } }
+                    for name in names { tasks.addTask { await renderAll(name, root, collection, options, output) } }
                     return await tasks.reduce(into: []) { $0 += $1 }
                 }
                 for (name, error) in results.sorted(by: { $0.0 < $1.0 }) { if let error { Console.error("\(name): \(error)") } }
@@ -103,7 +103,7 @@ struct RecipeCommand: AsyncParsableCommand {
     /// All containers of one recipe; the name of each and why it failed.
     private static func renderAll(
         _ name: String, _ root: String, _ collection: RecipeCollection, _ options: RenderOptions, _ output: String
-    ) -> [(String, FarmError?)] {
+    ) async -> [(String, FarmError?)] {
         func attempt(_ what: String, _ body: () throws -> Void) -> (String, FarmError?) {
             do {
                 try body()
@@ -113,11 +113,11 @@ struct RecipeCommand: AsyncParsableCommand {
             }
         }
         var known: (Recipe, RecipeSource)?
-        let read = attempt(name) {
-            let source = try RecipeDirectory.read("\(root)/recipes/\(name)", collection: collection)
+        do {
+            let source = try await HPCCMRecipe.completed(try RecipeDirectory.read("\(root)/recipes/\(name)", collection: collection))
             known = (try Recipe.read(source), source)
-        }
-        guard let (recipe, source) = known else { return [read] }
+        } catch { return [(name, error as? FarmError ?? FarmError("render.fault", .fault, "reading failed", cause: error))] }
+        guard let (recipe, source) = known else { return [] }
         return recipe.concreteVariants.enumerated().map { index, variant in
             attempt(variant.name) {
                 let draft = try RecipeDraft(

@@ -8,6 +8,9 @@ package struct PackageSurvey {
     /// Whether the image has a database of RPM, which only its own program reads.
     package private(set) var hasRPM = false
 
+    /// No image has so many; they bound what a hostile one can cost.
+    private static let most = 200_000
+
     /// A larger file is none of those that are looked for.
     private static let largest: Int64 = 64 << 20
 
@@ -46,6 +49,7 @@ package struct PackageSurvey {
         case "installed": path == ["lib", "apk", "db", "installed"]
         case "METADATA": directory.hasSuffix(".dist-info")
         case "PKG-INFO": directory.hasSuffix(".egg-info")
+        case _ where name.hasSuffix(".egg-info"): true
         case "DESCRIPTION": ["library", "site-library"].contains(path[path.count - 3])
         case "HEAD": directory == ".git"
         default:
@@ -66,7 +70,7 @@ package struct PackageSurvey {
             add("conda", record.name, record.build.map { "\(record.version)=\($0)" } ?? record.version)
         } else if name == "installed" {
             for stanza in PackageSurvey.stanzas(text) { add("apk", stanza["P"], stanza["V"]) }
-        } else if name == "METADATA" || name == "PKG-INFO" {
+        } else if name == "METADATA" || name == "PKG-INFO" || name.hasSuffix(".egg-info") {
             let stanza = PackageSurvey.stanzas(text).first ?? [:]
             add("python", stanza["Name"], stanza["Version"])
         } else if name == "DESCRIPTION" {
@@ -95,7 +99,9 @@ package struct PackageSurvey {
     }
 
     private mutating func add(_ manager: String, _ name: String?, _ version: String?) {
-        guard let name, let version, !name.isEmpty, !version.isEmpty, name.utf8.count < 1024, version.utf8.count < 1024 else { return }
+        guard packages.count < PackageSurvey.most, let name, let version, !name.isEmpty, !version.isEmpty, name.utf8.count < 1024,
+            version.utf8.count < 1024
+        else { return }
         packages.append(.init(manager: manager, name: name, version: version))
     }
 

@@ -9,7 +9,11 @@ struct ApptainerDefinition {
         var body: [String] = []
         var line: Int
 
-        var text: String { body.joined(separator: "\n") + "\n" }
+        var text: String {
+            var lines = body
+            while lines.last?.trimmingSpace.isEmpty ?? false { lines.removeLast() }
+            return lines.joined(separator: "\n") + "\n"
+        }
     }
 
     private struct Stage {

@@ -26,7 +26,7 @@ struct ForeignBuild: Sendable {
                 hint: kind == .hpccm ? "sciferry runs it where hpccm is installed: pip install hpccm" : "put the file beside build.yaml")
         }
         let text = String(decoding: bytes, as: UTF8.self)
-        let path = source.location(of: file)
+        let path = source.location(of: file) + (kind == .hpccm ? " (the Dockerfile that it makes)" : "")
         switch kind {
         case .dockerfile, .hpccm:
             let file = try PlainDockerfile(text, path: path)

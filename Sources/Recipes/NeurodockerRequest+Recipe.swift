@@ -7,29 +7,42 @@ extension NeurodockerRequest {
     ///   - name: the recipe's name; `nil` takes that of the only template, or "generated".
     ///   - version: the recipe's version; `nil` takes that of the only template, or "1.0".
     package func recipe(name: String? = nil, version: String? = nil) throws -> String {
+        // Of two values for one key the later counts.
+        func merged(_ pairs: [(String, String)]) -> [(String, String)] {
+            var order: [String] = []
+            var values: [String: String] = [:]
+            for (key, value) in pairs { if values.updateValue(value, forKey: key) == nil { order.append(key) } }
+            return order.map { ($0, values[$0] ?? "") }
+        }
+        let arguments = merged(
+            instructions.filter { $0.name == "arg" }.compactMap { step in step.text("key").map { ($0, step.text("value") ?? "") } })
+        let labels = merged(instructions.filter { $0.name == "label" }.flatMap(\.pairs))
+        // A base image may stand on an argument that comes before it.
+        var base = instructions.first { $0.name == "from_" }?.text("base_image") ?? ""
+        for (key, value) in arguments { base = base.replacing("${\(key)}", with: value).replacing("$\(key)", with: value) }
         let templates = instructions.filter { !NeurodockerRequest.plainNames.contains($0.name) }
         let alone = templates.count == 1 ? templates.first : nil
         let named = alone?.text("version").flatMap { PlainName.isValid($0) ? $0 : nil }
         var lines = [
             "name: \(try scalar(name ?? alone?.name.replacing("_", with: "-") ?? "generated"))",
             "version: \(try scalar(version ?? named ?? "1.0"))", "categories: [data organisation]", "build:", "  kind: neurodocker",
-            "  base-image: \(try scalar(instructions.first { $0.name == "from_" }?.text("base_image") ?? ""))",
+            "  base-image: \(try scalar(base))",
             "  pkg-manager: \(packageManager)", "  add-tzdata: false",
         ]
-        let directives = try instructions.flatMap(directive)
+        var user = "root"
+        let directives = try instructions.flatMap { step in
+            if step.name == "user" { user = step.text("user") ?? user }
+            return try directive(step, user: user)
+        }
         lines.append(directives.isEmpty ? "  directives: []" : "  directives:")
         lines += directives
-        let labels = instructions.filter { $0.name == "label" }.flatMap(\.pairs)
-        let arguments = instructions.filter { $0.name == "arg" }.compactMap { step in
-            step.text("key").map { ($0, step.text("value") ?? "") }
-        }
         if !labels.isEmpty || !arguments.isEmpty { lines.append("x-sciferry:") }
         if !arguments.isEmpty { lines += ["  arguments:"] + (try arguments.map { "    \(try scalar($0.0)): \(try scalar($0.1))" }) }
         if !labels.isEmpty { lines += ["  labels:"] + (try labels.map { "    \(try scalar($0.0)): \(try scalar($0.1))" }) }
         return lines.joined(separator: "\n") + "\n"
     }
 
-    private func directive(_ step: Instruction) throws -> [String] {
+    private func directive(_ step: Instruction, user: String) throws -> [String] {
         func list(_ items: [String]) throws -> String { "[\(try items.map(scalar).joined(separator: ", "))]" }
         func pairs(_ key: String, _ values: [(String, String)]) throws -> [String] {
             ["    - \(key):"] + (try values.map { "        \(try scalar($0.0)): \(try scalar($0.1))" })
@@ -37,19 +50,28 @@ extension NeurodockerRequest {
         func run(_ commands: [String]) throws -> [String] { ["    - run:"] + (try commands.map { "        - \(try scalar(plain($0)))" }) }
         switch step.name {
         case "from_", "arg", "label": return []
-        case "env": return step.pairs.isEmpty ? [] : try pairs("environment", step.pairs.map { ($0.0, plain($0.1)) })
+        case "env":
+            let last = step.pairs.enumerated().filter { index, pair in !step.pairs[(index + 1)...].contains { $0.0 == pair.0 } }
+            return last.isEmpty ? [] : try pairs("environment", last.map { ($0.element.0, plain($0.element.1)) })
         case "copy": return ["    - copy: \(try list(step.list("source") + [step.text("destination") ?? ""]))"]
         case "add":
             // Docker's ADD unpacks a local archive; so does this, for every builder.
             let source = step.list("source").first ?? ""
             let destination = step.text("destination") ?? ""
+            guard !source.contains("://") else {
+                throw NeurodockerRequest.fail(
+                    "--add \(source) would fetch something at build time", "fetch it with --run, or put the file beside")
+            }
             let place = "/tmp/sciferry-add/\(source.split(separator: "/").last.map(String.init) ?? "archive")"
             let (from, to) = (ShellWord.quoted(place), ShellWord.quoted(destination))
-            return ["    - copy: \(try list([source, place]))"]
-                + (try run([
-                    "mkdir -p \(to)", "if tar -tf \(from) >/dev/null 2>&1; then tar -xf \(from) -C \(to); else cp -a \(from) \(to); fi",
-                    "rm -rf /tmp/sciferry-add",
-                ]))
+            let steps = try run([
+                "if tar -tf \(from) >/dev/null 2>&1; then mkdir -p \(to) && tar -xf \(from) -C \(to); elif [ -d \(to) ] || [ \(to) != \(ShellWord.quoted(destination.droppingSlash)) ]; then mkdir -p \(to) && cp -a \(from) \(to); else mkdir -p \"$(dirname \(to))\" && cp -a \(from) \(to); fi",
+                "rm -rf /tmp/sciferry-add",
+            ])
+            // As ADD does it: by root, whoever the steps belong to.
+            let isRoot = user == "root"
+            return (isRoot ? [] : ["    - user: root"]) + ["    - copy: \(try list([source, place]))"] + steps
+                + (isRoot ? [] : ["    - user: \(try scalar(user))"])
         case "entrypoint": return ["    - entrypoint: \(try list(step.list("args")))"]
         case "install":
             guard let options = step.text("opts"), !options.isEmpty else { return ["    - install: \(try list(step.list("pkgs")))"] }
@@ -92,6 +114,11 @@ extension NeurodockerRequest {
             && !["true", "false", "yes", "no", "on", "off", "null", "y", "n"].contains(text.lowercased())
         return isBare ? text : String(decoding: try CanonicalJSON.encode(text), as: UTF8.self)
     }
+}
+
+extension String {
+    /// Without slashes at the end; of the root itself one stays.
+    fileprivate var droppingSlash: String { var text = self; while text.count > 1, text.hasSuffix("/") { text.removeLast() }; return text }
 }
 
 extension UInt8 {

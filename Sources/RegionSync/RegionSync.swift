@@ -147,7 +147,7 @@ package struct RegionSync: Sendable {
 
     /// The digest that a key promises, for objects named by their content.
     package static func contentName(of key: String) -> Digest? {
-        guard ["packs/", "indexes/", "manifests/", "releases/"].contains(where: { key.hasPrefix($0) }),
+        guard ["packs/", "indexes/", "manifests/", "releases/", "records/", "inputs/"].contains(where: { key.hasPrefix($0) }),
             let last = key.split(separator: "/").last
         else { return nil }
         return Digest(last)
@@ -157,8 +157,8 @@ package struct RegionSync: Sendable {
     private static func isTransient(_ key: String) -> Bool { key.hasPrefix("incoming/") }
 
     private static func rank(_ key: String) -> Int {
-        let order = ["packs/", "indexes/", "manifests/", "covers/", "releases/", "", "channels/"]
-        return order.firstIndex { !$0.isEmpty && key.hasPrefix($0) } ?? 5
+        let order = ["packs/", "indexes/", "manifests/", "covers/", "records/", "releases/", "", "channels/"]
+        return order.firstIndex { !$0.isEmpty && key.hasPrefix($0) } ?? 6
     }
 
     private static func deletedBefore(_ left: String, _ right: String) -> Bool {

@@ -264,7 +264,8 @@ import Testing
     @Test(.timeLimit(.minutes(2))) func aTerminalShowsABar() async throws {
         let farm = try await TestFarm()
         try await farm.up(workers: ["w1"])
-        let recipe = try await farm.recipe(run: ["sleep 2"])
+        // A step that no engine has in its cache.
+        let recipe = try await farm.recipe(run: ["sleep 2; : \(Nonce.hex(bytes: 8))"])
         let words = ["\(TestFarm.bin)/sciferry", "build", recipe, "--home", farm.home].map(ShellWord.quoted).joined(separator: " ")
         let result = try await ProcessRunner.run(Command("script", ["-qec", words, "/dev/null"], deadlineSeconds: 60))
         #expect(result.succeeded && result.text.contains("\r\u{1B}[K[###") && result.text.contains("% build step "), "\(result.text)")

@@ -105,6 +105,73 @@ import Testing
         #expect(rendered.blobs.values.contains { String(decoding: $0, as: UTF8.self).contains("TOOL_MODE=\"fast one\"") })
     }
 
+    /// Spellings behind which an image could hide from the lock.
+    @Test(arguments: [
+        ("FROM debian AS debian\nRUN true\nFROM debian\n", ["debian:latest"], "FROM debian:latest! AS debian\nRUN true\nFROM debian\n"),
+        ("FROM a:1\nRUN echo a \\\\\nFROM b:2\n", ["a:1", "b:2"], "FROM a:1!\nRUN echo a \\\\\nFROM b:2!\n"),
+        ("from \"a:1\" as x\nFROM x\n", ["a:1"], "FROM a:1! AS x\nFROM x\n"),
+        ("ARG A=1 B=bookworm\nARG T=${B}-slim\nFROM debian:$T\n", ["debian:bookworm-slim"], "FROM debian:bookworm-slim!\n"),
+        (
+            "FROM a:1\nRUN --mount=type=bind,from=alpine,target=/x --mount=from=alpine:3.19,target=/y ls --from=alpine\n",
+            ["a:1", "alpine:latest", "alpine:3.19"],
+            "--mount=type=bind,from=alpine:latest!,target=/x --mount=from=alpine:3.19!,target=/y ls --from=alpine\n"
+        ),
+        ("FROM a:1\nFROM b:1\nCOPY --chown=1 --from=0 /a /b\n", ["a:1", "b:1"], "COPY --chown=1 --from=0 /a /b\n"),
+    ]) func everyImageIsFound(_ text: String, _ bases: [String], _ part: String) throws {
+        let file = try PlainDockerfile(text, path: "Dockerfile")
+        #expect(file.bases == bases)
+        let pinned = file.text { "\($0)!" }
+        #expect(pinned.contains(part), "\(pinned)")
+    }
+
+    @Test(arguments: [
+        "FROM a:1\nRUN <<EOT bash\nFROM evil\nEOT\n", "# escape=`\nFROM a:1\n", "FROM a:1\nCOPY --from=$X /a /b\n",
+        "FROM a:1\nONBUILD COPY --from=b:1 /a /b\n", "FROM --privileged:x\n", "FROM a:1\nRUN echo \\\n", "FROM ${V:?none}\n",
+        "FROM a:1\nRUN --mount=type=cache,id=apt-fsl-x86_64,target=/x true\n", "FROM a:1 AS a$b\n",
+        "FROM a:1\n" + (0..<70).map { "COPY --from=img\($0):1 /a /b\n" }.joined(),
+        "FROM a:1\n" + String(repeating: "RUN true\n", count: 6000),
+    ]) func whatCannotBePinnedIsRefused(_ text: String) {
+        let error = #expect(throws: FarmError.self) { try PlainDockerfile(text, path: "Dockerfile") }
+        #expect(error?.code == "recipe.dockerfile" && error?.category == .invalid)
+    }
+
+    @Test func sectionsOfOneNameAreOne() throws {
+        let head = "Bootstrap: docker\nRegistry: ghcr.io\nNamespace: tools\nFrom: fsl:1 # stable\n"
+        let definition = try ApptainerDefinition(
+            head + "%post\n echo one\n%environment\n A=1\n%post\n docker inspect '{{.Id}}'\n%environment\n B=2\n", path: "x.def")
+        #expect(definition.bases == ["ghcr.io/tools/fsl:1"])
+        let (text, written) = try definition.dockerfile { $0 }
+        #expect(text.contains("echo one\\n docker inspect '{{.Id}}'"), "\(text)")
+        #expect(written["environment.sh"].map { String(decoding: $0.bytes, as: UTF8.self) } == "#!/bin/sh\n A=1\n B=2\n")
+        for bad in [
+            "Bootstrap: docker\nFrom: a:1\n%files from alpine:latest\n /a /b\n",
+            "Bootstrap: docker\nFrom: a:1\nMirrorURL: x\n%post\n true\n",
+            "Bootstrap: docker\nFrom: a:1\nStage: a b\n%post\n true\n", "Bootstrap: docker\nFrom: a:1\n%files\n ../x /y\n",
+        ] { #expect(throws: FarmError.self) { try ApptainerDefinition(bad, path: "x.def").dockerfile { $0 } } }
+    }
+
+    @Test(arguments: [
+        ("- environment: {'A;touch /x': b}", "recipe.variable"), ("- install: [\"git;reboot\"]", "recipe.package"),
+        ("- user: 'me;id'", "recipe.user"),
+        ("- workdir: \"/a\\nRUN evil\"", "recipe.control"), ("- copy: [\"a\", \"/b\\nFROM evil\"]", "recipe.control"),
+        ("- deploy: {path: [\"/a\\nFROM evil:1\"]}", "recipe.control"),
+        ("- run: [\"--mount=type=bind,from=evil:latest,target=/x cp /x/a /b\"]", "recipe.command"),
+    ]) func noBackEndWritesWhatIsNoName(_ directive: String, _ code: String) throws {
+        let text = "name: tool\nversion: \"1\"\nbuild:\n  kind: neurodocker\n  base-image: d:1\n  directives:\n    \(directive)\n"
+        let source = RecipeSource(path: "build.yaml", files: ["build.yaml": Array(text.utf8), "a": [1]])
+        let recipe = try Recipe.read(source)
+        let error = #expect(throws: FarmError.self) {
+            let draft = try RecipeDraft(recipe, source, target: try recipe.target(""))
+            _ = try draft.dockerfile()
+        }
+        #expect(error?.code.rawValue == code, "\(error?.message ?? "")")
+        if code != "recipe.command" {
+            #expect(throws: FarmError.self) {
+                try RecipeDraft(recipe, source, target: try recipe.target("")).definitionFile(base: "d:1")
+            }
+        }
+    }
+
     @Test(arguments: [
         ("dockerfile", ["Dockerfile": "RUN true\n"], "Dockerfile:1: a Dockerfile begins with FROM"),
         ("dockerfile", ["Dockerfile": "# only this\n"], "has no FROM"),

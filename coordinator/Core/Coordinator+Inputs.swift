@@ -13,28 +13,34 @@ extension Coordinator {
 
     private static func key(_ digest: Digest) -> String { "inputs/\(digest.hex)" }
 
-    /// Learns what the archive holds.
-    func readArchive() async throws {
-        for object in try await firstRegion.all(prefix: "inputs/") {
-            if let digest = Digest(String(object.key.dropFirst("inputs/".count))) { archived[digest] = object.size }
+    /// Learns what the archive holds, however long the region is away, and then brings new inputs into it.
+    func keepArchive() async throws {
+        var isKnown = false
+        while !Task.isCancelled {
+            do {
+                if !isKnown {
+                    for object in try await firstRegion.all(prefix: "inputs/") {
+                        if let digest = Digest(String(object.key.dropFirst("inputs/".count))) { archived[digest] = object.size }
+                    }
+                    isKnown = true
+                }
+                try await archiveInputs()
+                try await Task.sleep(for: .milliseconds(200))
+            } catch let error as CancellationError { throw error } catch {
+                logger.warning("the archive of inputs waits", metadata: ["reason": "\(error)"])
+                try await Task.sleep(for: .seconds(10))
+            }
         }
     }
 
-    /// Brings inputs that are new into the archive. A region that is away is tried again later.
-    func archiveInputs() async {
+    private func archiveInputs() async throws {
         let wanted = state.inputs.values.filter { input in
             (input.kind == .download || input.origin == .bootstrap) && archived[input.digest] == nil && blobs.contains(input.digest)
         }
-        guard !wanted.isEmpty, archiveAgainAt <= .now else { return }
         for input in wanted {
-            do {
-                try await firstRegion.put(Coordinator.key(input.digest), .file(path: blobs.path(input.digest), size: input.size))
-                archived[input.digest] = input.size
-                logger.info("input archived", metadata: ["name": "\(input.name)", "digest": "\(input.digest.hex)"])
-            } catch {
-                archiveAgainAt = Timestamp.now.adding(seconds: 60)
-                return logger.warning("input not archived", metadata: ["name": "\(input.name)", "reason": "\(error)"])
-            }
+            try await firstRegion.put(Coordinator.key(input.digest), .file(path: blobs.path(input.digest), size: input.size))
+            archived[input.digest] = input.size
+            logger.info("input archived", metadata: ["name": "\(input.name)", "digest": "\(input.digest.hex)"])
         }
     }
 
@@ -44,6 +50,14 @@ extension Coordinator {
     /// Makes sure that a blob lies in the home: one that does not is brought back from the archive and checked.
     func recall(_ digest: Digest) async throws {
         guard !blobs.contains(digest), let size = archived[digest] else { return }
+        if let there = recalls[digest] { return try await there.value }
+        let task = Task { try await bringBack(digest, size) }
+        recalls[digest] = task
+        defer { recalls[digest] = nil }
+        try await task.value
+    }
+
+    private func bringBack(_ digest: Digest, _ size: Int64) async throws {
         let path = "\(home.uploads)/recall-\(digest.hex)-\(Nonce.hex(bytes: 4))"
         defer { try? Disk.remove(path) }
         let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)

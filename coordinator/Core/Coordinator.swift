@@ -37,7 +37,8 @@ package actor Coordinator {
 
     /// Inputs that the first region keeps, with their sizes.
     var archived: [Digest: Int64] = [:]
-    var archiveAgainAt = Timestamp.now
+    /// Recalls on their way, so that many workers that ask at once wait for one.
+    var recalls: [Digest: Task<Void, any Error>] = [:]
 
     private(set) var state: FarmState
     private var tokens: [String: TokenRecord]
@@ -125,6 +126,7 @@ package actor Coordinator {
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { try await self.keepHouse() }
             tasks.addTask { try await self.publish() }
+            tasks.addTask { try await self.keepArchive() }
             defer { tasks.cancelAll() }
             try await tasks.next()
         }
@@ -143,12 +145,10 @@ package actor Coordinator {
     private func publish() async throws {
         try await prepareRegions()
         try await adoptChannel()
-        do { try await readArchive() } catch { report(error) }
         await sweepIncoming()
         var nextRenewal = Timestamp.now
         while !Task.isCancelled {
             for record in state.duePublications(now: .now) { await work(on: record) }
-            await archiveInputs()
             if nextRenewal <= .now {
                 do { try await renewChannel() } catch { report(error) }
                 await sweepIncoming()

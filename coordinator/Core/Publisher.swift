@@ -119,6 +119,10 @@ package struct Publisher: Sendable {
 
     private func take(_ record: ImageRecord, of attempt: AttemptID) async throws {
         let digest = record.object.digest
+        // Looked at before it is read: a presigned upload may be of any size.
+        if let there = try await first.head(UploadDesk.incomingKey(attempt, digest)), there.size != record.object.size {
+            throw FarmError("upload.damaged", .corrupt, "upload \(digest.short) has \(there.size) bytes, not \(record.object.size)")
+        }
         let bytes: [UInt8]
         do { bytes = try await first.get(UploadDesk.incomingKey(attempt, digest)) } catch let error as FarmError
             where error.code == "storage.absent"

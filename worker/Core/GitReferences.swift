@@ -52,7 +52,9 @@ package struct GitReferences {
                     isTransient ? .infrastructure : .recipe, code: "git.failed",
                     message: "\(address) answers with status \(response.status); correct x-sciferry.upstream"))
         }
-        guard let commit = try GitReferences(response.body).commit(of: parts[1]) else {
+        let references: GitReferences
+        do { references = try GitReferences(response.body) } catch { throw AttemptFailure(Failure(.recipe, error)) }
+        guard let commit = references.commit(of: parts[1]) else {
             throw AttemptFailure(
                 Failure(
                     .recipe, code: "git.reference", message: "\(address) has no tag or branch \"\(parts[1])\"; correct x-sciferry.upstream")

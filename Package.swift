@@ -121,7 +121,7 @@ let package = Package(
         room(
             "WorkerCore", path: "worker/Core",
             [
-                "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
+                "CLinux", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
                 "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "SiteDelivery", "SystemIO", "TestSuites", logging,
                 nioCore, nioPosix, nioSSL, protobuf,
             ]),
@@ -192,7 +192,7 @@ let package = Package(
         tests("SingularityImage", ["FarmModel", "Support"]),
         tests("SiteDelivery", ["Attestation", "FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
-        tests("WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "Support", "SystemIO", nioCore]),
+        tests("WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "Microarchitecture", "Support", "SystemIO", nioCore]),
     ]
 )
 

@@ -1,5 +1,12 @@
 #include "CLinux.h"
 
+#include <errno.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -8,4 +15,53 @@ int sciferry_terminal_columns(int fd) {
     if (!isatty(fd)) return 0;
     if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
     return size.ws_col;
+}
+
+// The instructions stand as bytes, so that no compiler or assembler needs to know them.
+static int run_step(int step) {
+#if defined(__x86_64__)
+    switch (step) {
+    case 2: // popcnt eax, eax; pcmpgtq xmm0, xmm0
+        __asm__ volatile(".byte 0xf3,0x0f,0xb8,0xc0; .byte 0x66,0x0f,0x38,0x37,0xc0" ::: "rax", "xmm0", "cc");
+        return 1;
+    case 3: // vpaddd ymm0, ymm0, ymm0; andn eax, eax, eax
+        __asm__ volatile(".byte 0xc5,0xfd,0xfe,0xc0; .byte 0xc4,0xe2,0x78,0xf2,0xc0" ::: "rax", "xmm0", "cc");
+        return 1;
+    case 4: // vpaddd zmm0, zmm0, zmm0; vpaddb zmm0, zmm0, zmm0
+        __asm__ volatile(".byte 0x62,0xf1,0x7d,0x48,0xfe,0xc0; .byte 0x62,0xf1,0x7d,0x48,0xfc,0xc0" ::: "xmm0", "cc");
+        return 1;
+    }
+#elif defined(__aarch64__)
+    switch (step) {
+    case 1: { // ldadd w1, w1, [x0]
+        int word = 0;
+        register int *address __asm__("x0") = &word;
+        __asm__ volatile(".inst 0xb8210001" : "+r"(address) : : "x1", "memory");
+        return 1;
+    }
+    case 2: // rdvl x0, #1
+        __asm__ volatile(".inst 0x04bf5020" ::: "x0");
+        return 1;
+    }
+#endif
+    (void)step;
+    return 0;
+}
+
+int sciferry_probe_instructions(int step) {
+    pid_t child = fork();
+    if (child < 0) return -1;
+    if (child == 0) {
+        // No core file for an expected end, and nothing of the parent's on it.
+        struct rlimit none = {0, 0};
+        setrlimit(RLIMIT_CORE, &none);
+        signal(SIGILL, SIG_DFL);
+        _exit(run_step(step) ? 0 : 2);
+    }
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0) {
+        if (errno != EINTR) return -1;
+    }
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return 1;
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGILL ? 0 : -1;
 }

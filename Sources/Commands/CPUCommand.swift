@@ -41,12 +41,16 @@ struct CPUCommand: AsyncParsableCommand {
         var model: String?
         var features: [String]
         var nextHigher: [Above]
+        /// Levels that the features promise and whose instructions this machine's CPU refuses.
+        var refused: [String]
     }
 
     func run() async throws {
         try await reporting {
             let facts = target == nil ? try processor() : nil
-            let here = try target.map(known) ?? detected(facts)
+            // What another machine's CPU really does cannot be tried here.
+            let tried = cpuinfo == nil ? facts.flatMap { ProbedTarget($0) } : nil
+            let here = try target.map(known) ?? tried?.target ?? detected(facts)
             if let runs {
                 let wanted = try known(runs)
                 let does = here.dominates(wanted)
@@ -59,7 +63,8 @@ struct CPUCommand: AsyncParsableCommand {
                 target: here.name, family: here.family, generic: here.generic.name, level: here.level, ociPlatform: here.ociPlatform,
                 eessiPath: here.eessiPath, march: here.march, vendor: facts?.vendor ?? here.vendor, model: facts?.model,
                 features: (facts?.features ?? here.features).sorted(),
-                nextHigher: facts?.nextHigher.map { Above(target: $0.target.name, lacks: $0.obstacle.text) } ?? [])
+                nextHigher: facts?.nextHigher.map { Above(target: $0.target.name, lacks: $0.obstacle.text) } ?? [],
+                refused: tried?.refused ?? [])
             json ? try Console.json(report) : show(report)
         }
     }
@@ -116,6 +121,7 @@ struct CPUCommand: AsyncParsableCommand {
         Console.print("  images             \(report.ociPlatform)")
         if let path = report.eessiPath { Console.print("  EESSI              \(path)") }
         if !report.march.isEmpty { Console.print("  GCC                -march=\(report.march)") }
+        for name in report.refused { Console.print("  not \(name): the kernel promises it, and the CPU refuses its instructions") }
         for above in report.nextHigher { Console.print("  not \(above.target): it \(above.lacks)") }
         if features { Console.print("  features           \(report.features.joined(separator: " "))") }
     }

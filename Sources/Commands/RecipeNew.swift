@@ -43,8 +43,14 @@ struct RecipeNewCommand: AsyncParsableCommand {
                 licence: answer(licence, "Licence (SPDX identifier)", otherwise: "MIT"), packages, commands)
             let suite = RecipeNewCommand.suite(commands)
             // What comes out must be sound before anything is written.
-            _ = try Recipe.read(
-                RecipeSource(path: "\(place)/build.yaml", files: ["build.yaml": Array(text.utf8), "fulltest.yaml": Array(suite.utf8)]))
+            let source = RecipeSource(
+                path: "\(place)/build.yaml", files: ["build.yaml": Array(text.utf8), "fulltest.yaml": Array(suite.utf8)])
+            for command in commands where !CommandName.isValid(command) {
+                throw FarmError("recipe.command", .usage, "\"\(command)\" is no command name", hint: "name the program alone")
+            }
+            let read = try Recipe.read(source)
+            let draft = try RecipeDraft(read, source, target: try read.target(""))
+            _ = try (draft.dockerfile(), RecipeSuite.read(source))
             try Disk.makeDirectory(place)
             try Disk.replace("\(place)/build.yaml", with: Array(text.utf8))
             try Disk.replace("\(place)/fulltest.yaml", with: Array(suite.utf8))

@@ -1,5 +1,6 @@
 /// What package managers and version control put into an image, as found in its files after the build.
 package struct InstalledPackages: Codable, Sendable, Hashable {
+    /// One package or checkout.
     package struct Package: Codable, Sendable, Hashable, Comparable {
         /// `dpkg`, `rpm`, `apk`, `python`, `conda`, `r`, `git`.
         package var manager: String

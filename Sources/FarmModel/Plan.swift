@@ -43,6 +43,7 @@ package struct BaseImage: Codable, Sendable, Hashable {
 
 /// A file or image that a recipe declares and whose bytes the lock pins.
 package struct LockedInput: Codable, Sendable, Hashable {
+    /// What an input is.
     package enum Kind: String, Codable, Sendable, Hashable {
         case base, download
         /// A tag or branch of a git repository; the name is the repository's address, a space, and the reference.

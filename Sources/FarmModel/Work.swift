@@ -110,6 +110,7 @@ package struct IncomingObject: Codable, Sendable, Hashable {
 
 /// Something that was found out about an image: a document of its own beside it, named in the signed release.
 package struct ImageRecord: Codable, Sendable, Hashable {
+    /// What a record tells.
     package enum Kind: String, Codable, Sendable, Hashable {
         /// What package managers installed: `InstalledPackages`.
         case packages
@@ -190,10 +191,12 @@ package struct HostFacts: Codable, Sendable, Hashable {
     /// Build slots.
     package var slots: Int
     package var programVersion: String
+    package var hardware: HardwareFacts?
 
     package init(
         hostName: String, architecture: String, target: String, processors: Int, memoryBytes: Int64,
-        diskFreeBytes: Int64, engine: String, kernel: String, slots: Int, programVersion: String
+        diskFreeBytes: Int64, engine: String, kernel: String, slots: Int, programVersion: String,
+        hardware: HardwareFacts? = nil
     ) {
         self.hostName = hostName
         self.architecture = architecture
@@ -205,6 +208,35 @@ package struct HostFacts: Codable, Sendable, Hashable {
         self.kernel = kernel
         self.slots = slots
         self.programVersion = programVersion
+        self.hardware = hardware
+    }
+}
+
+/// What a machine is made of, as far as its kernel says it.
+package struct HardwareFacts: Codable, Sendable, Hashable {
+    /// `AuthenticAMD`, `ARM`, …; empty where it is not named.
+    package var vendor: String
+    package var model: String
+    /// Features of the CPU as `/proc/cpuinfo` spells them, sorted.
+    package var features: [String]
+    /// CPU targets that the features promise and whose instructions do not run.
+    package var refusedTargets: [String]
+    package var numaNodes: Int
+    package var gpus: [String]
+    /// What the machine runs in, for example `kvm`; empty for none that shows.
+    package var virtualization: String
+
+    package init(
+        vendor: String, model: String, features: [String], refusedTargets: [String], numaNodes: Int, gpus: [String],
+        virtualization: String
+    ) {
+        self.vendor = vendor
+        self.model = model
+        self.features = features
+        self.refusedTargets = refusedTargets
+        self.numaNodes = numaNodes
+        self.gpus = gpus
+        self.virtualization = virtualization
     }
 }
 

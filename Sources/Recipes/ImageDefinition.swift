@@ -4,6 +4,7 @@ package import FarmModel
 package struct ImageDefinition: Sendable {
     /// One step.
     package struct Instruction: Sendable {
+        /// What a step does.
         package enum Kind: Sendable {
             case from(String)
             case environment([Variable])
@@ -21,6 +22,7 @@ package struct ImageDefinition: Sendable {
         package var line: Int
     }
 
+    /// A variable with its value, which may refer to earlier ones with `$`.
     package struct Variable: Sendable, Hashable {
         package var name: String
         package var value: String
@@ -39,6 +41,7 @@ package struct ImageDefinition: Sendable {
 
     /// A declared file as it is staged.
     package struct StagedFile: Sendable {
+        /// Where its bytes come from.
         package enum Source: Sendable, Hashable {
             case url(String)
             case beside(String)

@@ -3,12 +3,14 @@ import FarmModel
 /// What a user of neurodocker asks for: instructions in their order, from its command line or from its JSON files
 /// (ReproNim/neurodocker 2.1).
 package struct NeurodockerRequest: Sendable, Hashable {
+    /// What stands behind a key.
     package enum Value: Sendable, Hashable {
         case text(String)
         case list([String])
         case none
     }
 
+    /// A key with its value.
     package struct Argument: Sendable, Hashable {
         package var name: String
         package var value: Value

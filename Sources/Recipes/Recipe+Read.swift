@@ -16,6 +16,7 @@ extension Recipe {
         return try read(try RecipeDocument(bytes, path: source.path), source)
     }
 
+    /// Reads a recipe from its parsed `build.yaml`; throws as above.
     package static func read(_ document: RecipeDocument, _ source: RecipeSource) throws -> Recipe {
         let top = try RecipeMapping(document.root, in: document, what: "the recipe", keys: RecipeSchema.names(RecipeSchema.top))
         let name = try top.requireText("name")

@@ -8,6 +8,7 @@ package struct RecipeLock: Codable, Sendable, Hashable {
     /// Templates and includes, by path: digests of their bytes. Absent in locks of older versions.
     package var shared: [String: Digest]?
 
+    /// Its name beside `build.yaml`.
     package static let fileName = "sciferry.lock"
 
     package init(_ inputs: some Sequence<LockedInput>, shared: [String: Digest]) {

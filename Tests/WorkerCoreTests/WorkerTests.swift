@@ -2,6 +2,7 @@ import NIOCore
 import FarmMessages
 import FarmModel
 import FarmWire
+import Microarchitecture
 import Support
 import SystemIO
 import Testing
@@ -156,5 +157,30 @@ import WorkerCore
         for broken in ["<html>", "00", "ffff", "0003x", line("zz refs/heads/main\n")] {
             #expect(throws: FarmError.self) { try GitReferences(Array(broken.utf8)) }
         }
+    }
+}
+
+@Suite struct ProbedTargetTests {
+    private let flags = Microarchitecture.named("icelake").map { $0.features.sorted().joined(separator: " ") } ?? ""
+
+    private var facts: ProcessorFacts { ProcessorFacts(cpuInfo: "vendor_id : GenuineIntel\nflags : \(flags)\n", machine: "x86_64") }
+
+    @Test func whatTheCPURefusesIsNoTarget() throws {
+        #expect(ProbedTarget(facts, runs: { _ in true })?.target.name == "icelake")
+        let masked = try #require(ProbedTarget(facts, runs: { $0 < 4 }))
+        #expect(masked.target.name == "x86_64_v3" && masked.refused == ["x86_64_v4"])
+        let old = try #require(ProbedTarget(facts, runs: { _ in false }))
+        #expect(old.target.name == "x86_64" && old.refused == ["x86_64_v2", "x86_64_v3", "x86_64_v4"])
+        // What cannot be tried is believed.
+        #expect(ProbedTarget(facts, runs: { _ in nil })?.target.name == "icelake")
+    }
+
+    @Test func thisMachineKeepsWhatItsKernelPromises() throws {
+        let facts = try #require(HostSurvey.processor())
+        let probed = try #require(ProbedTarget(facts))
+        #expect(probed.refused.isEmpty && probed.target == facts.target)
+        // A level beyond the machine's own must be refused, not crash the one who asks.
+        if let level = facts.target?.level, level < 4 { #expect(ProbedTarget.runsHere(level + 1) == false) }
+        #expect(ProbedTarget.runsHere(99) != true)
     }
 }

@@ -202,6 +202,7 @@ extension Coordinator {
         }
     }
 
+    /// Ends a job, and tells the workers that have it; throws `job.unknown`.
     package func cancel(_ id: JobID, by who: String) throws {
         let workers = state.openAttempts(of: id).map(\.worker)
         try transition { try $0.cancel(id, by: who, now: .now) }

@@ -25,13 +25,26 @@ extension Sciferry_V1_HostFacts {
         kernel = facts.kernel
         slots = UInt32(clamping: facts.slots)
         programVersion = facts.programVersion
+        guard let hardware = facts.hardware else { return }
+        cpuVendor = hardware.vendor
+        cpuModel = hardware.model
+        cpuFeatures = hardware.features
+        refusedTargets = hardware.refusedTargets
+        numaNodes = UInt32(clamping: hardware.numaNodes)
+        gpus = hardware.gpus
+        virtualization = hardware.virtualization
     }
 
     package var model: HostFacts {
         HostFacts(
             hostName: hostName, architecture: architecture, target: target, processors: Int(processors),
             memoryBytes: Int64(clamping: memoryBytes), diskFreeBytes: Int64(clamping: diskFreeBytes), engine: engine,
-            kernel: kernel, slots: Int(slots), programVersion: programVersion)
+            kernel: kernel, slots: Int(slots), programVersion: programVersion,
+            hardware: cpuFeatures.isEmpty && cpuVendor.isEmpty
+                ? nil
+                : HardwareFacts(
+                    vendor: cpuVendor, model: cpuModel, features: cpuFeatures, refusedTargets: refusedTargets, numaNodes: Int(numaNodes),
+                    gpus: gpus, virtualization: virtualization))
     }
 }
 

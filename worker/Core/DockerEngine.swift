@@ -71,6 +71,7 @@ package struct DockerEngine: Sendable {
         return .absent("the registry gave no digest")
     }
 
+    /// Pulls an image; throws `base.unavailable`.
     package func pull(_ reference: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws {
         let result = try await ProcessRunner.run(command(["pull", reference], deadlineSeconds: 3600), onOutput: onOutput)
         guard result.succeeded else {
@@ -84,6 +85,7 @@ package struct DockerEngine: Sendable {
         try await ProcessRunner.require(command(["import", tar, reference], deadlineSeconds: 3600))
     }
 
+    /// Gives an image another name.
     package func tag(_ reference: String, as other: String) async throws {
         try await ProcessRunner.require(command(["tag", reference, other], deadlineSeconds: 60))
     }

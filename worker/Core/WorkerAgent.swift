@@ -46,7 +46,7 @@ package actor WorkerAgent {
         state = WorkerState(slots: configuration.slots)
         let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
         let version = (try? await engine.version()) ?? "none"
-        facts = try HostSurvey.facts(home: home.root, engine: version, slots: configuration.slots)
+        facts = try await HostSurvey.facts(home: home.root, engine: version, slots: configuration.slots)
     }
 
     /// Works until the task is cancelled.

@@ -98,7 +98,7 @@ struct Facts: AsyncParsableCommand {
 
     func run() async throws {
         try await WorkerMain.report {
-            print(try CanonicalJSON.pretty(try HostSurvey.facts(home: ".", engine: "not asked", slots: 1)))
+            print(try CanonicalJSON.pretty(try await HostSurvey.facts(home: ".", engine: "not asked", slots: 1)))
         }
     }
 }

@@ -1,8 +1,13 @@
-// The few Linux calls that Swift cannot import because they are variadic.
+// The few Linux calls that Swift cannot import, and instructions that it cannot write.
 #ifndef SCIFERRY_CLINUX_H
 #define SCIFERRY_CLINUX_H
 
 /// Columns of the terminal behind `fd`, or 0 when it is no terminal.
 int sciferry_terminal_columns(int fd);
+
+/// Executes, in a child process, an instruction that needs a step of this machine's architecture: of x86-64 the psABI level 2 to 4,
+/// of AArch64 1 for the atomics of ARMv8.1 and 2 for SVE. Returns 1 when it ran, 0 when the CPU refused it, -1 when that cannot be
+/// tried.
+int sciferry_probe_instructions(int step);
 
 #endif

@@ -58,34 +58,104 @@ package nonisolated struct Sciferry_V1_Hello: Sendable {
   fileprivate var _facts: Sciferry_V1_HostFacts? = nil
 }
 
-package nonisolated struct Sciferry_V1_HostFacts: Sendable {
+package nonisolated struct Sciferry_V1_HostFacts: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  package var hostName: String = String()
+  package var hostName: String {
+    get {_storage._hostName}
+    set {_uniqueStorage()._hostName = newValue}
+  }
 
-  package var architecture: String = String()
+  package var architecture: String {
+    get {_storage._architecture}
+    set {_uniqueStorage()._architecture = newValue}
+  }
 
-  package var target: String = String()
+  package var target: String {
+    get {_storage._target}
+    set {_uniqueStorage()._target = newValue}
+  }
 
-  package var processors: UInt32 = 0
+  package var processors: UInt32 {
+    get {_storage._processors}
+    set {_uniqueStorage()._processors = newValue}
+  }
 
-  package var memoryBytes: UInt64 = 0
+  package var memoryBytes: UInt64 {
+    get {_storage._memoryBytes}
+    set {_uniqueStorage()._memoryBytes = newValue}
+  }
 
-  package var diskFreeBytes: UInt64 = 0
+  package var diskFreeBytes: UInt64 {
+    get {_storage._diskFreeBytes}
+    set {_uniqueStorage()._diskFreeBytes = newValue}
+  }
 
-  package var engine: String = String()
+  package var engine: String {
+    get {_storage._engine}
+    set {_uniqueStorage()._engine = newValue}
+  }
 
-  package var kernel: String = String()
+  package var kernel: String {
+    get {_storage._kernel}
+    set {_uniqueStorage()._kernel = newValue}
+  }
 
-  package var slots: UInt32 = 0
+  package var slots: UInt32 {
+    get {_storage._slots}
+    set {_uniqueStorage()._slots = newValue}
+  }
 
-  package var programVersion: String = String()
+  package var programVersion: String {
+    get {_storage._programVersion}
+    set {_uniqueStorage()._programVersion = newValue}
+  }
+
+  /// As /proc/cpuinfo names them; empty where it says nothing.
+  package var cpuVendor: String {
+    get {_storage._cpuVendor}
+    set {_uniqueStorage()._cpuVendor = newValue}
+  }
+
+  package var cpuModel: String {
+    get {_storage._cpuModel}
+    set {_uniqueStorage()._cpuModel = newValue}
+  }
+
+  package var cpuFeatures: [String] {
+    get {_storage._cpuFeatures}
+    set {_uniqueStorage()._cpuFeatures = newValue}
+  }
+
+  /// CPU targets that the kernel's flags promise and whose instructions do not run.
+  package var refusedTargets: [String] {
+    get {_storage._refusedTargets}
+    set {_uniqueStorage()._refusedTargets = newValue}
+  }
+
+  package var numaNodes: UInt32 {
+    get {_storage._numaNodes}
+    set {_uniqueStorage()._numaNodes = newValue}
+  }
+
+  package var gpus: [String] {
+    get {_storage._gpus}
+    set {_uniqueStorage()._gpus = newValue}
+  }
+
+  /// What the machine runs in, for example kvm; empty for none that shows.
+  package var virtualization: String {
+    get {_storage._virtualization}
+    set {_uniqueStorage()._virtualization = newValue}
+  }
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
+
+  fileprivate var _storage = _StorageClass.defaultInstance
 }
 
 /// The coordinator's answer to Hello.
@@ -531,74 +601,177 @@ nonisolated extension Sciferry_V1_Hello: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".HostFacts"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}host_name\0\u{1}architecture\0\u{1}target\0\u{1}processors\0\u{3}memory_bytes\0\u{3}disk_free_bytes\0\u{1}engine\0\u{1}kernel\0\u{1}slots\0\u{3}program_version\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}host_name\0\u{1}architecture\0\u{1}target\0\u{1}processors\0\u{3}memory_bytes\0\u{3}disk_free_bytes\0\u{1}engine\0\u{1}kernel\0\u{1}slots\0\u{3}program_version\0\u{3}cpu_vendor\0\u{3}cpu_model\0\u{3}cpu_features\0\u{3}refused_targets\0\u{3}numa_nodes\0\u{1}gpus\0\u{1}virtualization\0")
+
+  fileprivate class _StorageClass {
+    var _hostName: String = String()
+    var _architecture: String = String()
+    var _target: String = String()
+    var _processors: UInt32 = 0
+    var _memoryBytes: UInt64 = 0
+    var _diskFreeBytes: UInt64 = 0
+    var _engine: String = String()
+    var _kernel: String = String()
+    var _slots: UInt32 = 0
+    var _programVersion: String = String()
+    var _cpuVendor: String = String()
+    var _cpuModel: String = String()
+    var _cpuFeatures: [String] = []
+    var _refusedTargets: [String] = []
+    var _numaNodes: UInt32 = 0
+    var _gpus: [String] = []
+    var _virtualization: String = String()
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _hostName = source._hostName
+      _architecture = source._architecture
+      _target = source._target
+      _processors = source._processors
+      _memoryBytes = source._memoryBytes
+      _diskFreeBytes = source._diskFreeBytes
+      _engine = source._engine
+      _kernel = source._kernel
+      _slots = source._slots
+      _programVersion = source._programVersion
+      _cpuVendor = source._cpuVendor
+      _cpuModel = source._cpuModel
+      _cpuFeatures = source._cpuFeatures
+      _refusedTargets = source._refusedTargets
+      _numaNodes = source._numaNodes
+      _gpus = source._gpus
+      _virtualization = source._virtualization
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularStringField(value: &self.hostName) }()
-      case 2: try { try decoder.decodeSingularStringField(value: &self.architecture) }()
-      case 3: try { try decoder.decodeSingularStringField(value: &self.target) }()
-      case 4: try { try decoder.decodeSingularUInt32Field(value: &self.processors) }()
-      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.memoryBytes) }()
-      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.diskFreeBytes) }()
-      case 7: try { try decoder.decodeSingularStringField(value: &self.engine) }()
-      case 8: try { try decoder.decodeSingularStringField(value: &self.kernel) }()
-      case 9: try { try decoder.decodeSingularUInt32Field(value: &self.slots) }()
-      case 10: try { try decoder.decodeSingularStringField(value: &self.programVersion) }()
-      default: break
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularStringField(value: &_storage._hostName) }()
+        case 2: try { try decoder.decodeSingularStringField(value: &_storage._architecture) }()
+        case 3: try { try decoder.decodeSingularStringField(value: &_storage._target) }()
+        case 4: try { try decoder.decodeSingularUInt32Field(value: &_storage._processors) }()
+        case 5: try { try decoder.decodeSingularUInt64Field(value: &_storage._memoryBytes) }()
+        case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._diskFreeBytes) }()
+        case 7: try { try decoder.decodeSingularStringField(value: &_storage._engine) }()
+        case 8: try { try decoder.decodeSingularStringField(value: &_storage._kernel) }()
+        case 9: try { try decoder.decodeSingularUInt32Field(value: &_storage._slots) }()
+        case 10: try { try decoder.decodeSingularStringField(value: &_storage._programVersion) }()
+        case 11: try { try decoder.decodeSingularStringField(value: &_storage._cpuVendor) }()
+        case 12: try { try decoder.decodeSingularStringField(value: &_storage._cpuModel) }()
+        case 13: try { try decoder.decodeRepeatedStringField(value: &_storage._cpuFeatures) }()
+        case 14: try { try decoder.decodeRepeatedStringField(value: &_storage._refusedTargets) }()
+        case 15: try { try decoder.decodeSingularUInt32Field(value: &_storage._numaNodes) }()
+        case 16: try { try decoder.decodeRepeatedStringField(value: &_storage._gpus) }()
+        case 17: try { try decoder.decodeSingularStringField(value: &_storage._virtualization) }()
+        default: break
+        }
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    if !self.hostName.isEmpty {
-      try visitor.visitSingularStringField(value: self.hostName, fieldNumber: 1)
-    }
-    if !self.architecture.isEmpty {
-      try visitor.visitSingularStringField(value: self.architecture, fieldNumber: 2)
-    }
-    if !self.target.isEmpty {
-      try visitor.visitSingularStringField(value: self.target, fieldNumber: 3)
-    }
-    if self.processors != 0 {
-      try visitor.visitSingularUInt32Field(value: self.processors, fieldNumber: 4)
-    }
-    if self.memoryBytes != 0 {
-      try visitor.visitSingularUInt64Field(value: self.memoryBytes, fieldNumber: 5)
-    }
-    if self.diskFreeBytes != 0 {
-      try visitor.visitSingularUInt64Field(value: self.diskFreeBytes, fieldNumber: 6)
-    }
-    if !self.engine.isEmpty {
-      try visitor.visitSingularStringField(value: self.engine, fieldNumber: 7)
-    }
-    if !self.kernel.isEmpty {
-      try visitor.visitSingularStringField(value: self.kernel, fieldNumber: 8)
-    }
-    if self.slots != 0 {
-      try visitor.visitSingularUInt32Field(value: self.slots, fieldNumber: 9)
-    }
-    if !self.programVersion.isEmpty {
-      try visitor.visitSingularStringField(value: self.programVersion, fieldNumber: 10)
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      if !_storage._hostName.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._hostName, fieldNumber: 1)
+      }
+      if !_storage._architecture.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._architecture, fieldNumber: 2)
+      }
+      if !_storage._target.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._target, fieldNumber: 3)
+      }
+      if _storage._processors != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._processors, fieldNumber: 4)
+      }
+      if _storage._memoryBytes != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._memoryBytes, fieldNumber: 5)
+      }
+      if _storage._diskFreeBytes != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._diskFreeBytes, fieldNumber: 6)
+      }
+      if !_storage._engine.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._engine, fieldNumber: 7)
+      }
+      if !_storage._kernel.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._kernel, fieldNumber: 8)
+      }
+      if _storage._slots != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._slots, fieldNumber: 9)
+      }
+      if !_storage._programVersion.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._programVersion, fieldNumber: 10)
+      }
+      if !_storage._cpuVendor.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._cpuVendor, fieldNumber: 11)
+      }
+      if !_storage._cpuModel.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._cpuModel, fieldNumber: 12)
+      }
+      if !_storage._cpuFeatures.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._cpuFeatures, fieldNumber: 13)
+      }
+      if !_storage._refusedTargets.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._refusedTargets, fieldNumber: 14)
+      }
+      if _storage._numaNodes != 0 {
+        try visitor.visitSingularUInt32Field(value: _storage._numaNodes, fieldNumber: 15)
+      }
+      if !_storage._gpus.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._gpus, fieldNumber: 16)
+      }
+      if !_storage._virtualization.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._virtualization, fieldNumber: 17)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Sciferry_V1_HostFacts, rhs: Sciferry_V1_HostFacts) -> Bool {
-    if lhs.hostName != rhs.hostName {return false}
-    if lhs.architecture != rhs.architecture {return false}
-    if lhs.target != rhs.target {return false}
-    if lhs.processors != rhs.processors {return false}
-    if lhs.memoryBytes != rhs.memoryBytes {return false}
-    if lhs.diskFreeBytes != rhs.diskFreeBytes {return false}
-    if lhs.engine != rhs.engine {return false}
-    if lhs.kernel != rhs.kernel {return false}
-    if lhs.slots != rhs.slots {return false}
-    if lhs.programVersion != rhs.programVersion {return false}
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._hostName != rhs_storage._hostName {return false}
+        if _storage._architecture != rhs_storage._architecture {return false}
+        if _storage._target != rhs_storage._target {return false}
+        if _storage._processors != rhs_storage._processors {return false}
+        if _storage._memoryBytes != rhs_storage._memoryBytes {return false}
+        if _storage._diskFreeBytes != rhs_storage._diskFreeBytes {return false}
+        if _storage._engine != rhs_storage._engine {return false}
+        if _storage._kernel != rhs_storage._kernel {return false}
+        if _storage._slots != rhs_storage._slots {return false}
+        if _storage._programVersion != rhs_storage._programVersion {return false}
+        if _storage._cpuVendor != rhs_storage._cpuVendor {return false}
+        if _storage._cpuModel != rhs_storage._cpuModel {return false}
+        if _storage._cpuFeatures != rhs_storage._cpuFeatures {return false}
+        if _storage._refusedTargets != rhs_storage._refusedTargets {return false}
+        if _storage._numaNodes != rhs_storage._numaNodes {return false}
+        if _storage._gpus != rhs_storage._gpus {return false}
+        if _storage._virtualization != rhs_storage._virtualization {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -50,9 +50,9 @@ struct CPUCommand: AsyncParsableCommand {
             let facts = target == nil ? try processor() : nil
             // What another machine's CPU really does cannot be tried here.
             let tried = cpuinfo == nil ? facts.flatMap { ProbedTarget($0) } : nil
-            let here = try target.map(known) ?? tried?.target ?? detected(facts)
+            let here = try target.map(TargetName.read) ?? tried?.target ?? detected(facts)
             if let runs {
-                let wanted = try known(runs)
+                let wanted = try TargetName.read(runs)
                 let does = here.dominates(wanted)
                 Console.print("\(here.name) \(does ? "runs" : "does not run") code for \(wanted.name)")
                 if !does { throw ExitCode(1) }
@@ -67,16 +67,6 @@ struct CPUCommand: AsyncParsableCommand {
                 refused: tried?.refused ?? [])
             json ? try Console.json(report) : show(report)
         }
-    }
-
-    private func known(_ name: String) throws -> Microarchitecture {
-        guard let target = Microarchitecture.named(name) else {
-            let near = NearestWord.find(name, among: Microarchitecture.names).map { "did you mean \"\($0)\"?" }
-            throw FarmError(
-                "target.unknown", .usage, "\"\(name)\" is no CPU target",
-                hint: near ?? "known: \(Microarchitecture.names.joined(separator: ", "))")
-        }
-        return target
     }
 
     private func processor() throws -> ProcessorFacts {

@@ -35,12 +35,7 @@ extension Recipe {
     /// and `recipe.target` for one that the recipe is not meant for.
     package func target(_ name: String) throws -> Microarchitecture {
         let wanted = name.isEmpty ? settings.targets.first ?? architectures[0] : name
-        guard let target = Microarchitecture.named(wanted) else {
-            let near = NearestWord.find(wanted, among: Microarchitecture.names).map { "did you mean \"\($0)\"?" }
-            throw FarmError(
-                "target.unknown", .usage, "\"\(wanted)\" is no CPU target",
-                hint: near ?? "known: \(Microarchitecture.names.joined(separator: ", "))")
-        }
+        let target = try TargetName.read(wanted)
         let meant = settings.targets.compactMap(Microarchitecture.named)
         if meant.isEmpty || meant.contains(target) { return target }
         // An architecture's name stands for what the recipe wants of it.

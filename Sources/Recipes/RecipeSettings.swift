@@ -1,5 +1,4 @@
 package import FarmModel
-import Microarchitecture
 
 /// The farm's own settings of a recipe: its `x-sciferry` block, which other builders pass over.
 package struct RecipeSettings: Sendable {
@@ -73,11 +72,10 @@ package struct RecipeSettings: Sendable {
 
     private static func targets(_ key: String, _ block: RecipeMapping) throws -> [String] {
         let names = try block.texts(key)
-        for name in names where Microarchitecture.named(name) == nil {
-            let near = NearestWord.find(name, among: Microarchitecture.names).map { "did you mean \"\($0)\"?" }
-            throw block.document.fail(
-                "recipe.target", try block.require(key), "\"\(name)\" is no CPU target",
-                hint: near ?? "known: \(Microarchitecture.names.joined(separator: ", "))")
+        for name in names {
+            do { _ = try TargetName.read(name) } catch let error as FarmError {
+                throw block.document.fail("recipe.target", try block.require(key), error.message, hint: error.hint)
+            }
         }
         return names
     }

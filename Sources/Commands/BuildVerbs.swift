@@ -17,6 +17,7 @@ struct BuildCommand: AsyncParsableCommand {
               sciferry build recipes/dcm2niix --for portable --for native:worker1
               sciferry build recipes/dcm2niix --no-wait --json
               sciferry build neurocontainers/recipes/ants --variant gpu
+            --json prints one job, and of several targets a list.
             """)
 
     @OptionGroup var farm: FarmOptions

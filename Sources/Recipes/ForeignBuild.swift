@@ -10,6 +10,8 @@ struct ForeignBuild: Sendable {
     let help: String
     /// The script that shall succeed in the finished image; empty for none.
     let test: String
+    /// Where the file fetches something by itself, which needs the network; `nil` for nowhere.
+    let fetch: String?
     private let text: @Sendable ((String) throws -> String) throws -> String
 
     /// The Dockerfile with each base image replaced by what `pin` gives for it.
@@ -31,11 +33,13 @@ struct ForeignBuild: Sendable {
         case .dockerfile, .hpccm:
             let file = try PlainDockerfile(text, path: path)
             bases = file.bases
+            fetch = file.remoteAdd.map { "\(path):\($0)" }
             (written, help, test) = ([:], "", "")
             self.text = { try file.text($0) }
         case .definition:
             let definition = try ApptainerDefinition(text, path: path)
             bases = definition.bases
+            fetch = nil
             written = try definition.dockerfile { $0 }.written
             (help, test) = (definition.help, definition.test)
             self.text = { try definition.dockerfile($0).text }

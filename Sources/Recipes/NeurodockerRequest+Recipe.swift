@@ -118,7 +118,11 @@ extension NeurodockerRequest {
 
 extension String {
     /// Without slashes at the end; of the root itself one stays.
-    fileprivate var droppingSlash: String { var text = self; while text.count > 1, text.hasSuffix("/") { text.removeLast() }; return text }
+    fileprivate var droppingSlash: String {
+        var text = self
+        while text.count > 1, text.hasSuffix("/") { text.removeLast() }
+        return text
+    }
 }
 
 extension UInt8 {

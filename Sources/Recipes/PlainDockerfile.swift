@@ -11,6 +11,8 @@ struct PlainDockerfile {
 
     /// External images in the order in which they are named, each once; `scratch` and stages are none.
     private(set) var bases: [String] = []
+    /// The line of the first ADD that fetches something; `nil` for none.
+    private(set) var remoteAdd: Int?
     private var pieces: [Piece] = []
     private let path: String
     private var globals: [String: String] = [:]
@@ -110,26 +112,16 @@ struct PlainDockerfile {
         while rest.hasPrefix("--") {
             let flag = String(rest.prefix { !$0.isWhitespace })
             rest = rest.dropFirst(flag.count)
+            // BuildKit takes quotes and backslashes away before it looks at a flag.
+            guard !flag.contains(where: { "\"'\\".contains($0) }) else {
+                throw fail(instruction, "quotes and backslashes in \(flag) are not understood", "write the flag without them")
+            }
             if flag.hasPrefix("--from=") {
                 pieces.append(.text("--from="))
                 try from(String(flag.dropFirst(7)), instruction)
             } else if flag.hasPrefix("--mount=") {
                 pieces.append(.text("--mount="))
-                for (index, part) in flag.dropFirst(8).split(separator: ",", omittingEmptySubsequences: false).enumerated() {
-                    if index > 0 { pieces.append(.text(",")) }
-                    if part.hasPrefix("id=") || part == "type=cache" && !flag.contains("id=") {
-                        // A cache's name is shared by everything that one engine builds.
-                        guard !part.hasPrefix("id=apt-"), !part.hasPrefix("id=yum-") else {
-                            throw fail(instruction, "the cache \"\(part.dropFirst(3))\" belongs to the farm", "choose another id")
-                        }
-                    }
-                    if part.hasPrefix("from=") {
-                        pieces.append(.text("from="))
-                        try from(String(part.dropFirst(5)), instruction)
-                    } else {
-                        pieces.append(.text(String(part)))
-                    }
-                }
+                try readMount(flag.dropFirst(8), instruction)
             } else {
                 pieces.append(.text(flag))
             }
@@ -138,7 +130,27 @@ struct PlainDockerfile {
             pieces.append(.text(String(gap)))
             rest = rest.dropFirst(gap.count)
         }
+        if instruction.word == "ADD", rest.contains("://") || rest.contains("git@") { remoteAdd = remoteAdd ?? instruction.line }
         pieces.append(.text(String(rest)))
+    }
+
+    /// The fields of a mount, whose keys BuildKit takes in any case.
+    private mutating func readMount(_ fields: Substring, _ instruction: DockerfileInstruction) throws {
+        for (index, field) in fields.split(separator: ",", omittingEmptySubsequences: false).enumerated() {
+            if index > 0 { pieces.append(.text(",")) }
+            let parts = field.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            let (key, value) = (parts[0].lowercased(), parts.count == 2 ? parts[1] : "")
+            // A cache's name is shared by everything that one engine builds.
+            if key == "id", value.hasPrefix("apt-") || value.hasPrefix("yum-") {
+                throw fail(instruction, "the cache \"\(value)\" belongs to the farm", "choose another id")
+            }
+            if key == "from" {
+                pieces.append(.text("from="))
+                try from(value, instruction)
+            } else {
+                pieces.append(.text(String(field)))
+            }
+        }
     }
 
     private mutating func from(_ word: String, _ instruction: DockerfileInstruction) throws {
@@ -146,7 +158,7 @@ struct PlainDockerfile {
             throw fail(instruction, "a variable in \"from=\(word)\" cannot be pinned", "name the image or the stage")
         }
         if let number = Int(word), number < stageCount { return pieces.append(.text(word)) }
-        try name(PlainDockerfile.unquoted(word), instruction)
+        try name(word, instruction)
     }
 
     /// With `$NAME`, `${NAME}` and `${NAME:-otherwise}` of arguments that stand before the first FROM.

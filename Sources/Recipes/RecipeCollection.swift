@@ -15,7 +15,7 @@ package final class RecipeCollection: Sendable {
     /// A file of the collection, parsed; `nil` when there is none.
     func document(_ path: String) throws -> RecipeDocument? {
         if let known = documents.withLock({ $0[path] }) { return known }
-        guard let bytes = files[path] else { return nil }
+        guard let bytes = bytes(path) else { return nil }
         let document = try RecipeDocument(bytes, path: path)
         documents.withLock { $0[path] = document }
         return document
@@ -26,24 +26,20 @@ package final class RecipeCollection: Sendable {
         for directory in RecipeCollection.templateDirectories {
             if let found = try document("\(directory)/\(name).yaml") { return (found, false) }
         }
-        guard let bytes = BundledTemplates.bytes(name) else { return nil }
-        let path = RecipeCollection.bundledPath(name)
-        if let known = documents.withLock({ $0[path] }) { return (known, true) }
-        let document = try RecipeDocument(bytes, path: path)
-        documents.withLock { $0[path] = document }
-        return (document, true)
+        return try document("\(RecipeCollection.bundled)\(name).yaml").map { ($0, true) }
     }
 
-    /// How messages and locks call a template that comes with Sciferry.
-    private static func bundledPath(_ name: String) -> String { "sciferry:templates/\(name).yaml" }
+    /// Where messages and locks say that the templates of Sciferry lie.
+    private static let bundled = "sciferry:templates/"
+
+    private func bytes(_ path: String) -> [UInt8]? {
+        if let own = files[path] { return own }
+        guard path.hasPrefix(RecipeCollection.bundled), path.hasSuffix(".yaml") else { return nil }
+        return BundledTemplates.bytes(String(path.dropFirst(RecipeCollection.bundled.count).dropLast(5)))
+    }
 
     /// The digest of a shared file's bytes, by its document's path.
-    func digest(of path: String) -> Digest? {
-        if let bytes = files[path] { return Digest(hashing: bytes) }
-        return BundledTemplates.names.first { RecipeCollection.bundledPath($0) == path }.flatMap(BundledTemplates.bytes).map {
-            Digest(hashing: $0)
-        }
-    }
+    func digest(of path: String) -> Digest? { bytes(path).map { Digest(hashing: $0) } }
 
     /// Names of all templates.
     package var templateNames: [String] {

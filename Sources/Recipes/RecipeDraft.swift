@@ -55,6 +55,11 @@ package struct RecipeDraft: Sendable {
                 hint: "write it into \(foreign.file)")
         }
         foreign = try recipe.build.foreign.map { try ForeignBuild($0.kind, file: $0.file, line: $0.line, source: source) }
+        if let place = foreign?.fetch, recipe.settings.network == .none {
+            throw FarmError(
+                "recipe.network", .invalid, "\(place): ADD fetches something, and x-sciferry.network is none",
+                hint: "put the file beside the Dockerfile")
+        }
         var definition = try RecipeInterpreter.definition(recipe, source, settings)
         if let foreign {
             definition.baseImage = foreign.bases[0]

@@ -49,7 +49,7 @@ struct ShellStatements {
                     if next == character { break }
                 }
             case "#" where word.isEmpty && (current.text.last.map { $0.isWhitespace || ";&|(".contains($0) } ?? true):
-                while let next = rest.first, next != "\n" { rest.removeFirst(); _ = next }
+                rest = rest.drop { $0 != "\n" }
             case "<" where rest.first == "<" && !current.text.hasSuffix("<") && parens == 0: hereDocument(&rest)
             case "(":
                 endWord()

@@ -116,6 +116,7 @@ import Testing
             ["a:1", "alpine:latest", "alpine:3.19"],
             "--mount=type=bind,from=alpine:latest!,target=/x --mount=from=alpine:3.19!,target=/y ls --from=alpine\n"
         ),
+        ("FROM a:1\nRUN --mount=type=bind,FROM=b:2,target=/x true\n", ["a:1", "b:2"], "--mount=type=bind,from=b:2!,target=/x true\n"),
         ("FROM a:1\nFROM b:1\nCOPY --chown=1 --from=0 /a /b\n", ["a:1", "b:1"], "COPY --chown=1 --from=0 /a /b\n"),
     ]) func everyImageIsFound(_ text: String, _ bases: [String], _ part: String) throws {
         let file = try PlainDockerfile(text, path: "Dockerfile")
@@ -133,6 +134,13 @@ import Testing
     ]) func whatCannotBePinnedIsRefused(_ text: String) {
         let error = #expect(throws: FarmError.self) { try PlainDockerfile(text, path: "Dockerfile") }
         #expect(error?.code == "recipe.dockerfile" && error?.category == .invalid)
+    }
+
+    @Test func withoutNetworkNothingIsAdded() throws {
+        let file = ["Dockerfile": "FROM a:1\nADD --chown=1 https://x.example/y /y\n"]
+        _ = try draft("dockerfile", file)
+        let error = #expect(throws: FarmError.self) { try draft("dockerfile", file, settings: "x-sciferry: {network: none}\n") }
+        #expect(error?.code == "recipe.network" && error?.message.contains("Dockerfile:2: ADD") == true, "\(error?.message ?? "")")
     }
 
     @Test func sectionsOfOneNameAreOne() throws {

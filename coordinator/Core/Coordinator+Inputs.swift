@@ -25,7 +25,7 @@ extension Coordinator {
                     isKnown = true
                 }
                 try await archiveInputs()
-                try await Task.sleep(for: .milliseconds(200))
+                try await Task.sleep(for: .seconds(1))
             } catch let error as CancellationError { throw error } catch {
                 logger.warning("the archive of inputs waits", metadata: ["reason": "\(error)"])
                 try await Task.sleep(for: .seconds(10))
@@ -57,7 +57,8 @@ extension Coordinator {
         try await task.value
     }
 
-    private func bringBack(_ digest: Digest, _ size: Int64) async throws {
+    /// Away from the coordinator's own executor, which leases wait for.
+    private nonisolated func bringBack(_ digest: Digest, _ size: Int64) async throws {
         let path = "\(home.uploads)/recall-\(digest.hex)-\(Nonce.hex(bytes: 4))"
         defer { try? Disk.remove(path) }
         let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)
@@ -67,10 +68,10 @@ extension Coordinator {
             let bytes = try await firstRegion.get(
                 Coordinator.key(digest), range: position..<min(position + Coordinator.piece, size))
             hasher.update(bytes)
-            try file.write(bytes)
+            try await Blocking.run { try file.write(bytes) }
             position += Int64(bytes.count)
         }
-        try file.sync()
+        try await Blocking.run { try file.sync() }
         file.close()
         guard hasher.finish() == digest else {
             throw FarmError(

@@ -41,7 +41,7 @@ package struct Publisher: Sendable {
     package func takePacks(_ record: PublicationRecord) async throws -> StepResult {
         var listings: [PackIndex.Listing] = []
         for object in record.result.packs {
-            let bytes = try await fetchPack(record.attempt, object)
+            let bytes = try await upload(object, of: record.attempt, settled: Pack.key(object.digest))
             let entries = try await Blocking.run { try Publisher.verify(bytes, object) }
             // Written even where an object of that name and size lies: that one may have been damaged since.
             try await first.put(Pack.key(object.digest), bytes)
@@ -59,23 +59,26 @@ package struct Publisher: Sendable {
         return result
     }
 
-    /// The pack under `incoming/`, or, when a step is repeated after it was moved, under its own name.
-    private func fetchPack(_ attempt: AttemptID, _ object: IncomingObject) async throws -> [UInt8] {
+    /// An upload under `incoming/`, or, when a step is repeated after it was moved, under its own name. Throws `upload.damaged`
+    /// unless it is what the worker said it would be.
+    private func upload(_ object: IncomingObject, of attempt: AttemptID, settled: String) async throws -> [UInt8] {
         let key = UploadDesk.incomingKey(attempt, object.digest)
         // Looked at before it is read: a presigned upload may be of any size.
         if let there = try await first.head(key), there.size != object.size {
             throw FarmError("upload.damaged", .corrupt, "upload \(object.digest.short) has \(there.size) bytes, not \(object.size)")
         }
-        do { return try await first.get(key) } catch let error as FarmError where error.code == "storage.absent" {
-            return try await first.get(Pack.key(object.digest))
+        let bytes: [UInt8]
+        do { bytes = try await first.get(key) } catch let error as FarmError where error.code == "storage.absent" {
+            bytes = try await first.get(settled)
         }
+        guard Digest(hashing: bytes) == object.digest, Int64(bytes.count) == object.size else {
+            throw FarmError("upload.damaged", .corrupt, "upload \(object.digest.short) is not what the worker said it would be")
+        }
+        return bytes
     }
 
     private static func verify(_ bytes: [UInt8], _ object: IncomingObject) throws -> [PackEntry] {
         let source = "upload \(object.digest.short)"
-        guard Digest(hashing: bytes) == object.digest, bytes.count == object.size else {
-            throw FarmError("upload.damaged", .corrupt, "\(source) is not what the worker said it would be")
-        }
         let entries = try Pack.entries(of: bytes, source: source)
         try bytes.withUnsafeBytes { raw in
             for entry in entries {
@@ -90,13 +93,7 @@ package struct Publisher: Sendable {
     package func writeManifest(_ record: PublicationRecord) async throws -> StepResult {
         let object = record.result.manifest
         let attempt = record.attempt
-        let bytes: [UInt8]
-        do { bytes = try await first.get(UploadDesk.incomingKey(attempt, object.digest)) } catch let error as FarmError
-            where error.code == "storage.absent"
-        { bytes = try await first.get(ImageManifest.key(object.digest)) }
-        guard Digest(hashing: bytes) == object.digest else {
-            throw FarmError("upload.damaged", .corrupt, "the uploaded manifest is not what the worker said it would be")
-        }
+        let bytes = try await upload(object, of: attempt, settled: ImageManifest.key(object.digest))
         let manifest = try ImageManifest.read(bytes, source: "the manifest of \(record.attempt)")
         guard manifest.image == record.result.image, manifest.size == record.result.imageSize else {
             throw FarmError("upload.damaged", .corrupt, "the manifest is of another image than the result")
@@ -109,29 +106,15 @@ package struct Publisher: Sendable {
         }
         try await verifyImage(manifest, locations, own: Set(record.result.packs.map(\.digest)))
         try await first.put(ImageManifest.key(object.digest), bytes)
-        for record in record.result.records { try await take(record, of: attempt) }
+        for record in record.result.records.map(\.object) {
+            let key = ImageRecord.key(record.digest)
+            try await first.put(key, try await upload(record, of: attempt, settled: key))
+        }
         let cover = ManifestCover(indexes: Set(indexes.values).sorted())
         try await first.put(ImageManifest.coverKey(object.digest), try CanonicalJSON.encode(cover))
         var result = StepResult(record: record)
         result.record.step = .release
         return result
-    }
-
-    private func take(_ record: ImageRecord, of attempt: AttemptID) async throws {
-        let digest = record.object.digest
-        // Looked at before it is read: a presigned upload may be of any size.
-        if let there = try await first.head(UploadDesk.incomingKey(attempt, digest)), there.size != record.object.size {
-            throw FarmError("upload.damaged", .corrupt, "upload \(digest.short) has \(there.size) bytes, not \(record.object.size)")
-        }
-        let bytes: [UInt8]
-        do { bytes = try await first.get(UploadDesk.incomingKey(attempt, digest)) } catch let error as FarmError
-            where error.code == "storage.absent"
-        { bytes = try await first.get(ImageRecord.key(digest)) }
-        guard Digest(hashing: bytes) == digest, Int64(bytes.count) == record.object.size else {
-            throw FarmError(
-                "upload.damaged", .corrupt, "the uploaded \(record.kind.rawValue) record is not what the worker said it would be")
-        }
-        try await first.put(ImageRecord.key(digest), bytes)
     }
 
     /// The image's digest is believed only when all its bytes, read back from the store, give it.

@@ -78,6 +78,8 @@ let package = Package(
                 .linkedLibrary(":libsquashfs.a"), .linkedLibrary(":libzstd.a"), .linkedLibrary(":liblzma.a"),
                 .linkedLibrary(":liblz4.a"), .linkedLibrary(":libz.a"),
             ]),
+        // Only the headers of libzydis-dev are used here; the library is loaded when first wanted.
+        .target(name: "CZydis", path: "Sources/CZydis", cSettings: [.unsafeFlags(["-O2"])]),
         .target(name: "CZstd", path: "Sources/CZstd", linkerSettings: [.linkedLibrary(":libzstd.a")]),
         // Layer 1
         room("FarmModel", [crypto]),
@@ -93,6 +95,7 @@ let package = Package(
         room("Attestation", ["FarmModel", "SystemIO", crypto]),
         room("FarmIdentity", ["FarmModel", "SystemIO", asn1, crypto, x509]),
         room("FarmMessages", path: "protocol/Messages", ["FarmModel", protobuf]),
+        room("ISAProof", ["CZydis", "FarmModel", "Microarchitecture"]),
         room("ObjectStorage", ["FarmModel", "HTTPTransport", "SystemIO", crypto]),
         room("ProcessRunner", ["FarmModel", "SystemIO", subprocess, systemPackage]),
         room(
@@ -134,7 +137,7 @@ let package = Package(
         room(
             "Commands",
             [
-                "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "HTTPTransport",
+                "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "HTTPTransport", "ISAProof",
                 "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SiteDelivery", "SystemIO",
                 "WorkerCore", argumentParser,
             ]),

@@ -25,7 +25,7 @@ package struct SciferryCommand: AsyncParsableCommand {
             InitCommand.self, UpCommand.self, DownCommand.self, BuildCommand.self, JobsCommand.self, JobCommand.self,
             LogsCommand.self, CancelCommand.self, WorkersCommand.self, WorkerCommand.self, RecipeCommand.self,
             PullCommand.self, InstallCommand.self, UninstallCommand.self, ListCommand.self, ShowCommand.self,
-            SyncCommand.self, AccessCommand.self, CPUCommand.self,
+            SyncCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self,
         ])
 
     package init() {}

@@ -16,10 +16,10 @@ let settings: [SwiftSetting] = [
 /// A room: a library target with the house's settings.
 func room(
     _ name: String, path: String? = nil, _ dependencies: [Target.Dependency] = [], linker: [LinkerSetting] = [],
-    resources: [Resource]? = nil
+    resources: [Resource]? = nil, extra: [SwiftSetting] = []
 ) -> Target {
     .target(
-        name: name, dependencies: dependencies, path: path ?? "Sources/\(name)", resources: resources, swiftSettings: settings,
+        name: name, dependencies: dependencies, path: path ?? "Sources/\(name)", resources: resources, swiftSettings: settings + extra,
         linkerSettings: linker)
 }
 
@@ -95,7 +95,10 @@ let package = Package(
         room("Attestation", ["FarmModel", "SystemIO", crypto]),
         room("FarmIdentity", ["FarmModel", "SystemIO", asn1, crypto, x509]),
         room("FarmMessages", path: "protocol/Messages", ["FarmModel", protobuf]),
-        room("ISAProof", ["CZydis", "FarmModel", "Microarchitecture"]),
+        // Optimised in debug builds too: tests read tens of megabytes of code.
+        room(
+            "ISAProof", ["CZydis", "FarmModel", "Microarchitecture"],
+            extra: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
         room("ObjectStorage", ["FarmModel", "HTTPTransport", "SystemIO", crypto]),
         room("ProcessRunner", ["FarmModel", "SystemIO", subprocess, systemPackage]),
         room(
@@ -125,7 +128,8 @@ let package = Package(
             "WorkerCore", path: "worker/Core",
             [
                 "CLinux", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
-                "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "SiteDelivery", "SystemIO", "TestSuites", logging,
+                "ISAProof", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "SiteDelivery", "SystemIO",
+                "TestSuites", logging,
                 nioCore, nioPosix, nioSSL, protobuf,
             ]),
         room(
@@ -188,6 +192,7 @@ let package = Package(
         tests("FarmModel", []),
         tests("FarmWire", ["FarmMessages", "FarmModel", "Support", "SystemIO", nioCore]),
         tests("FuzzTargets", ["Support", "SystemIO"]),
+        tests("ISAProof", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"]),
         tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("Microarchitecture", ["ProcessRunner", "Support", "SystemIO"], exclude: ["cpuinfo"]),
         tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),

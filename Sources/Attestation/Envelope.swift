@@ -60,6 +60,8 @@ package struct Envelope: Codable, Sendable, Hashable {
 /// The media types of what the farm signs.
 package enum PayloadType {
     package static let release = "application/vnd.sciferry.release+json"
+    /// in-toto's statements (in-toto/attestation, "Envelope").
+    package static let statement = "application/vnd.in-toto+json"
     package static let channel = "application/vnd.sciferry.channel+json"
 }
 

@@ -258,16 +258,18 @@ struct JobsCommand: AsyncParsableCommand {
 struct JobCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "job", abstract: "Show a job: where it stands, why it waits or failed, what came of it.",
-        discussion: "Examples:\n  sciferry job j3 --json\n  sciferry job j3 --packages")
+        discussion: "Examples:\n  sciferry job j3 --json\n  sciferry job j3 --packages\n  sciferry job j3 --instructions")
 
     @OptionGroup var farm: FarmOptions
     @Argument(help: "The job, for example j3.") var id: String
     @Flag(help: "List what package managers installed in its image.") var packages = false
+    @Flag(help: "Tell what its image's machine code needs of the CPU.") var instructions = false
 
     func run() async throws {
         try await reporting {
             let view: JobView = try await farm.client().get("/api/v1/jobs/\(id)")
             if packages { return try await list(view) }
+            if instructions { return try await tell(view) }
             if farm.json { return try Console.json(view) }
             let job = view.job
             Console.print("\(job.id)  \(job.title)  \(job.state.rawValue)")
@@ -297,11 +299,22 @@ struct JobCommand: AsyncParsableCommand {
 }
 
 extension JobCommand {
-    private func list(_ view: JobView) async throws {
-        guard let record = view.publication?.result.records.first(where: { $0.kind == .packages }) else {
-            throw FarmError("job.packages", .notFound, "\(id) made no image", hint: "name a job that was released: sciferry jobs")
+    private func record<Document: Decodable>(_ kind: ImageRecord.Kind, of view: JobView) async throws -> Document {
+        guard let record = view.publication?.result.records.first(where: { $0.kind == kind }) else {
+            throw FarmError(
+                "job.record", .notFound, "\(id) has no record of that kind", hint: "name a job that was released: sciferry jobs")
         }
-        let installed: InstalledPackages = try await farm.client().get("/api/v1/records/\(record.object.digest.hex)")
+        return try await farm.client().get("/api/v1/records/\(record.object.digest.hex)")
+    }
+
+    private func tell(_ view: JobView) async throws {
+        let statement: Statement<InstructionReport> = try await record(.instructions, of: view)
+        if farm.json { return try Console.json(statement) }
+        for line in InstructionSummary.lines(statement.predicate, all: true) { Console.print(line) }
+    }
+
+    private func list(_ view: JobView) async throws {
+        let installed: InstalledPackages = try await record(.packages, of: view)
         if farm.json { return try Console.json(installed) }
         Console.table(["MANAGER", "PACKAGE", "VERSION"], installed.packages.map { [$0.manager, $0.name, $0.version] })
     }

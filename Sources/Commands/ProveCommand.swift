@@ -33,7 +33,7 @@ struct ProveCommand: AsyncParsableCommand {
             if json {
                 Console.print(try CanonicalJSON.pretty(report))
             } else {
-                for line in InstructionText.lines(report, all: all) { Console.print(line) }
+                for line in InstructionSummary.lines(report, all: all) { Console.print(line) }
             }
             if report.verdict == .exceeded { throw ExitCode(1) }
         }
@@ -60,39 +60,6 @@ struct ProveCommand: AsyncParsableCommand {
             let size = try file.size()
             guard size >= 64, ElfFile.isElf(try file.read(at: 0, count: 4)) else { return [] }
             return try file.read(at: 0, count: Int(size))
-        }
-    }
-}
-
-/// A report on machine code in lines for people.
-enum InstructionText {
-    static func lines(_ report: InstructionReport, all: Bool) -> [String] {
-        var lines: [String] = []
-        for file in report.files where all || !file.uses.isEmpty {
-            lines.append("\(file.path): \(word(file.verdict)); highest \(file.highest), without checked code \(file.unchecked)")
-            for use in file.uses {
-                lines.append(
-                    "  \(word(use.verdict)): \(use.functions) functions with \(use.features.joined(separator: ", ")): \(use.reason)")
-                for example in use.examples.prefix(use.verdict == .met ? 2 : 8) {
-                    let way = example.way.count > 1 ? ", by \(example.way.dropLast().joined(separator: " > "))" : ""
-                    lines.append("    \(example.function) (\(example.feature) at \(example.address))\(way)")
-                }
-            }
-        }
-        for file in report.skipped { lines.append("\(file.path): not read: \(file.reason)") }
-        for note in report.notes { lines.append("note: \(note)") }
-        let beyond = report.files.filter { !$0.uses.isEmpty }.count
-        lines.append(
-            "\(report.target): \(word(report.verdict)); \(report.files.count) files with \(report.codeBytes) bytes of code, \(beyond) of them hold more than the target has"
-        )
-        return lines
-    }
-
-    private static func word(_ verdict: InstructionReport.Verdict) -> String {
-        switch verdict {
-        case .met: "met"
-        case .unproven: "unproven"
-        case .exceeded: "EXCEEDED"
         }
     }
 }

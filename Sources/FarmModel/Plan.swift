@@ -189,6 +189,14 @@ package enum NetworkPolicy: String, Codable, Sendable, Hashable, CaseIterable {
     case none
 }
 
+/// What becomes of an image whose machine code goes beyond its CPU target.
+package enum InstructionPolicy: String, Codable, Sendable, Hashable, CaseIterable {
+    /// The build fails.
+    case fail
+    /// The report says so, and the image is released.
+    case warn
+}
+
 /// Everything a worker needs to build and test one image; its canonical SHA-256 is the build key.
 package struct Plan: Codable, Sendable, Hashable {
     /// Format of this document; readers refuse numbers they do not know.
@@ -220,8 +228,9 @@ package struct Plan: Codable, Sendable, Hashable {
     package var diskBytes: Int64
     package var limits: BuildLimits
     package var network: NetworkPolicy
+    package var instructions: InstructionPolicy
 
-    package static let currentFormat = 2
+    package static let currentFormat = 3
 
     package init(
         name: String, version: String, architecture: String, target: String, base: BaseImage,
@@ -229,7 +238,7 @@ package struct Plan: Codable, Sendable, Hashable {
         context: [ContextFile], commands: [String], commandPaths: [String],
         programs: [GraphicalProgram] = [], runtimeArguments: [String] = [], description: String, categories: [String],
         licences: [String], suite: TestSuite, image: ImageFormat = ImageFormat(), diskBytes: Int64,
-        limits: BuildLimits = BuildLimits(), network: NetworkPolicy = .full
+        limits: BuildLimits = BuildLimits(), network: NetworkPolicy = .full, instructions: InstructionPolicy = .fail
     ) {
         self.format = Plan.currentFormat
         self.name = name
@@ -252,6 +261,7 @@ package struct Plan: Codable, Sendable, Hashable {
         self.diskBytes = diskBytes
         self.limits = limits
         self.network = network
+        self.instructions = instructions
     }
 
     /// The bytes that are hashed, stored and fetched.

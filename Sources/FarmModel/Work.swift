@@ -114,6 +114,8 @@ package struct ImageRecord: Codable, Sendable, Hashable {
     package enum Kind: String, Codable, Sendable, Hashable {
         /// What package managers installed: `InstalledPackages`.
         case packages
+        /// What the machine code needs of the CPU: `Statement<InstructionReport>`.
+        case instructions
     }
     package var kind: Kind
     /// The document's canonical bytes.
@@ -126,6 +128,9 @@ package struct ImageRecord: Codable, Sendable, Hashable {
 
     /// Where regions keep a record.
     package static func key(_ digest: Digest) -> String { "records/\(digest.hex)" }
+
+    /// Where they keep the same in an envelope that the farm has signed.
+    package static func attestationKey(_ digest: Digest) -> String { "records/\(digest.hex).dsse.json" }
 }
 
 /// What a successful build attempt hands over.

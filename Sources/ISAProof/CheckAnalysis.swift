@@ -375,6 +375,8 @@ final class CheckAnalysis {
         if check != .none {
             (left, right) = (sets.checked(left), sets.checked(right))
             choosesByCheck = true
+            // What was to choose from is done with; left over in its register it might look like a parameter.
+            if item.memory == 0, item.source < 16 { state.registers[Int(item.source)] = right }
         }
         var lost: [Pointer] = []
         let merged = sets.merge(left, right) { lost.append($0) }

@@ -142,7 +142,7 @@ struct CodeMap {
         }
         var result: [sciferry_fact] = []
         // A program that is not relocated writes addresses as plain numbers.
-        let text = file.type == 2 ? file.sections.filter(\.isCode) : []
+        let mapped = file.type == 2 ? file.sections.filter { $0.isCode || $0.isData } : []
         for section in file.sections.filter(\.isCode).sorted(by: { $0.address < $1.address }) {
             var facts = sciferry_facts()
             defer { sciferry_facts_free(&facts) }
@@ -150,7 +150,7 @@ struct CodeMap {
                 starts.withUnsafeBufferPointer { starts in
                     sciferry_x86_scan(
                         bytes.baseAddress.map { $0 + section.offset }, section.size, section.address, starts.baseAddress, starts.count,
-                        text.map(\.address).min() ?? 0, text.map(\.end).max() ?? 0, &facts)
+                        mapped.map(\.address).min() ?? 0, mapped.map(\.end).max() ?? 0, &facts)
                 }
             }
             guard done != 0 else { throw FarmError("isa.memory", .unavailable, "memory is short for a file's code") }
@@ -217,9 +217,10 @@ struct CodeMap {
 
     /// The symbol of another file to which a function of the procedure linkage table leads.
     func stub(_ function: Int) -> Int? {
-        guard edges[function].count == 1, edges[function][0].transfers, case .imported(let symbol) = edges[function][0].destination else {
-            return nil
-        }
+        // A lazy one goes on to the dynamic linker when its slot is not filled yet.
+        guard let edge = edges[function].first, edges[function].count <= 2, functions[function].end - functions[function].start <= 16,
+            edge.transfers, case .imported(let symbol) = edge.destination
+        else { return nil }
         return symbol
     }
 

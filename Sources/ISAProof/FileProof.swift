@@ -201,6 +201,9 @@ struct FileProof {
         var destination: CodeMap.Destination
         var transfers: Bool
         var isChecked: Bool
+        /// Of functions that were analysed.
+        var function = -1
+        var block = -1
     }
 
     /// All steps out of a function.
@@ -226,12 +229,19 @@ struct FileProof {
             }
         for edge in map.edges[function] {
             guard let place = CodeMap.last(starts, { $0.address <= edge.address }) else { continue }
-            let isChecked = analysis.isAvoidable[starts[place].block]
+            let block = starts[place].block
+            let isChecked = analysis.isAvoidable[block]
             if edge.transfers {
-                result.append(Step(destination: edge.destination, transfers: true, isChecked: isChecked || leavesChecked(edge, analysis)))
+                result.append(
+                    Step(
+                        destination: edge.destination, transfers: true, isChecked: isChecked || leavesChecked(edge, analysis),
+                        function: function, block: block))
             } else if case .data = edge.destination {
                 // What the data holds may be fetched here; an address that is only computed stands among the references.
-                result.append(Step(destination: edge.destination, transfers: false, isChecked: isChecked || handled.contains(edge.address)))
+                result.append(
+                    Step(
+                        destination: edge.destination, transfers: false, isChecked: isChecked || handled.contains(edge.address),
+                        function: function, block: block))
             }
         }
         for reference in analysis.references {
@@ -239,7 +249,10 @@ struct FileProof {
                 let destination = CheckAnalysis.symbol(reference.address, map).map({ .imported($0) }) ?? map.destination(reference.address)
             else { continue }
             let transfers = reference.transfers || (map.functions[function].isResolver && map.function(at: reference.address) != nil)
-            result.append(Step(destination: destination, transfers: transfers, isChecked: reference.isChecked))
+            result.append(
+                Step(
+                    destination: destination, transfers: transfers, isChecked: reference.isChecked, function: function,
+                    block: reference.block))
         }
         return result
     }
@@ -276,9 +289,12 @@ struct FileProof {
         let wanted = map.functions.indices.filter { !map.functions[$0].features.subtracting(allowed).isEmpty }
         guard !wanted.isEmpty else { return [] }
         let inevitable = inevitable()
+        // Both ways of a check may go beyond the target.
+        let forced = analyses.filter { inevitable.contains($0.key) }.mapValues { forcedBlocks($0, inevitable) }
         func certain(_ roots: [Int]) -> [Int: Int] {
             walk(isUnaware ? roots : roots.filter(inevitable.contains)) { step in
-                isUnaware ? true : step.transfers && !step.isChecked && FileProof.isIn(step.destination, inevitable)
+                let isForced = !step.isChecked || forced[step.function]?.contains(step.block) ?? false
+                return isUnaware || step.transfers && isForced && FileProof.isIn(step.destination, inevitable)
             }
         }
         let sure = certain(roots.sure)
@@ -306,9 +322,19 @@ struct FileProof {
         if beyond >= 8, beyond * 10 >= sizeable { return sure }
         guard !sure.isEmpty else { return [:] }
         let certain = inevitable(isCertain: true)
+        let forced = analyses.filter { certain.contains($0.key) }.mapValues { forcedBlocks($0, certain) }
         return walk(roots.sure.filter(certain.contains)) { step in
-            step.transfers && !step.isChecked && FileProof.isIn(step.destination, certain)
+            let isForced = !step.isChecked || forced[step.function]?.contains(step.block) ?? false
+            return step.transfers && isForced && FileProof.isIn(step.destination, certain)
         }
+    }
+
+    /// Blocks beyond the target to which a function leads whatever its checks answer: single ones, or several that no answer avoids
+    /// at once.
+    private func forcedBlocks(_ analysis: CheckAnalysis, _ goals: Set<Int>) -> Set<Int> {
+        let blocks = goalBlocks(analysis.graph, goals)
+        let single = blocks.filter { !analysis.isAvoidable[$0] }
+        return Set(single.isEmpty && analysis.graph.isInevitable(blocks) ? blocks : single)
     }
 
     /// Whether the function's own instructions, not only those of functions that it calls, run whatever the checks answer.

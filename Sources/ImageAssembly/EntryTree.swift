@@ -111,6 +111,17 @@ package struct EntryTree {
         return node
     }
 
+    /// Every file with content, once under each of its names, by path.
+    package func files() -> [(path: String, content: Content)] {
+        var result: [(path: String, content: Content)] = []
+        var stack: [(path: String, node: Node)] = [("", root)]
+        while let (path, node) = stack.popLast() {
+            for (name, child) in node.sorted { stack.append(("\(path)/\(String(decoding: name, as: UTF8.self))", child)) }
+            if node.content.size > 0 { result.append((path, node.content)) }
+        }
+        return result.sorted { $0.path < $1.path }
+    }
+
     private mutating func place(_ entry: TarEntry, _ name: [UInt8], in parent: Node) throws {
         switch entry.kind {
         case .directory:

@@ -33,6 +33,15 @@ package struct ImageAssembler: Sendable {
         package var survey: PackageSurvey
     }
 
+    /// One file of an image.
+    package struct ImageFile {
+        /// From the image's root, with a leading slash.
+        package var path: String
+        package var size: Int64
+        /// Its first bytes, at most so many.
+        package var read: (_ count: Int) throws -> [UInt8]
+    }
+
     private let architecture: SingularityImage.Architecture
     private let format: ImageFormat
     private let jobs: Int
@@ -56,9 +65,11 @@ package struct ImageAssembler: Sendable {
     ///
     /// - Parameters:
     ///   - labels: added to the image's own.
+    ///   - inspect: called with every file of the image before it is written; a thrown error stops the work.
     ///   - progress: called with the share done, 0 to 1; a thrown error stops the work.
     package func assemble(
-        archive path: String, to output: String, labels: [String: String], progress: (Double) throws -> Void
+        archive path: String, to output: String, labels: [String: String], inspect: ([ImageFile]) throws -> Void = { _ in },
+        progress: (Double) throws -> Void
     ) throws -> Report {
         let archive = try OpenFile(path, flags: O_RDONLY)
         defer { archive.close() }
@@ -76,6 +87,16 @@ package struct ImageAssembler: Sendable {
             guard case .archive(_, let offset, let size) = content else { return [] }
             return try archive.read(at: offset, count: Int(size))
         }
+        try inspect(
+            tree.files().map { path, content in
+                ImageFile(path: path, size: content.size) { count in
+                    switch content {
+                    case .archive(_, let offset, let size): try archive.read(at: offset, count: Int(min(size, Int64(count))))
+                    case .bytes(let bytes): Array(bytes.prefix(count))
+                    case .none: []
+                    }
+                }
+            })
         try SingularityDirectory.add(to: &tree, configuration: runtime(configuration), labels: labels)
         let summary = ImageAssembler.summarise(tree.root)
         let image = try OpenFile(output, flags: O_RDWR | O_CREAT | O_TRUNC)

@@ -136,7 +136,8 @@ package struct RecipeDraft: Sendable {
             commandPaths: definition.deployPath, programs: recipe.programs,
             runtimeArguments: recipe.runtimeArguments, description: definition.description, categories: definition.categories,
             licences: recipe.licences, suite: suite, image: recipe.settings.image,
-            diskBytes: Int64(recipe.settings.diskGiB) << 30, limits: recipe.settings.limits, network: recipe.settings.network)
+            diskBytes: Int64(recipe.settings.diskGiB) << 30, limits: recipe.settings.limits, network: recipe.settings.network,
+            instructions: recipe.settings.instructions)
         return RenderedRecipe(plan: plan, blobs: context.blobs)
     }
 

@@ -132,6 +132,9 @@ package enum RecipeSchema {
                 ], required: []), "What a build may use."),
         Key("network", .choice(NetworkPolicy.allCases.map(\.rawValue)), "What steps may reach: full unless said otherwise."),
         Key(
+            "instructions", .choice(InstructionPolicy.allCases.map(\.rawValue)),
+            "What follows when the image's machine code goes beyond its target: fail unless said otherwise."),
+        Key(
             "upstream",
             .mapping(
                 [Key("git", .text, "A repository's https address."), Key("ref", .text, "The tag or branch of this version.")],

@@ -9,6 +9,7 @@ package struct RecipeSettings: Sendable {
     package var limits = BuildLimits()
     package var diskGiB = 4
     package var network = NetworkPolicy.full
+    package var instructions = InstructionPolicy.fail
     package var upstream: Upstream?
     package var image = ImageFormat()
     /// What the image says of itself, in the order of the recipe.
@@ -30,13 +31,8 @@ package struct RecipeSettings: Sendable {
         let block = try RecipeMapping(node, in: document, what: "x-sciferry", keys: RecipeSchema.names(RecipeSchema.settings))
         settings.targets = try targets("targets", block)
         settings.verifyOn = try targets("verify_on", block)
-        if let text = try block.text("network") {
-            guard let policy = NetworkPolicy(rawValue: text) else {
-                throw document.fail(
-                    "recipe.network", try block.require("network"), "\"\(text)\" is no network policy", hint: "full or none")
-            }
-            settings.network = policy
-        }
+        settings.network = try choice("network", block) ?? settings.network
+        settings.instructions = try choice("instructions", block) ?? settings.instructions
         if let node = block["limits"], !node.isNull {
             let limits = try RecipeMapping(
                 node, in: document, what: "limits", keys: RecipeSchema.keys(RecipeSchema.settings, under: "limits"))
@@ -78,6 +74,16 @@ package struct RecipeSettings: Sendable {
             }
         }
         return names
+    }
+
+    private static func choice<Choice: RawRepresentable<String> & CaseIterable>(_ key: String, _ block: RecipeMapping) throws -> Choice? {
+        guard let text = try block.text(key) else { return nil }
+        guard let choice = Choice(rawValue: text) else {
+            throw block.document.fail(
+                "recipe.choice", try block.require(key), "\"\(text)\" is no value of \(key)",
+                hint: Choice.allCases.map(\.rawValue).joined(separator: " or "))
+        }
+        return choice
     }
 
     private static func pairs(_ key: String, _ block: RecipeMapping) throws -> [(name: String, value: String)] {

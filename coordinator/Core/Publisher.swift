@@ -106,15 +106,28 @@ package struct Publisher: Sendable {
         }
         try await verifyImage(manifest, locations, own: Set(record.result.packs.map(\.digest)))
         try await first.put(ImageManifest.key(object.digest), bytes)
-        for record in record.result.records.map(\.object) {
-            let key = ImageRecord.key(record.digest)
-            try await first.put(key, try await upload(record, of: attempt, settled: key))
+        for item in record.result.records {
+            let key = ImageRecord.key(item.object.digest)
+            let bytes = try await upload(item.object, of: attempt, settled: key)
+            try await first.put(key, bytes)
+            if item.kind == .instructions { try await attest(bytes, item, image: record.result.image) }
         }
         let cover = ManifestCover(indexes: Set(indexes.values).sorted())
         try await first.put(ImageManifest.coverKey(object.digest), try CanonicalJSON.encode(cover))
         var result = StepResult(record: record)
         result.record.step = .release
         return result
+    }
+
+    /// Signs what a worker found out about the image.
+    private func attest(_ bytes: [UInt8], _ item: ImageRecord, image: Digest) async throws {
+        let statement = try CanonicalJSON.decode(
+            Statement<InstructionReport>.self, from: bytes, source: "the worker's report on instructions")
+        guard statement.subject.count == 1, statement.subject[0].digest == ["sha256": image.hex],
+            statement.predicateType == PredicateType.instructions
+        else { throw FarmError("upload.damaged", .corrupt, "the report on instructions is about another image than the result") }
+        let envelope = try Envelope.sign(statement, type: PayloadType.statement, with: key)
+        try await first.put(ImageRecord.attestationKey(item.object.digest), try CanonicalJSON.encode(envelope))
     }
 
     /// The image's digest is believed only when all its bytes, read back from the store, give it.
@@ -196,6 +209,10 @@ package struct Publisher: Sendable {
         try await copy(ImageManifest.key(manifestDigest), named: manifestDigest, to: target)
         for record in record.result.records {
             try await copy(ImageRecord.key(record.object.digest), named: record.object.digest, to: target)
+            if record.kind == .instructions {
+                let attestation = ImageRecord.attestationKey(record.object.digest)
+                try await target.put(attestation, try await first.get(attestation))
+            }
         }
         let cover = ImageManifest.coverKey(manifestDigest)
         try await target.put(cover, try await first.get(cover))

@@ -5,7 +5,9 @@ package import FarmModel
 import Foundation
 import Glibc
 package import HTTPTransport
+import ISAProof
 import ImageAssembly
+import Microarchitecture
 import ProcessRunner
 import SiteDelivery
 import Synchronization
@@ -176,6 +178,11 @@ package struct BuildPipeline: Sendable {
         }
         let packages = try await record(
             .packages, InstalledPackages(sif.survey.packages + tested.rpm), uploader)
+        let instructions = try await record(
+            .instructions,
+            Statement(
+                about: "\(plan.name)-\(plan.version)-\(plan.target).sif", image: manifest.image, predicateType: PredicateType.instructions,
+                predicate: sif.instructions), uploader)
         let bytes = try CanonicalJSON.encode(manifest)
         let object = try await uploader.send(
             .bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
@@ -184,7 +191,7 @@ package struct BuildPipeline: Sendable {
         )
         clock.enter(.done)
         return BuildResult(
-            image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs, records: [packages],
+            image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs, records: [packages, instructions],
             chunkCount: manifest.chunks.count, newChunkCount: sent.newChunks, newBytes: sent.newBytes, tests: tested.outcomes,
             testRuntime: tested.runtime, commands: tested.commands, hostTarget: context.hostTarget, phaseSeconds: clock.seconds)
     }
@@ -280,7 +287,15 @@ package struct BuildPipeline: Sendable {
         return String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
-    private func assemble(_ plan: Plan, _ image: String) async throws -> (path: String, partitionOffset: Int64, survey: PackageSurvey) {
+    /// The image as it was put together, and what was seen in it.
+    private struct AssembledImage {
+        var path: String
+        var partitionOffset: Int64
+        var survey: PackageSurvey
+        var instructions: InstructionReport
+    }
+
+    private func assemble(_ plan: Plan, _ image: String) async throws -> AssembledImage {
         let archive = "\(directory)/image.tar"
         try await engine.save(image, to: archive)
         let path = "\(directory)/image/image.sif"
@@ -299,19 +314,60 @@ package struct BuildPipeline: Sendable {
             follower.cancel()
         }
         let cancelled = Switch()
-        let report = try await withTaskCancellationHandler {
+        let (report, instructions) = try await withTaskCancellationHandler {
             try await Blocking.run {
-                try assembler.assemble(archive: archive, to: path, labels: labels) { share in
+                var proof: InstructionReport?
+                let report = try assembler.assemble(archive: archive, to: path, labels: labels) { files in
+                    proof = try BuildPipeline.prove(files, keepTo: plan.target) { if cancelled.isRaised { throw CancellationError() } }
+                } progress: { share in
                     if cancelled.isRaised { throw CancellationError() }
                     continuation.yield(Int(share * 1000))
                 }
+                return (report, proof)
             }
         } onCancel: {
             _ = cancelled.raise()
         }
         try Disk.remove(archive)
         await log.say("image of \(report.size) bytes from \(report.contentBytes) bytes of files")
-        return (path, report.partition.offset, report.survey)
+        guard let instructions else { throw FarmError("isa.missing", .fault, "the image's machine code was not looked at") }
+        try await judge(instructions, plan.instructions)
+        return AssembledImage(path: path, partitionOffset: report.partition.offset, survey: report.survey, instructions: instructions)
+    }
+
+    /// Looks into all programs and libraries of an image.
+    private static func prove(
+        _ files: [ImageAssembler.ImageFile], keepTo target: String, check: @escaping () throws -> Void
+    ) throws -> InstructionReport {
+        guard let target = Microarchitecture.named(target) else {
+            throw FarmError("plan.target", .invalid, "the plan is for \"\(target)\", which this worker does not know")
+        }
+        // What is larger is no program, and would not fit into memory beside others.
+        let programs = try files.filter { file in
+            try check()
+            return try file.size >= 64 && file.size <= 2 << 30 && ElfFile.isElf(file.read(4))
+        }
+        return try ImageProof(target: target).prove(
+            programs.map { file in
+                ImageProof.File(path: file.path) {
+                    try check()
+                    return try file.read(Int(file.size))
+                }
+            })
+    }
+
+    /// Tells what was found, and fails the build when the recipe does not allow it.
+    private func judge(_ report: InstructionReport, _ policy: InstructionPolicy) async throws {
+        let lines = InstructionSummary.lines(report)
+        for line in lines { await log.say(line) }
+        guard report.verdict == .exceeded, policy == .fail else { return }
+        let culprits = report.files.filter { $0.verdict == .exceeded }.map(\.path)
+        throw AttemptFailure(
+            Failure(
+                .recipe, code: "isa.exceeded",
+                message:
+                    "code in \(culprits.prefix(3).joined(separator: ", "))\(culprits.count > 3 ? " and \(culprits.count - 3) more files" : "") needs more than \(report.target) whatever CPU it runs on; compile for the target (CFLAGS is set), ask for a higher one, or set x-sciferry.instructions to warn",
+                tail: Array(lines.prefix(30))))
     }
 
     private func test(

@@ -168,7 +168,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "Attestation", "ChunkStore", "FarmIdentity", "FarmModel", "FarmWire", "ImageAssembly", "Microarchitecture", "Recipes",
+                "Attestation", "ChunkStore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof", "ImageAssembly", "Microarchitecture",
+                "Recipes",
                 "SingularityImage", "Support", "SystemIO", "TemplateEngine", "WorkerCore", nioCore,
             ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),
         .testTarget(
@@ -185,8 +186,8 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "ProcessRunner", "Support", "SystemIO", "sciferry",
-                "sciferry-coordinator", "sciferry-worker",
+                "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "ProcessRunner", "Support", "SystemIO",
+                "sciferry", "sciferry-coordinator", "sciferry-worker",
             ], path: "Tests/EndToEndTests", exclude: ["client.py"], swiftSettings: settings),
         tests("FarmIdentity", ["FarmModel", "Support"]),
         tests("FarmModel", []),

@@ -1,3 +1,4 @@
+import Attestation
 import CoordinatorCore
 import CoordinatorCore
 import FarmModel
@@ -228,5 +229,78 @@ extension FarmTests {
         #expect(unknown.status == 66 && unknown.text.contains("no worker \"w9\""), "\(unknown.text)")
         let wrong = try await farm.sciferry(["build", directory, "--for", "x86_64_v5"])
         #expect(wrong.status != 0 && wrong.text.contains("did you mean \"x86_64_v"), "\(wrong.text)")
+    }
+
+    /// Workers of four kinds: every build goes where its code runs, and what nobody can take says why of each.
+    @Test(.timeLimit(.minutes(3))) func buildsGoWhereTheirTargetRuns() async throws {
+        let farm = try await TestFarm()
+        let kinds = ["w1": "x86_64_v2", "w2": "zen3", "w3": "icelake", "w4": "neoverse_n1"]
+        try await farm.up(workers: kinds.keys.sorted(), pretended: kinds)
+        let directory = try await farm.recipe(tests: "  - {name: runs, command: tiny-tool}\n")
+        let build = try await farm.sciferry(["build", directory, "--for", "portable", "--for", "zen2", "--for", "x86_64_v4"])
+        #expect(build.succeeded, "\(build.text)")
+        for job in try await farm.jobs() {
+            guard let target = job.publication?.result.hostTarget, let worker = job.attempts.last?.worker.rawValue else { continue }
+            #expect(kinds[worker] == target, "\(job.job.title)")
+        }
+        let places = Dictionary(
+            try await farm.jobs().compactMap { job in job.attempts.last.map { (job.job.target, $0.worker.rawValue) } }
+        ) { first, _ in first }
+        #expect(places["zen2"] == "w2" && places["x86_64_v4"] == "w3" && places["x86_64"] != "w4")
+
+        let waiting = try await farm.sciferry(["build", directory, "--for", "zen5", "--no-wait"])
+        #expect(waiting.succeeded, "\(waiting.text)")
+        let job = try #require(try await farm.jobs().first { $0.job.target == "zen5" })
+        let told = try await farm.sciferry(["job", job.job.id.rawValue])
+        for (worker, kind) in kinds { #expect(told.text.contains("not on \(worker): ") && told.text.contains(kind), "\(told.text)") }
+    }
+
+    /// A program for AVX-512 in an image for a CPU without it.
+    @Test(.timeLimit(.minutes(3))) func codeBeyondTheTargetFailsTheBuildAndEveryImageHasAReport() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let source = "\(farm.scratch.path)/wide.c"
+        let text = "double a[512]; int main(int c, char **v) { for (int i = 0; i < 512; i++) a[i] = a[i] * c + i; return a[c] > 9; }"
+        try Disk.replace(source, with: Array(text.utf8))
+        func recipe(_ version: String, flags: [String], settings: String = "") async throws -> String {
+            let directory = try await farm.recipe(
+                version: version, run: ["cat {{ get_file(\"wide\") }} > /usr/bin/wide && chmod 755 /usr/bin/wide"],
+                tests: "  - {name: is there, command: command -v wide}\n")
+            try await ProcessRunner.require(Command("gcc", ["-O3", "-static", source, "-o", "\(directory)/wide"] + flags))
+            let path = "\(directory)/build.yaml"
+            let text = try String(contentsOfFile: path, encoding: .utf8)
+            let file = "    - file:\n        name: wide\n        filename: wide\n    - file:\n        name: tool"
+            try Disk.replace(path, with: Array((text.replacing("    - file:\n        name: tool", with: file) + "\n" + settings).utf8))
+            return directory
+        }
+        let wide = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+        let failed = try await farm.sciferry(["build", try await recipe("1.0", flags: wide), "--for", "x86_64_v2"])
+        #expect(failed.status != 0 && failed.text.contains("code in /usr/bin/wide needs more than x86_64_v2"), "\(failed.text)")
+        #expect(failed.text.contains("main (avx"), "\(failed.text)")
+        #expect(try await farm.releases().isEmpty)
+
+        let warned = try await farm.sciferry([
+            "build", try await recipe("1.1", flags: wide, settings: "  instructions: warn\n"), "--for", "x86_64_v2",
+        ])
+        #expect(warned.succeeded, "\(warned.text)")
+        let allowed = try await farm.sciferry(["build", try await recipe("1.2", flags: ["-march=x86-64-v2"]), "--for", "x86_64_v2"])
+        #expect(allowed.succeeded, "\(allowed.text)")
+        let releases = try await farm.releases()
+        for (version, verdict) in [("1.1", "EXCEEDED"), ("1.2", "x86_64_v2: unproven")] {
+            let release = try #require(releases.first { $0.release.version == version }?.release)
+            let digest = try #require(release.records?["instructions"])
+            for region in ["region-a", "region-b"] {
+                let path = "\(farm.home)/regions/\(region)/\(ImageRecord.attestationKey(digest))"
+                try await farm.eventually("\(region) has the attestation") { Disk.exists(path) }
+                let envelope = try CanonicalJSON.decode(Envelope.self, from: try Disk.read(path), source: path)
+                let key = try SigningKey(file: "\(farm.home)/identity/release.key").verifier
+                let statement: Statement<InstructionReport> = try envelope.verified(
+                    payloadType: PayloadType.statement, by: [key], source: path)
+                #expect(statement.subject.first?.digest["sha256"] == release.image.digest.hex)
+            }
+            let job = try #require(try await farm.jobs().first { $0.publication?.result.image == release.image.digest })
+            let told = try await farm.sciferry(["job", job.job.id.rawValue, "--instructions"])
+            #expect(told.text.contains(verdict) && told.text.contains("/usr/bin/wide"), "\(told.text)")
+        }
     }
 }

@@ -94,10 +94,18 @@ final class TestFarm: Sendable {
     func log(_ name: String) -> String { (try? String(contentsOfFile: "\(scratch.path)/\(name).log", encoding: .utf8)) ?? "" }
 
     /// Coordinator and workers, enrolled by token and connected.
-    func up(workers: [String] = ["w1", "w2"]) async throws {
+    ///
+    /// - Parameter pretended: CPU targets that workers say they have, by name.
+    func up(workers: [String] = ["w1", "w2"], pretended: [String: String] = [:]) async throws {
         try start("coordinator")
         try await eventually("the coordinator answers") { try await self.sciferry(["workers"]).succeeded }
-        for worker in workers { try await enrol(worker) }
+        for worker in workers {
+            try await enrol(worker)
+            guard let target = pretended[worker] else { continue }
+            let path = "\(workerHome(worker))/worker.json"
+            let text = String(decoding: try Disk.read(path), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+            try Disk.replace(path, with: Array("\(text.dropLast()), \"pretendedTargetForTests\": \"\(target)\"}".utf8))
+        }
         for worker in workers { try start(worker) }
         try await connected(workers.count)
     }

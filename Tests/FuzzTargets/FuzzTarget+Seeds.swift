@@ -4,6 +4,7 @@ import FarmModel
 import Foundation
 import SingularityImage
 import Support
+import SystemIO
 
 extension FuzzTarget {
     /// Sound inputs to start from.
@@ -62,6 +63,7 @@ extension FuzzTarget {
             ]
             .map { Array($0.utf8) }
         case .envelope: return [try CanonicalJSON.encode(try Envelope.sign(["k": "v"], type: "t", with: try SigningKey.generate()))]
+        case .elf: return [try Disk.read("/bin/true")]
         case .joinToken: return [Array("https://farm.example:7443#ca=\(Digest(hashing: "ca").hex)&token=abc.def".utf8)]
         }
     }

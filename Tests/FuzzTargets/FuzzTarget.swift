@@ -3,6 +3,7 @@ import ChunkStore
 import FarmIdentity
 import FarmModel
 import FarmWire
+import ISAProof
 import Foundation
 import Glibc
 import ImageAssembly
@@ -40,6 +41,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case references
     /// What package managers leave in images.
     case packages
+    /// A program or library, and where its code leads.
+    case elf
     case envelope
     case joinToken = "join-token"
 
@@ -80,6 +83,9 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
             _ = try RecipeDraft(recipe, source, target: try recipe.target("")).dockerfile(standalone: true)
         case .references: _ = try GitReferences(bytes).commit(of: "v1")
         case .packages: try FuzzTarget.packages(bytes)
+        case .elf:
+            guard let target = Microarchitecture.named("x86_64") else { return }
+            _ = try ImageProof(target: target).prove([.init(path: "/fuzz") { bytes }])
         case .envelope:
             let envelope: Envelope = try CanonicalJSON.decode(from: bytes, source: "fuzz")
             let _: Release = try envelope.verified(payloadType: PayloadType.release, by: [], source: "fuzz")

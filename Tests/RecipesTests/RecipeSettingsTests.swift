@@ -66,7 +66,7 @@ import Testing
 
     @Test(arguments: [
         ("x-sciferry: {limit: {}}", "recipe.unknown-key"), ("x-sciferry: {targets: [x86_64_v9]}", "recipe.target"),
-        ("x-sciferry: {network: some}", "recipe.network"), ("x-sciferry: {limits: {disk_gib: 0}}", "recipe.limit"),
+        ("x-sciferry: {network: some}", "recipe.choice"), ("x-sciferry: {limits: {disk_gib: 0}}", "recipe.limit"),
         ("x-sciferry: {squashfs: {block_kib: 100}}", "recipe.squashfs"),
         ("x-sciferry: {upstream: {git: 'https://x'}}", "recipe.missing-key"),
         ("x-sciferry: {limits: {wall_hours: long}}", "recipe.type"), ("x-sciferry: {arguments: {'A B': 1}}", "recipe.variable"),

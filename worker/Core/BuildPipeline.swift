@@ -361,13 +361,15 @@ package struct BuildPipeline: Sendable {
         let lines = InstructionSummary.lines(report)
         for line in lines { await log.say(line) }
         guard report.verdict == .exceeded, policy == .fail else { return }
-        let culprits = report.files.filter { $0.verdict == .exceeded }.map(\.path)
+        var worst = report
+        worst.files = report.files.filter { $0.verdict == .exceeded }
+        let culprits = worst.files.map(\.path)
         throw AttemptFailure(
             Failure(
                 .recipe, code: "isa.exceeded",
                 message:
                     "code in \(culprits.prefix(3).joined(separator: ", "))\(culprits.count > 3 ? " and \(culprits.count - 3) more files" : "") needs more than \(report.target) whatever CPU it runs on; compile for the target (CFLAGS is set), ask for a higher one, or set x-sciferry.instructions to warn",
-                tail: Array(lines.prefix(30))))
+                tail: Array(InstructionSummary.lines(worst).prefix(12))))
     }
 
     private func test(

@@ -26,6 +26,20 @@ package enum HostSurvey {
             programVersion: Program.version, hardware: hardware)
     }
 
+    /// The facts of a machine of another CPU target, for tests; throws `worker.target` for one that is not known.
+    package static func pretending(_ target: String, _ facts: HostFacts) throws -> HostFacts {
+        guard let pretended = Microarchitecture.named(target) else {
+            throw FarmError(
+                "worker.target", .invalid, "\"\(target)\" is no CPU target", hint: "take pretendedTargetForTests out of worker.json")
+        }
+        var result = facts
+        result.target = pretended.name
+        result.architecture = pretended.family
+        result.hardware?.features = pretended.features.sorted()
+        result.hardware?.vendor = pretended.vendor
+        return result
+    }
+
     /// Nodes of memory that the kernel tells apart, at least one.
     private static func numaNodes() -> Int {
         let names = (try? Disk.list("/sys/devices/system/node")) ?? []

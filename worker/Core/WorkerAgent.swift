@@ -46,7 +46,13 @@ package actor WorkerAgent {
         state = WorkerState(slots: configuration.slots)
         let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
         let version = (try? await engine.version()) ?? "none"
-        facts = try await HostSurvey.facts(home: home.root, engine: version, slots: configuration.slots)
+        let surveyed = try await HostSurvey.facts(home: home.root, engine: version, slots: configuration.slots)
+        if let target = configuration.pretendedTargetForTests, !target.isEmpty {
+            logger.warning("this worker pretends a CPU target, as only tests may", metadata: ["target": "\(target)"])
+            facts = try HostSurvey.pretending(target, surveyed)
+        } else {
+            facts = surveyed
+        }
     }
 
     /// Works until the task is cancelled.

@@ -24,6 +24,8 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
     package var keepDays: Double
     /// Hours after which a build is ended.
     package var buildHours: Double
+    /// For tests only: a CPU target that the worker says it has, whatever it has. A farm with it would hand out broken images.
+    package var pretendedTargetForTests: String?
 
     package init(name: String, farm: String, link: String, api: String) {
         self.name = name
@@ -65,9 +67,11 @@ package struct WorkerHome: Sendable, Hashable {
                 "worker.not-enrolled", .notFound, "\(root) holds no worker",
                 hint: "enrol it: sciferry-worker join TOKEN --home \(root)")
         }
+        var defaults = WorkerConfiguration(name: "", farm: "", link: "", api: "")
+        // Known, so that tests may set it, and not written by `join`, so that nobody comes upon it.
+        defaults.pretendedTargetForTests = ""
         let value = try CanonicalJSON.decodeSettings(
-            try Disk.read(configuration, limit: 1 << 20), defaults: WorkerConfiguration(name: "", farm: "", link: "", api: ""),
-            source: configuration)
+            try Disk.read(configuration, limit: 1 << 20), defaults: defaults, source: configuration)
         guard !value.name.isEmpty, !value.link.isEmpty, !value.api.isEmpty else {
             throw FarmError(
                 "worker.settings", .invalid, "\(configuration) lacks \"name\", \"link\" or \"api\"",

@@ -282,7 +282,8 @@ final class CheckAnalysis {
 
     private func tail(_ destination: CodeMap.Destination) {
         switch destination {
-        case .function(let other): take(knowledge.summaries[other])
+        // Behind an indirect function's slot is what its resolver chose, which gives something else back.
+        case .function(let other): if !map.functions[other].isResolver { take(knowledge.summaries[other]) }
         case .imported(let symbol): take(knowledge.importedFunctions[symbol])
         case .data: break
         }
@@ -519,7 +520,7 @@ final class CheckAnalysis {
             callee = knowledge.summaries[other] ?? map.stub(other).flatMap { knowledge.importedFunctions[$0] }
         } else if item.memory == 1, let destination = map.slot(item.target) {
             switch destination {
-            case .function(let other): callee = knowledge.summaries[other]
+            case .function(let other): callee = map.functions[other].isResolver ? nil : knowledge.summaries[other]
             case .imported(let symbol): callee = knowledge.importedFunctions[symbol]
             case .data: break
             }

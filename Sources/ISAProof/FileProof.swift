@@ -437,7 +437,10 @@ struct FileProof {
     var shared: SharedKnowledge {
         var result = SharedKnowledge()
         for (name, function) in exports {
-            if let summary = knowledge.summaries[function], !summary.isEmpty { result.functions[name] = summary }
+            // What comes from afar is some other question's answer, such as the size of a cache.
+            guard !map.functions[function].isResolver, var summary = knowledge.summaries[function], summary.depth <= 1 else { continue }
+            summary.hints = 0
+            if !summary.isEmpty { result.functions[name] = summary }
         }
         for symbol in map.file.dynamicSymbols where symbol.isExported && symbol.type == 1 && symbol.size < 1 << 20 {
             var bytes = knowledge.memory.part(symbol.value, symbol.size)

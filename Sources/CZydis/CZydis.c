@@ -74,6 +74,7 @@ static const struct {
 };
 
 enum { table_count = sizeof table / sizeof table[0] };
+_Static_assert(table_count < 128, "sets of features have 128 places");
 
 // A feature's number is one more than the place of its first mention.
 static uint16_t first_mention(size_t index) {

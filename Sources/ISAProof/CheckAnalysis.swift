@@ -192,20 +192,34 @@ final class CheckAnalysis {
         for register in 0..<16 where given >> UInt16(register) & 1 == 1 { states[0]?.registers[register] = .information }
         var isQueued = Array(repeating: false, count: graph.blocks.count)
         isQueued[0] = true
+        for orphan in graph.orphans {
+            states[orphan] = FlowState()
+            isQueued[orphan] = true
+        }
         var isDone = false
-        // Every state only grows, so this ends; the bound is for what nobody foresaw.
+        // States grow, but for sets of addresses that became too large; the bound ends those.
         for _ in 0..<200 where !isDone {
             isDone = true
             // In the order of addresses, since most ways lead forward.
             for block in isQueued.indices where isQueued[block] {
                 isQueued[block] = false
                 let out = pass(block)
-                for next in graph.blocks[block].next where arrive(next, out) {
+                for next in graph.blocks[block].next where arrive(next, opened(block, next, out)) {
                     isQueued[next] = true
                     if next <= block { isDone = false }
                 }
             }
         }
+    }
+
+    /// The state on a way. Straight from a check to the end, what stands in the registers was chosen by it; elsewhere it may be there
+    /// on the other way too.
+    private func opened(_ block: Int, _ next: Int, _ state: FlowState) -> FlowState {
+        guard graph.blocks[block].isCheck, let last = graph.blocks[next].instructions.last, graph.instructions[last].flow == FlowGraph.ret
+        else {
+            return state
+        }
+        return state.checked(&sets)
     }
 
     /// Runs through a block; gives the state behind it.
@@ -214,7 +228,7 @@ final class CheckAnalysis {
         current = block
         for index in graph.blocks[block].instructions { step(graph.instructions[index], &state) }
         finish(block, state)
-        return graph.blocks[block].isCheck || isAvoidable[block] ? state.checked(&sets) : state
+        return isAvoidable[block] ? state.checked(&sets) : state
     }
 
     /// Takes a state to a block; says whether anything there is new.
@@ -248,6 +262,7 @@ final class CheckAnalysis {
             if index < 16 { graph.blocks[block].check = max(graph.blocks[block].check, state.registers[Int(index)].evidence) }
             if item.memory == 1, let destination = map.slot(item.target) { tail(destination) }
             if item.memory == 0, item.source < 16 { give(state.registers[Int(item.source)], transfers: true) }
+            giveTable(item, state)
         case FlowGraph.ret:
             // Other registers hold what is left over, except behind functions that are little more than the question.
             let count = map.functions[function].asks || hasFrameResults ? 16 : 3
@@ -293,6 +308,12 @@ final class CheckAnalysis {
     private func give(_ value: FlowValue, transfers: Bool) {
         guard isLast else { return }
         for pointer in sets.pointers(value) { give(pointer, transfers: transfers) }
+    }
+
+    /// Notes that something is fetched from a table of which only the place is known.
+    private func giveTable(_ item: sciferry_instruction, _ state: FlowState) {
+        guard item.memory == 2 else { return }
+        for register in [item.base, item.index] where register < 16 { give(state.registers[Int(register)], transfers: false) }
     }
 
     private func give(_ pointer: Pointer, transfers: Bool) {
@@ -437,6 +458,7 @@ final class CheckAnalysis {
                 return .unknown
             }
         }
+        giveTable(item, state)
         // A place in a table: that of the CPU's, or found by what the CPU said.
         let registers = [item.base, item.index].filter { $0 < 16 }.map { state.registers[Int($0)] }
         var best = Evidence.none
@@ -526,7 +548,12 @@ final class CheckAnalysis {
             }
         } else if item.memory == 0, item.source < 16 {
             give(state.registers[Int(item.source)], transfers: true)
+        } else {
+            giveTable(item, state)
         }
+        // Who gets a pointer to the stack sees what lies there.
+        let showsStack = FlowState.parameters.contains { if case .stack = state.registers[$0] { true } else { false } }
+        if showsStack { for place in state.stack.items { give(place.value, transfers: false) } }
         for (number, register) in FlowState.parameters.enumerated() {
             give(state.registers[register], transfers: false)
             if let filled = callee?.fills[UInt8(number)] { fill(state.registers[register], filled, &state) }

@@ -135,11 +135,7 @@ struct CodeMap {
     // MARK: facts
 
     private mutating func scan(_ starts: [UInt64]) throws -> [sciferry_fact] {
-        guard sciferry_x86_available() != 0 else {
-            throw FarmError(
-                "isa.decoder", .unavailable, "the library libZydis.so.4.0, which reads machine code, is not installed",
-                hint: "install Debian's package libzydis4.0")
-        }
+        try ImageProof.requireDecoder()
         var result: [sciferry_fact] = []
         // A program that is not relocated writes addresses as plain numbers.
         let mapped = file.type == 2 ? file.sections.filter { $0.isCode || $0.isData } : []
@@ -215,6 +211,8 @@ struct CodeMap {
         return symbol.isDefined ? symbol.value &+ relocation.addend : nil
     }
 
+    func symbolName(_ symbol: Int) -> String { file.dynamicSymbols[symbol].name }
+
     /// The symbol of another file to which a function of the procedure linkage table leads.
     func stub(_ function: Int) -> Int? {
         // A lazy one goes on to the dynamic linker when its slot is not filled yet.
@@ -273,7 +271,7 @@ struct CodeMap {
             for offset in stride(from: 0, to: section.size - 7, by: 8) {
                 guard let word = try? file.word64(section.offset + offset), let target = function(at: word),
                     functions[target].start == word,
-                    let piece = data(at: section.address + UInt64(offset))
+                    let piece = data(at: section.address &+ UInt64(offset))
                 else { continue }
                 contents[piece, default: []].append(.function(target))
             }

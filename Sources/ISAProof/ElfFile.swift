@@ -12,11 +12,9 @@ package struct ElfFile: Sendable {
         package var offset: Int
         package var size: Int
         package var link: Int
-        package var info: Int
-        package var entrySize: Int
 
         package var end: UInt64 { address &+ UInt64(size) }
-        var isCode: Bool { type == 1 && flags & 4 != 0 }
+        var isCode: Bool { type == 1 && flags & 6 == 6 }
         /// Mapped and not code.
         var isData: Bool { flags & 2 != 0 && flags & 4 == 0 && flags & 0x400 == 0 }
     }
@@ -58,8 +56,7 @@ package struct ElfFile: Sendable {
     package private(set) var staticSymbols: [Symbol] = []
     package private(set) var relocations: [Relocation] = []
     package private(set) var needed: [String] = []
-    package private(set) var soname = ""
-    package private(set) var hasInterpreter = false
+
     /// Exported symbols whose version says that they are nobody else's business (`GLIBC_PRIVATE`).
     package private(set) var privateSymbols: Set<String> = []
     /// The levels that GNU's property note demands: bit 0 is x86-64-baseline, bit 1 v2, and so on.
@@ -70,7 +67,6 @@ package struct ElfFile: Sendable {
     package private(set) var starters: [UInt64] = []
 
     package static let x86: UInt16 = 62
-    package static let arm: UInt16 = 183
 
     /// Whether bytes begin like an ELF file.
     package static func isElf(_ head: some Collection<UInt8>) -> Bool { head.starts(with: [0x7f, 0x45, 0x4c, 0x46]) }
@@ -121,7 +117,7 @@ package struct ElfFile: Sendable {
         return String(decoding: bytes[offset..<end], as: UTF8.self)
     }
 
-    /// Whether a text occurs in the file's data.
+    /// Whether the file's data hold a text, alone or at the end of a path.
     func mentions(_ text: String) -> Bool {
         let wanted = Array(text.utf8)
         guard let first = wanted.first else { return false }
@@ -130,7 +126,10 @@ package struct ElfFile: Sendable {
             let part = bytes[section.offset..<(section.offset + section.size)]
             var place = part.startIndex
             while let next = part[place...].firstIndex(of: first) {
-                if part[next...].starts(with: wanted) { return true }
+                let end = next + wanted.count
+                let isWord =
+                    (next == part.startIndex || [0, UInt8(ascii: "/")].contains(part[next - 1])) && end < part.endIndex && part[end] == 0
+                if isWord, part[next...].starts(with: wanted) { return true }
                 place = next + 1
             }
             return false
@@ -164,10 +163,6 @@ package struct ElfFile: Sendable {
         let (offset, size, count) = (try place(32), Int(try word16(54)), Int(try word16(56)))
         guard count == 0 || size >= 56 else { throw ElfFile.invalid("its program headers are too short") }
         guard offset <= bytes.count else { throw ElfFile.invalid("its program headers lie beyond its end") }
-        for index in 0..<count {
-            let base = offset + index * size
-            if try word32(base) == 3 { hasInterpreter = true }
-        }
         segments = (offset, size, count)
     }
 
@@ -175,22 +170,26 @@ package struct ElfFile: Sendable {
 
     private mutating func readSections() throws {
         let (offset, size, count, names) = (try place(40), Int(try word16(58)), Int(try word16(60)), Int(try word16(62)))
-        guard offset <= bytes.count else { throw ElfFile.invalid("its section headers lie beyond its end") }
-        if offset > 0, count > 0 {
-            guard size >= 64 else { throw ElfFile.invalid("its section headers are too short") }
+        // A program whose headers were cut off still runs.
+        if offset > 0, count > 0, size >= 64, offset <= bytes.count, count * size <= bytes.count - offset {
+            var total = 0
             for index in 0..<count {
                 let base = offset + index * size
+                let type = try word32(base + 4)
+                // What has no bytes in the file has no place there either.
+                let isEmpty = type == 0 || type == 8
                 let section = Section(
-                    name: String(try word32(base)), type: try word32(base + 4), flags: try word64(base + 8), address: try word64(base + 16),
-                    offset: try place(base + 24), size: try place(base + 32), link: Int(try word32(base + 40)),
-                    info: Int(try word32(base + 44)), entrySize: try place(base + 56))
-                guard
-                    section.type == 8 || section.type == 0
-                        || (section.offset <= bytes.count && section.size <= bytes.count - section.offset)
-                else { throw ElfFile.invalid("section \(index) lies beyond its end") }
+                    name: String(try word32(base)), type: type, flags: try word64(base + 8), address: try word64(base + 16),
+                    offset: isEmpty ? 0 : try place(base + 24), size: type == 0 ? 0 : try place(base + 32), link: Int(try word32(base + 40))
+                )
+                guard isEmpty || (section.offset <= bytes.count && section.size <= bytes.count - section.offset) else {
+                    throw ElfFile.invalid("section \(index) lies beyond its end")
+                }
                 guard section.size <= 1 << 40 else { throw ElfFile.invalid("section \(index) is larger than any") }
+                if !isEmpty { total += section.size }
                 sections.append(section)
             }
+            guard total <= 2 * bytes.count else { throw ElfFile.invalid("its sections share their bytes") }
             if sections.indices.contains(names) {
                 let table = sections[names]
                 for index in sections.indices { sections[index].name = text(table.offset + (Int(sections[index].name) ?? 0)) }
@@ -205,18 +204,19 @@ package struct ElfFile: Sendable {
                 sections.append(
                     Section(
                         name: "", type: 1, flags: flags & 1 != 0 ? 6 : 2, address: try word64(base + 16), offset: start, size: length,
-                        link: 0,
-                        info: 0, entrySize: 0))
+                        link: 0))
             }
         }
         mapped = sections.filter { $0.flags & 2 != 0 && $0.flags & 0x400 == 0 && $0.size > 0 }.sorted { $0.address < $1.address }
+        guard mapped.allSatisfy({ $0.end > $0.address }) else { throw ElfFile.invalid("a section lies beyond the address space") }
         for (left, right) in zip(mapped, mapped.dropFirst()) where left.end > right.address || left.end < left.address {
             throw ElfFile.invalid("its sections overlap")
         }
     }
 
     private mutating func readSymbols() throws {
-        for section in sections where section.type == 2 || section.type == 11 {
+        // A file has one of each.
+        for section in [2, 11].compactMap({ type in sections.first { $0.type == type } }) {
             guard sections.indices.contains(section.link) else { continue }
             let names = sections[section.link].offset
             for index in 0..<(section.size / 24) {
@@ -249,9 +249,7 @@ package struct ElfFile: Sendable {
         case (ElfFile.x86, 1), (ElfFile.x86, 6), (ElfFile.x86, 7): .symbol
         case (ElfFile.x86, 8): .relative
         case (ElfFile.x86, 37): .resolver
-        case (ElfFile.arm, 257), (ElfFile.arm, 1025), (ElfFile.arm, 1026): .symbol
-        case (ElfFile.arm, 1027): .relative
-        case (ElfFile.arm, 1032): .resolver
+
         default: nil
         }
     }
@@ -289,7 +287,7 @@ package struct ElfFile: Sendable {
                 if tag == 0 { break }
                 switch tag {
                 case 1: needed.append(text(names + Int(truncatingIfNeeded: min(value, 1 << 32))))
-                case 14: soname = text(names + Int(truncatingIfNeeded: min(value, 1 << 32)))
+
                 case 12, 13: starters.append(value)
                 default: values[tag] = value
                 }
@@ -300,7 +298,7 @@ package struct ElfFile: Sendable {
         }
         for section in sections where [14, 15, 16].contains(section.type) { arrays.append((section.address, UInt64(section.size))) }
         let slots = Dictionary(relocations.map { ($0.offset, $0) }) { first, _ in first }
-        for array in arrays where array.size <= 1 << 24 {
+        for array in arrays.prefix(16) where array.size <= 1 << 20 {
             for address in stride(from: array.address, to: array.address &+ array.size, by: 8) {
                 if let relocation = slots[address] {
                     starters.append(

@@ -122,7 +122,7 @@ struct FileProof {
             done += 1
             queued.remove(function)
             let analysis = CheckAnalysis(function, map, knowledge, isTaker: takers.contains(function))
-            analyses[function] = analysis.hasChecks || takers.contains(function) ? analysis : nil
+            analyses[function] = (analysis.hasChecks || takers.contains(function)) && !analysis.graph.blocks.isEmpty ? analysis : nil
             var affected: [Int] = []
             if knowledge.summaries[function] ?? .init() != analysis.summary {
                 knowledge.summaries[function] = analysis.summary
@@ -162,7 +162,7 @@ struct FileProof {
             if result.contains(function) { continue }
             let leads: Bool
             if isCertain {
-                let graph = graphs[function] ?? analyses[function]?.graph ?? FlowGraph(map.functions[function], in: map)
+                let graph = analyses[function]?.graph ?? graphs[function] ?? FlowGraph(map.functions[function], in: map)
                 graphs[function] = graph
                 leads = graph.isCertain(goalBlocks(graph, result))
             } else if let analysis = analyses[function] {
@@ -191,7 +191,9 @@ struct FileProof {
             return graph.blocks[block].instructions.contains { index in
                 let item = graph.instructions[index]
                 if item.feature != 0, !allowed.contains(Int(item.feature)) { return true }
-                return item.flow == FlowGraph.call && map.function(at: item.target).map(goals.contains) ?? false
+                if item.flow == FlowGraph.call { return map.function(at: item.target).map(goals.contains) ?? false }
+                guard item.flow == FlowGraph.callIndirect || item.flow == FlowGraph.jumpIndirect, item.memory == 1 else { return false }
+                return map.slot(item.target).map { FileProof.isIn($0, goals) } ?? false
             }
         }
     }
@@ -219,8 +221,10 @@ struct FileProof {
 
     private func steps(_ function: Int, _ analysis: CheckAnalysis) -> [Step] {
         let graph = analysis.graph
-        // Where addresses are taken that are followed to where they are given away.
-        let handled = Set(graph.instructions.filter { $0.operation == FlowGraph.address }.map(\.address))
+        // Where addresses are taken that were followed to where they are given away.
+        let given = Set(analysis.references.compactMap { map.destination($0.address) })
+        let taken = Set(
+            graph.instructions.filter { $0.operation == FlowGraph.address || $0.operation == FlowGraph.constant }.map(\.address))
         var result: [Step] = []
         // Which block an address lies in.
         let starts = graph.blocks.indices.filter { !graph.blocks[$0].instructions.isEmpty }
@@ -236,12 +240,13 @@ struct FileProof {
                     Step(
                         destination: edge.destination, transfers: true, isChecked: isChecked || leavesChecked(edge, analysis),
                         function: function, block: block))
-            } else if case .data = edge.destination {
-                // What the data holds may be fetched here; an address that is only computed stands among the references.
+            } else {
+                // What the data holds may be fetched here; an address that is given away stands among the references.
                 result.append(
                     Step(
-                        destination: edge.destination, transfers: false, isChecked: isChecked || handled.contains(edge.address),
-                        function: function, block: block))
+                        destination: edge.destination, transfers: false,
+                        isChecked: isChecked || taken.contains(edge.address) && given.contains(edge.destination), function: function,
+                        block: block))
             }
         }
         for reference in analysis.references {
@@ -340,7 +345,7 @@ struct FileProof {
     /// Whether the function's own instructions, not only those of functions that it calls, run whatever the checks answer.
     private func ownsInevitable(_ function: Int) -> Bool {
         guard let analysis = analyses[function] else { return true }
-        return analysis.graph.isInevitable(goalBlocks(analysis.graph, []))
+        return !analysis.graph.isAvoidable(goalBlocks(analysis.graph, []))
     }
 
     private static func way(to function: Int, _ walk: [Int: Int]) -> [Int] {
@@ -380,6 +385,7 @@ struct FileProof {
     /// Which symbols of other files are used without a check, by name.
     var importsWithoutCheck: Set<String> {
         var result: Set<Int> = []
+        var seen: Set<Int> = []
         let stubs = Dictionary(map.functions.indices.compactMap { index in map.stub(index).map { (index, $0) } }) { first, _ in first }
         for function in map.functions.indices where stubs[function] == nil {
             for step in steps(function) where !step.isChecked {
@@ -387,7 +393,14 @@ struct FileProof {
                 case .imported(let symbol): result.insert(symbol)
                 case .function(let other): if let symbol = stubs[other] { result.insert(symbol) }
                 case .data(let piece):
-                    for case .imported(let symbol) in map.contents[piece] ?? [] { result.insert(symbol) }
+                    var pending = [piece]
+                    while let piece = pending.popLast() {
+                        guard seen.insert(piece).inserted else { continue }
+                        for destination in map.contents[piece] ?? [] {
+                            if case .imported(let symbol) = destination { result.insert(symbol) }
+                            if case .data(let further) = destination { pending.append(further) }
+                        }
+                    }
                 }
             }
         }
@@ -445,7 +458,7 @@ struct FileProof {
         for symbol in map.file.dynamicSymbols where symbol.isExported && symbol.type == 1 && symbol.size < 1 << 20 {
             var bytes = knowledge.memory.part(symbol.value, symbol.size)
             if map.data(at: symbol.value).map(knowledge.pieces.contains) ?? false {
-                for byte in 0..<symbol.size { bytes.insert(byte, width: 1) }
+                for byte in 0..<min(symbol.size, 4096) { bytes.insert(byte, width: 1) }
             }
             if !bytes.isEmpty { result.memory[symbol.name] = bytes }
             let consequences = knowledge.consequences.part(symbol.value, symbol.size)

@@ -23,6 +23,8 @@ struct FlowGraph {
     init(_ function: CodeMap.Function, in map: CodeMap) {
         guard let offset = map.file.offset(of: function.start) else { return }
         let size = min(Int(function.end - function.start), map.file.bytes.count - offset)
+        // Nobody's checks; without blocks a function counts as one piece.
+        guard size <= FlowGraph.most * 4 else { return }
         instructions = map.file.bytes.withUnsafeBufferPointer { bytes in
             [sciferry_instruction](unsafeUninitializedCapacity: min(size, FlowGraph.most)) { buffer, count in
                 count = sciferry_x86_decode(bytes.baseAddress.map { $0 + offset }, size, function.start, buffer.baseAddress, buffer.count)
@@ -35,11 +37,16 @@ struct FlowGraph {
         guard !instructions.isEmpty else { return }
         var leaders: Set<UInt64> = [instructions[0].address]
         var tables: [Int: [UInt64]] = [:]
-        for (index, item) in instructions.enumerated() where item.flow != FlowGraph.next && item.flow != FlowGraph.call {
+        var ways = 0
+        for (index, item) in instructions.enumerated() where item.flow != FlowGraph.next {
+            // A call ends its block, since it may not come back.
             leaders.insert(item.address &+ UInt64(item.length))
+            if item.flow == FlowGraph.call || item.flow == FlowGraph.callIndirect { continue }
             if item.flow == FlowGraph.jump || item.flow == FlowGraph.branch { leaders.insert(item.target) }
             if item.flow == FlowGraph.jumpIndirect, item.memory != 1 {
+                guard ways < FlowGraph.most else { continue }
                 tables[index] = jumpTable(before: index, function, map)
+                ways += tables[index]?.count ?? 0
                 leaders.formUnion(tables[index] ?? [])
             }
         }
@@ -61,14 +68,59 @@ struct FlowGraph {
             case FlowGraph.branch: blocks[index].next = [places[item.target] ?? leave(to: item.target, map), after].compactMap { $0 }
             case FlowGraph.jumpIndirect: blocks[index].next = (tables[last] ?? []).compactMap { places[$0] }
             case FlowGraph.ret, FlowGraph.stop: break
-            default: blocks[index].next = [after ?? leave(to: item.address &+ UInt64(item.length), map)].compactMap { $0 }
+            default:
+                if endsWithoutReturn(blocks[index], isLast: after == nil, map) { break }
+                blocks[index].next = [after ?? leave(to: item.address &+ UInt64(item.length), map)].compactMap { $0 }
             }
         }
-        // What nothing is seen to lead to, such as landing pads, is taken for a way from the start.
-        let reached = Set(blocks.flatMap(\.next))
-        blocks[0].next += blocks.indices.filter { $0 > 0 && !reached.contains($0) && !isPadding(blocks[$0]) }
+        findOrphans()
         predecessors = Array(repeating: [], count: blocks.count)
         for (index, block) in blocks.enumerated() { for next in block.next { predecessors[next].append(index) } }
+    }
+
+    /// What nothing is seen to lead to, such as landing pads and targets of tables that were not understood: something may.
+    private(set) var orphans: [Int] = []
+
+    private mutating func findOrphans() {
+        var isReached = Array(repeating: false, count: blocks.count)
+        for root in blocks.indices where !isReached[root] && (root == 0 || !isPadding(blocks[root])) {
+            if root > 0 { orphans.append(root) }
+            var work = [root]
+            isReached[root] = true
+            while let block = work.popLast() {
+                for next in blocks[block].next where !isReached[next] {
+                    isReached[next] = true
+                    work.append(next)
+                }
+            }
+        }
+    }
+
+    /// Functions that do not come back.
+    private static let endings: Set<String> = [
+        "exit", "_exit", "_Exit", "quick_exit", "abort", "__stack_chk_fail", "__chk_fail", "__fortify_fail", "__assert_fail",
+        "_Unwind_Resume",
+        "__cxa_throw", "__cxa_rethrow", "__cxa_bad_cast", "longjmp", "siglongjmp", "__longjmp_chk", "err", "errx", "verr", "verrx",
+        "pthread_exit", "__libc_start_main", "_ZSt9terminatev", "_ZSt17__throw_bad_allocv", "_gfortran_stop_string", "_gfortran_os_error",
+    ]
+
+    /// Whether a block ends with a call that does not come back: of a known function, or at the very end, where nothing stands to come
+    /// back to.
+    private func endsWithoutReturn(_ block: Block, isLast: Bool, _ map: CodeMap) -> Bool {
+        guard let index = block.instructions.last(where: { instructions[$0].operation != FlowGraph.nothing }) else { return false }
+        let item = instructions[index]
+        switch item.flow {
+        case FlowGraph.call:
+            if isLast { return true }
+            guard let callee = map.function(at: item.target) else { return false }
+            return FlowGraph.endings.contains(map.stub(callee).map(map.symbolName) ?? map.name(callee))
+        case FlowGraph.callIndirect:
+            if item.memory == 1, case .imported(let symbol)? = map.slot(item.target) {
+                return FlowGraph.endings.contains(map.symbolName(symbol))
+            }
+            return isLast
+        default: return false
+        }
     }
 
     /// A block that stands for the start of another function.
@@ -120,17 +172,21 @@ struct FlowGraph {
 
     /// Whether the start leads to one of these blocks whatever the checks answer: at a check both ways would have to lead there,
     /// elsewhere one. What this gives `false` for some CPU never runs.
-    func isInevitable(_ goals: some Sequence<Int>) -> Bool {
-        guard !blocks.isEmpty else { return false }
-        var search = Search(self, .indirect)
-        return search.reachesStart(from: goals)
-    }
+    func isInevitable(_ goals: some Sequence<Int>) -> Bool { reaches(goals, .indirect).start }
 
     /// The same when every branch, whatever it depends on, might be a check.
-    func isCertain(_ goals: some Sequence<Int>) -> Bool {
-        guard !blocks.isEmpty else { return false }
-        var search = Search(self, .none)
-        return search.reachesStart(from: goals)
+    func isCertain(_ goals: some Sequence<Int>) -> Bool { reaches(goals, .none).start }
+
+    /// Whether some answer of the checks keeps all these blocks from running, as far as the ways to them are known.
+    func isAvoidable(_ goals: some Sequence<Int>) -> Bool {
+        let reached = reaches(goals, .indirect)
+        return !reached.start && !reached.orphans
+    }
+
+    private func reaches(_ goals: some Sequence<Int>, _ least: Evidence) -> (start: Bool, orphans: Bool) {
+        guard !blocks.isEmpty else { return (false, false) }
+        var search = Search(self, least)
+        return search.reached(from: goals)
     }
 
     /// Walks back from blocks to the start.
@@ -138,6 +194,7 @@ struct FlowGraph {
         let isCheck: [Bool]
         let ways: [Int32]
         let predecessors: [[Int]]
+        let orphans: [Int]
         private var open: [Int32]
         private var isReached: [Bool]
         private var touched: [Int] = []
@@ -146,11 +203,12 @@ struct FlowGraph {
             isCheck = graph.blocks.map { $0.check >= least }
             ways = graph.blocks.map { Int32($0.next.count) }
             predecessors = graph.predecessors
+            orphans = graph.orphans
             open = ways
             isReached = Array(repeating: false, count: ways.count)
         }
 
-        mutating func reachesStart(from goals: some Sequence<Int>) -> Bool {
+        mutating func reached(from goals: some Sequence<Int>) -> (start: Bool, orphans: Bool) {
             var work = Array(goals)
             for goal in work { isReached[goal] = true }
             touched = work
@@ -160,7 +218,7 @@ struct FlowGraph {
                     open[block] = ways[block]
                 }
             }
-            while let block = work.popLast(), !isReached[0] {
+            while let block = work.popLast() {
                 for previous in predecessors[block] where !isReached[previous] {
                     open[previous] -= 1
                     touched.append(previous)
@@ -170,7 +228,7 @@ struct FlowGraph {
                     }
                 }
             }
-            return isReached[0]
+            return (isReached[0], orphans.contains { isReached[$0] })
         }
     }
 
@@ -179,9 +237,15 @@ struct FlowGraph {
 
     /// Blocks that some answer of the checks avoids, of those known at least so well.
     func avoidable(_ least: Evidence) -> [Bool] {
-        guard blocks.contains(where: { $0.check >= least }) else { return Array(repeating: false, count: blocks.count) }
+        // Beyond the bound nothing is claimed to be avoidable.
+        guard blocks.count <= 10_000, blocks.contains(where: { $0.check >= least }) else {
+            return Array(repeating: false, count: blocks.count)
+        }
         var search = Search(self, least)
-        return blocks.indices.map { !search.reachesStart(from: CollectionOfOne($0)) }
+        return blocks.indices.map { block in
+            let reached = search.reached(from: CollectionOfOne(block))
+            return !reached.start && !reached.orphans
+        }
     }
 }
 

@@ -201,6 +201,9 @@ struct StackPlaces {
 
     private(set) var items: [Item] = []
 
+    /// More than that no function holds of what matters; a pointer that finds no place counts as handed on where it is taken.
+    private static let most = 256
+
     subscript(_ place: Int64) -> FlowValue? {
         get {
             let (index, isThere) = index(place)
@@ -210,6 +213,7 @@ struct StackPlaces {
             let (index, isThere) = index(place)
             if let newValue, newValue != .unknown {
                 if !isThere {
+                    guard items.count < StackPlaces.most else { return }
                     items.insert(Item(place: place, value: newValue), at: index)
                 } else if items[index].value != newValue {
                     items[index].value = newValue

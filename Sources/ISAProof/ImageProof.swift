@@ -34,11 +34,23 @@ package struct ImageProof {
 
     private let target: Microarchitecture
     private let allowed: FeatureSet
+    private let check: () throws -> Void
     private static let exampleCount = 8
 
-    package init(target: Microarchitecture) {
+    /// - Parameter check: called now and then; a thrown error stops the work.
+    package init(target: Microarchitecture, check: @escaping () throws -> Void = {}) {
         self.target = target
+        self.check = check
         allowed = InstructionFeatures.allowed(target)
+    }
+
+    /// Whether machine code can be read here; throws `isa.decoder` otherwise.
+    package static func requireDecoder() throws {
+        guard sciferry_x86_available() != 0 else {
+            throw FarmError(
+                "isa.decoder", .unavailable, "the library libZydis.so.4.0, which reads machine code, is not installed",
+                hint: "install Debian's package libzydis4.0")
+        }
     }
 
     /// - Throws: `FarmError` with code `isa.decoder` when the decoder is not installed, and what reading a file throws.
@@ -51,18 +63,23 @@ package struct ImageProof {
         var entries: [Entry] = []
         var skipped: [InstructionReport.Skipped] = []
         var codeBytes = 0
+        // What should have been read and was not leaves the question open.
+        var isWhole = true
         for file in files.sorted(by: { $0.path < $1.path }) {
             do {
+                try check()
                 guard let entry = try examine(file, &codeBytes) else { continue }
                 entries.append(entry)
             } catch let error as FarmError where error.code.rawValue.hasPrefix("elf.") {
                 skipped.append(.init(path: file.path, reason: error.message))
+                if error.code == "elf.invalid" || error.code == "elf.size" { isWhole = false }
             }
         }
         try follow(&entries)
         let reports = try report(entries)
         return InstructionReport(
-            target: target.name, verdict: reports.map(\.verdict).max() ?? .met, files: reports, skipped: skipped,
+            target: target.name, verdict: max(reports.map(\.verdict).max() ?? .met, isWhole ? .met : .unproven), files: reports,
+            skipped: skipped,
             notes: notes(reports), codeBytes: codeBytes)
     }
 
@@ -94,6 +111,7 @@ package struct ImageProof {
             var told = shared
             for index in entries.indices where round == 0 || !news.isDisjoint(with: entries[index].imports) {
                 guard let map = entries[index].map else { continue }
+                try check()
                 let proof = FileProof(map, allowed: allowed(at: entries[index].path), shared: shared)
                 told.formUnion(proof.shared)
                 entries[index].proof = proof
@@ -105,12 +123,17 @@ package struct ImageProof {
 
     // MARK: report
 
-    /// A directory of glibc's for a level: the dynamic linker looks there only on CPUs that have it.
-    private func allowed(at path: String) -> FeatureSet {
+    /// The level of a directory of glibc's: the dynamic linker looks there only on CPUs that have it.
+    private func level(of path: String) -> Int? {
         let parts = path.split(separator: "/")
-        guard let index = parts.firstIndex(of: "glibc-hwcaps"), index + 1 < parts.count, parts[index + 1].hasPrefix("x86-64-v"),
-            let level = Int(parts[index + 1].dropFirst(8)).flatMap(Microarchitecture.level)
-        else { return allowed }
+        guard let index = parts.firstIndex(of: "glibc-hwcaps"), index + 1 < parts.count, parts[index + 1].hasPrefix("x86-64-v") else {
+            return nil
+        }
+        return Int(parts[index + 1].dropFirst(8))
+    }
+
+    private func allowed(at path: String) -> FeatureSet {
+        guard let level = level(of: path).flatMap(Microarchitecture.level) else { return allowed }
         var result = allowed
         result.formUnion(InstructionFeatures.allowed(level))
         return result
@@ -130,19 +153,21 @@ package struct ImageProof {
         }
         let used = uses
         let needed = Set(entries.flatMap(\.needed))
-        return entries.map { entry in
+        return try entries.map { entry in
+            try check()
             var uses: [InstructionReport.Use] = []
             var unchecked = entry.features
             if let proof = entry.proof, !entry.features.subtracting(allowed(at: entry.path)).isEmpty {
                 let found = reached(entry, proof, used)
-                uses = group(found, entry, proof, chooser: chooser(of: entry, needed, entries))
+                let isUnconditional = found.contains { $0.reach == .unconditional }
+                uses = group(found, entry, proof, chooser: isUnconditional ? chooser(of: entry, needed, entries) : nil)
                 unchecked = FeatureSet()
                 let checked = Set(found.filter { $0.reach == .checked }.map(\.function))
                 for (index, function) in proof.map.functions.enumerated() where !checked.contains(index) {
                     unchecked.formUnion(function.features)
                 }
             }
-            if let demands = entry.demands, demands > target.level ?? 4 {
+            if let demands = entry.demands, demands > max(target.level ?? 4, level(of: entry.path) ?? 1) {
                 uses.insert(
                     .init(
                         verdict: .exceeded, reason: "its note demands x86-64-v\(demands), so the dynamic linker refuses it on this target",

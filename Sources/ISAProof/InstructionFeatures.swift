@@ -18,13 +18,16 @@ enum InstructionFeatures {
     static func allowed(_ target: Microarchitecture) -> FeatureSet {
         let lineage = [target] + target.ancestors
         var features = lineage.reduce(into: Set<String>()) { $0.formUnion($1.features) }
-        // Implied by others and so not in archspec's lists.
-        for (feature, implied) in [("avx512f", ["avx512f"]), ("ssse3", ["sse3"]), ("xsave", ["xsavec", "xsaveopt"])]
-        where features.contains(feature) {
-            features.formUnion(implied)
-        }
+        for name in lineage.map(\.name) { features.formUnion(extras[name] ?? []) }
         return FeatureSet(all.indices.filter { features.contains(all[$0]) || free.contains(all[$0]) })
     }
+
+    /// What compilers use for a target (`gcc -march=TARGET -dM -E`) and archspec's lists leave out.
+    private static let extras: [String: [String]] = [
+        "nocona": ["sse3", "cx16"], "core2": ["cx16"], "k10": ["sse3", "sse4a", "popcnt", "abm", "cx16", "3dnow"],
+        "zen": ["sha_ni", "adx"], "zen5": ["avx_vnni", "avx512_vp2intersect"], "alderlake": ["avx_vnni"],
+        "sapphirerapids": ["avx512_fp16", "avx_vnni"],
+    ]
 
     /// What a program may only use after the kernel has granted it, so that the kernel is the check.
     private static let free: Set<String> = ["pku"]

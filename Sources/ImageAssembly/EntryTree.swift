@@ -111,13 +111,16 @@ package struct EntryTree {
         return node
     }
 
-    /// Every file with content, once under each of its names, by path.
+    /// Every file with content, by path; one with several names under the first of them.
     package func files() -> [(path: String, content: Content)] {
         var result: [(path: String, content: Content)] = []
         var stack: [(path: String, node: Node)] = [("", root)]
+        var seen: Set<ObjectIdentifier> = []
         while let (path, node) = stack.popLast() {
             for (name, child) in node.sorted { stack.append(("\(path)/\(String(decoding: name, as: UTF8.self))", child)) }
-            if node.content.size > 0 { result.append((path, node.content)) }
+            if node.content.size > 0, node.links == 1 || seen.insert(ObjectIdentifier(node)).inserted {
+                result.append((path, node.content))
+            }
         }
         return result.sorted { $0.path < $1.path }
     }

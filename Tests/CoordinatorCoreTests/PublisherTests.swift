@@ -56,7 +56,7 @@ import Testing
     private func publishFirst() async throws -> PublicationRecord {
         var step = try await publisher.takePacks(record)
         try journal.commit(step.changes)
-        step = try await publisher.writeManifest(step.record)
+        step = try await publisher.writeManifest(step.record, plan: plan)
         step = try await publisher.signRelease(step.record, plan: plan, now: Timestamp(seconds: 2))
         return try await publisher.signRelease(step.record, plan: plan, now: Timestamp(seconds: 3)).record
     }
@@ -68,7 +68,29 @@ import Testing
         try await publisher.cleanUp(done)
         // The packs have been moved: a repetition finds them under their own names.
         #expect(try await publisher.takePacks(record).record.step == .manifest)
-        #expect(try await publisher.writeManifest(record).record.step == .release)
+        #expect(try await publisher.writeManifest(record, plan: plan).record.step == .release)
+    }
+
+    /// A worker's report is signed only when it is about this image and this target.
+    @Test func aReportAboutSomethingElseIsNotSigned() async throws {
+        let step = try await publisher.takePacks(record)
+        try journal.commit(step.changes)
+        func publish(_ image: Digest, target: String) async throws -> Digest {
+            let report = InstructionReport(target: target, verdict: .met, files: [], skipped: [], notes: [], codeBytes: 0)
+            let statement = Statement(about: "tool.sif", image: image, predicateType: PredicateType.instructions, predicate: report)
+            let bytes = try CanonicalJSON.encode(statement)
+            let object = IncomingObject(digest: Digest(hashing: bytes), size: Int64(bytes.count))
+            try await first.put(UploadDesk.incomingKey(record.attempt, object.digest), bytes)
+            var told = step.record
+            told.result.records = [ImageRecord(kind: .instructions, object: object)]
+            _ = try await publisher.writeManifest(told, plan: plan)
+            return object.digest
+        }
+        let other = Digest(hashing: "another image")
+        #expect(await code(of: { _ = try await publish(other, target: "x86_64") }) == "upload.damaged")
+        #expect(await code(of: { _ = try await publish(record.result.image, target: "zen3") }) == "upload.damaged")
+        let signed = try await publish(record.result.image, target: "x86_64")
+        #expect(try await first.head(ImageRecord.attestationKey(signed)) != nil)
     }
 
     @Test func damageUnderAPacksNameIsOverwrittenByAVerifiedUpload() async throws {
@@ -103,14 +125,14 @@ import Testing
         // The same image again: the worker was told that the farm has every chunk, and uploads only the manifest.
         var next = record
         next.result.packs = []
-        #expect(try await publisher.writeManifest(next).record.step == .release)
+        #expect(try await publisher.writeManifest(next, plan: plan).record.step == .release)
         var damaged = try await first.get(Pack.key(pack))
         damaged[40] ^= 1
         try await first.put(Pack.key(pack), damaged)
-        let error = await #expect(throws: Publisher.LostPack.self) { try await publisher.writeManifest(next) }
+        let error = await #expect(throws: Publisher.LostPack.self) { try await publisher.writeManifest(next, plan: plan) }
         #expect(error?.pack == pack)
         try journal.commit([.forget(pack: pack)])
-        #expect(await code(of: { _ = try await publisher.writeManifest(next) }) == "upload.incomplete")
+        #expect(await code(of: { _ = try await publisher.writeManifest(next, plan: plan) }) == "upload.incomplete")
     }
 
     @Test func anUploadThatIsNotWhatWasAnnouncedIsRefused() async throws {

@@ -238,7 +238,7 @@ package actor Coordinator {
         do {
             switch record.step {
             case .packs: try take(try await publisher.takePacks(record))
-            case .manifest: try take(try await publisher.writeManifest(record))
+            case .manifest: try take(try await publisher.writeManifest(record, plan: try plan(record.plan)))
             case .release: try take(try await publisher.signRelease(record, plan: try plan(record.plan), now: .now))
             case .pointer: try await point(record)
             case .mirrors: try await mirror(record)

@@ -90,7 +90,7 @@ package struct Publisher: Sendable {
     }
 
     /// Checks that the manifest's chunks are all there and make the image, then writes manifest and cover.
-    package func writeManifest(_ record: PublicationRecord) async throws -> StepResult {
+    package func writeManifest(_ record: PublicationRecord, plan: Plan) async throws -> StepResult {
         let object = record.result.manifest
         let attempt = record.attempt
         let bytes = try await upload(object, of: attempt, settled: ImageManifest.key(object.digest))
@@ -110,7 +110,9 @@ package struct Publisher: Sendable {
             let key = ImageRecord.key(item.object.digest)
             let bytes = try await upload(item.object, of: attempt, settled: key)
             try await first.put(key, bytes)
-            if item.kind == .instructions { try await attest(bytes, item, image: record.result.image) }
+            if item.kind == .instructions {
+                try await first.put(ImageRecord.attestationKey(item.object.digest), try attestation(of: bytes, record, plan))
+            }
         }
         let cover = ManifestCover(indexes: Set(indexes.values).sorted())
         try await first.put(ImageManifest.coverKey(object.digest), try CanonicalJSON.encode(cover))
@@ -119,15 +121,17 @@ package struct Publisher: Sendable {
         return result
     }
 
-    /// Signs what a worker found out about the image.
-    private func attest(_ bytes: [UInt8], _ item: ImageRecord, image: Digest) async throws {
+    /// What a worker found out about the image, signed. The same bytes give the same envelope.
+    private func attestation(of bytes: [UInt8], _ record: PublicationRecord, _ plan: Plan) throws -> [UInt8] {
         let statement = try CanonicalJSON.decode(
             Statement<InstructionReport>.self, from: bytes, source: "the worker's report on instructions")
-        guard statement.subject.count == 1, statement.subject[0].digest == ["sha256": image.hex],
-            statement.predicateType == PredicateType.instructions
-        else { throw FarmError("upload.damaged", .corrupt, "the report on instructions is about another image than the result") }
-        let envelope = try Envelope.sign(statement, type: PayloadType.statement, with: key)
-        try await first.put(ImageRecord.attestationKey(item.object.digest), try CanonicalJSON.encode(envelope))
+        let name = statement.subject.first?.name ?? ""
+        let expected = Statement(
+            about: name, image: record.result.image, predicateType: PredicateType.instructions, predicate: statement.predicate)
+        guard statement == expected, statement.predicate.target == plan.target, statement.predicate.format == 1 else {
+            throw FarmError("upload.damaged", .corrupt, "the report on instructions is about another image than the result")
+        }
+        return try CanonicalJSON.encode(try Envelope.sign(statement, type: PayloadType.statement, with: key))
     }
 
     /// The image's digest is believed only when all its bytes, read back from the store, give it.
@@ -207,12 +211,12 @@ package struct Publisher: Sendable {
         for pack in packs.sorted() { try await copy(Pack.key(pack), named: pack, to: target) }
         for index in indexes.sorted() { try await copy(PackIndex.key(index), named: index, to: target) }
         try await copy(ImageManifest.key(manifestDigest), named: manifestDigest, to: target)
-        for record in record.result.records {
-            try await copy(ImageRecord.key(record.object.digest), named: record.object.digest, to: target)
-            if record.kind == .instructions {
-                let attestation = ImageRecord.attestationKey(record.object.digest)
-                try await target.put(attestation, try await first.get(attestation))
-            }
+        for item in record.result.records {
+            let digest = item.object.digest
+            try await copy(ImageRecord.key(digest), named: digest, to: target)
+            guard item.kind == .instructions else { continue }
+            let bytes = try await target.get(ImageRecord.key(digest))
+            try await target.put(ImageRecord.attestationKey(digest), try attestation(of: bytes, record, plan))
         }
         let cover = ImageManifest.coverKey(manifestDigest)
         try await target.put(cover, try await first.get(cover))

@@ -342,15 +342,14 @@ package struct BuildPipeline: Sendable {
         guard let target = Microarchitecture.named(target) else {
             throw FarmError("plan.target", .invalid, "the plan is for \"\(target)\", which this worker does not know")
         }
-        // What is larger is no program, and would not fit into memory beside others.
         let programs = try files.filter { file in
             try check()
-            return try file.size >= 64 && file.size <= 2 << 30 && ElfFile.isElf(file.read(4))
+            return try file.size >= 64 && ElfFile.isElf(file.read(4))
         }
-        return try ImageProof(target: target).prove(
+        return try ImageProof(target: target, check: check).prove(
             programs.map { file in
                 ImageProof.File(path: file.path) {
-                    try check()
+                    guard file.size <= 2 << 30 else { throw FarmError("elf.size", .invalid, "too large, \(file.size) bytes") }
                     return try file.read(Int(file.size))
                 }
             })

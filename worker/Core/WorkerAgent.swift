@@ -1,3 +1,4 @@
+import ISAProof
 import FarmIdentity
 import FarmLink
 import FarmMessages
@@ -44,6 +45,8 @@ package actor WorkerAgent {
         lock = try FileLock(home.lock, holder: "worker, process \(getpid())", hint: "one worker process serves a home")
         authority = try Disk.read(home.authority, limit: 1 << 16)
         state = WorkerState(slots: configuration.slots)
+        // Known before the first build is over.
+        try ImageProof.requireDecoder()
         let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
         let version = (try? await engine.version()) ?? "none"
         let surveyed = try await HostSurvey.facts(home: home.root, engine: version, slots: configuration.slots)

@@ -177,7 +177,6 @@ int sciferry_x86_scan(
         size_t left = (high < address + count && high > here ? high : address + count) - here;
         ZydisDecodedInstruction instruction;
         if (ZYAN_FAILED(zydis.instruction(&zydis.decoder, NULL, bytes + offset, left, &instruction))) {
-            facts->unread++;
             goes_on = 0;
             offset++;
             continue;

@@ -27,9 +27,12 @@ struct ProveCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let target = try TargetName.read(target)
-            var files: [ImageProof.File] = []
-            for path in paths { try collect(path, &files) }
-            let report = try ImageProof(target: target).prove(files)
+
+            let report = try await Blocking.run { [paths] in
+                var files: [ImageProof.File] = []
+                for path in paths { try ProveCommand.collect(path, &files) }
+                return try ImageProof(target: target).prove(files)
+            }
             if json {
                 Console.print(try CanonicalJSON.pretty(report))
             } else {
@@ -39,7 +42,7 @@ struct ProveCommand: AsyncParsableCommand {
         }
     }
 
-    private func collect(_ path: String, _ files: inout [ImageProof.File]) throws {
+    private static func collect(_ path: String, _ files: inout [ImageProof.File]) throws {
         var isDirectory: ObjCBool = false
         guard FileManager.default.fileExists(atPath: path, isDirectory: &isDirectory) else {
             throw FarmError("file.missing", .notFound, "there is no \(path)")

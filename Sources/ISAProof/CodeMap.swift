@@ -45,9 +45,8 @@ struct CodeMap {
     /// What addresses lie in a piece of data.
     private(set) var contents: [Int: [Destination]] = [:]
     private var slots: [UInt64: ElfFile.Relocation] = [:]
-    /// Bytes of code, and those that are no instruction.
+    /// Bytes of code.
     private(set) var codeBytes = 0
-    private(set) var unread: UInt64 = 0
 
     init(_ file: ElfFile) throws {
         self.file = file
@@ -55,7 +54,7 @@ struct CodeMap {
         var starts = knownStarts()
         let facts = try scan(starts)
         // Hand-written code often says nothing of where its functions begin, but somebody calls them.
-        let called = facts.lazy.filter { [2, 3, 6].contains($0.kind) }.map(\.target).filter { target in
+        let called = facts.lazy.filter { [FactKind.call, .jump, .address].contains($0.sort) }.map(\.target).filter { target in
             file.section(at: target)?.isCode ?? false
         }
         starts = CodeMap.unique(starts + called)
@@ -152,14 +151,14 @@ struct CodeMap {
             guard done != 0 else { throw FarmError("isa.memory", .unavailable, "memory is short for a file's code") }
             result += UnsafeBufferPointer(start: facts.items, count: facts.count)
             codeBytes += section.size
-            unread += facts.unread
+
         }
         return result
     }
 
     private mutating func makeDataStarts(_ facts: [sciferry_fact]) {
         var starts = file.relocations.filter { $0.kind == .relative }.map(\.addend)
-        starts += facts.lazy.filter { [6, 7].contains($0.kind) }.map(\.target)
+        starts += facts.lazy.filter { [FactKind.address, .memory].contains($0.sort) }.map(\.target)
         for symbol in file.staticSymbols + file.dynamicSymbols where symbol.isDefined && symbol.type == 1 {
             starts.append(symbol.value)
             dataSizes[symbol.value] = max(dataSizes[symbol.value] ?? 0, symbol.size)
@@ -214,7 +213,7 @@ struct CodeMap {
     func symbolName(_ symbol: Int) -> String { file.dynamicSymbols[symbol].name }
 
     /// The symbol of another file to which a function of the procedure linkage table leads.
-    func stub(_ function: Int) -> Int? {
+    func linkage(of function: Int) -> Int? {
         // A lazy one goes on to the dynamic linker when its slot is not filled yet.
         guard let edge = edges[function].first, edges[function].count <= 2, functions[function].end - functions[function].start <= 16,
             edge.transfers, case .imported(let symbol) = edge.destination
@@ -231,23 +230,23 @@ struct CodeMap {
                 guard let destination, destination != .function(current) else { return }
                 edges[current].append(Edge(address: fact.address, destination: destination, transfers: transfers, isPointer: isPointer))
             }
-            switch fact.kind {
-            case 1:
+            switch fact.sort {
+            case .feature:
                 functions[current].features.insert(Int(fact.feature))
                 functions[current].places.append((fact.feature, fact.address))
-            case 2, 3: add(function(at: fact.target).map { .function($0) }, transfers: true)
-            case 4, 5:
+            case .call, .jump: add(function(at: fact.target).map { .function($0) }, transfers: true)
+            case .callSlot, .jumpSlot:
                 // A slot that the program itself fills leads where nobody knows.
                 if let destination = slot(fact.target) {
                     add(destination, transfers: true)
                 } else {
                     add(self.destination(fact.target), transfers: false)
                 }
-            case 6: add(destination(fact.target), transfers: false, isPointer: true)
-            case 7:
+            case .address: add(destination(fact.target), transfers: false, isPointer: true)
+            case .memory:
                 let pointed = slot(fact.target)
                 add(pointed ?? destination(fact.target), transfers: false, isPointer: pointed != nil)
-            default: functions[current].asks = true
+            case .query: functions[current].asks = true
             }
         }
         for index in functions.indices { functions[index].places = CodeMap.firsts(functions[index].places) }
@@ -277,6 +276,16 @@ struct CodeMap {
             }
         }
     }
+}
+
+/// What a scan notices; `sciferry_fact_kind` in Swift.
+private enum FactKind: UInt16 {
+    case feature = 1
+    case call, jump, callSlot, jumpSlot, address, memory, query
+}
+
+extension sciferry_fact {
+    fileprivate var sort: FactKind { FactKind(rawValue: kind) ?? .memory }
 }
 
 /// Features by number, at most 128.

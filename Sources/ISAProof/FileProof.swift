@@ -55,7 +55,9 @@ struct FileProof {
             knowledge.importedMemory[index] = shared.memory[symbol.name]
             knowledge.importedConsequences[index] = shared.consequences[symbol.name]
             guard shared.names(symbol.name) else { continue }
-            for user in users[.imported(index)] ?? [] { work += [user] + (map.stub(user) == nil ? [] : users[.function(user)] ?? []) }
+            for user in users[.imported(index)] ?? [] {
+                work += [user] + (map.linkage(of: user) == nil ? [] : users[.function(user)] ?? [])
+            }
         }
         analyse(work)
         for (function, analysis) in analyses { analysedSteps[function] = steps(function, analysis) }
@@ -288,9 +290,9 @@ struct FileProof {
     }
 
     /// How each function that goes beyond the target is reached, and by which way.
-    ///
-    /// - Parameter isUnaware: nothing in the file checks the CPU, so whatever is handed on is used.
-    func reach(_ roots: Roots, isUnaware: Bool) -> [Found] {
+    func reach(_ roots: Roots) -> [Found] {
+        // Nothing in the file checks the CPU, so whatever is handed on is used.
+        let isUnaware = !hasChecks
         let wanted = map.functions.indices.filter { !map.functions[$0].features.subtracting(allowed).isEmpty }
         guard !wanted.isEmpty else { return [] }
         let inevitable = inevitable()
@@ -386,12 +388,14 @@ struct FileProof {
     var importsWithoutCheck: Set<String> {
         var result: Set<Int> = []
         var seen: Set<Int> = []
-        let stubs = Dictionary(map.functions.indices.compactMap { index in map.stub(index).map { (index, $0) } }) { first, _ in first }
-        for function in map.functions.indices where stubs[function] == nil {
+        let linkages = Dictionary(map.functions.indices.compactMap { index in map.linkage(of: index).map { (index, $0) } }) { first, _ in
+            first
+        }
+        for function in map.functions.indices where linkages[function] == nil {
             for step in steps(function) where !step.isChecked {
                 switch step.destination {
                 case .imported(let symbol): result.insert(symbol)
-                case .function(let other): if let symbol = stubs[other] { result.insert(symbol) }
+                case .function(let other): if let symbol = linkages[other] { result.insert(symbol) }
                 case .data(let piece):
                     var pending = [piece]
                     while let piece = pending.popLast() {

@@ -113,7 +113,7 @@ struct FlowGraph {
         case FlowGraph.call:
             if isLast { return true }
             guard let callee = map.function(at: item.target) else { return false }
-            return FlowGraph.endings.contains(map.stub(callee).map(map.symbolName) ?? map.name(callee))
+            return FlowGraph.endings.contains(map.linkage(of: callee).map(map.symbolName) ?? map.name(callee))
         case FlowGraph.callIndirect:
             if item.memory == 1, case .imported(let symbol)? = map.slot(item.target) {
                 return FlowGraph.endings.contains(map.symbolName(symbol))

@@ -22,7 +22,6 @@ package struct ImageProof {
     /// What is kept of every file.
     private struct Entry {
         var path: String
-        var read: () throws -> [UInt8]
         var needed: [String]
         var imports: Set<String>
         var features: FeatureSet
@@ -97,7 +96,7 @@ package struct ImageProof {
         let isBeyond = !features.subtracting(allowed(at: file.path)).isEmpty
         let isKept = isBeyond || map.functions.contains(where: \.asks)
         return Entry(
-            path: file.path, read: file.read, needed: elf.needed,
+            path: file.path, needed: elf.needed,
             imports: Set(elf.dynamicSymbols.filter { !$0.isDefined && !$0.name.isEmpty }.map(\.name)), features: features,
             demands: elf.neededLevels == 0 ? nil : 64 - Int(UInt64(elf.neededLevels).leadingZeroBitCount), map: isKept ? map : nil)
     }
@@ -205,7 +204,7 @@ package struct ImageProof {
         }
         // Nothing checks, so whatever data holds is used.
         if !proof.hasChecks { roots.sure += held.sorted() }
-        return proof.reach(roots, isUnaware: !proof.hasChecks)
+        return proof.reach(roots)
     }
 
     /// The file that names a library in its own data and checks the CPU, so that it may be what loads it.

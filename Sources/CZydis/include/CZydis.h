@@ -34,8 +34,7 @@ struct sciferry_fact {
 struct sciferry_facts {
     struct sciferry_fact *items;
     size_t count;
-    /// Bytes that are no instruction.
-    uint64_t unread;
+    
 };
 
 /// One instruction as data-flow analysis needs it.

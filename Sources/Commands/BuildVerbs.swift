@@ -15,6 +15,7 @@ struct BuildCommand: AsyncParsableCommand {
               sciferry build recipes/dcm2niix
               sciferry build recipes/dcm2niix --for x86_64_v3 --for zen4
               sciferry build recipes/dcm2niix --for portable --for native:worker1
+              sciferry build recipes/dcm2niix --for aarch64 --emulated
               sciferry build recipes/dcm2niix --no-wait --json
               sciferry build neurocontainers/recipes/ants --variant gpu
             --json prints one job, and of several targets a list.
@@ -31,6 +32,7 @@ struct BuildCommand: AsyncParsableCommand {
     var targets: [String] = []
     @Option(help: "One of the recipe's variants.") var variant = ""
     @Flag(help: "Resolve base image and downloads anew.") var updateLock = false
+    @Flag(help: "Where no worker has the CPU, let one that emulates it build; the release says so.") var emulated = false
     @Flag(inversion: .prefixedNo, help: "Wait for the end.") var wait = true
 
     func run() async throws {
@@ -45,7 +47,8 @@ struct BuildCommand: AsyncParsableCommand {
             var jobs: [(target: String, job: JobRecord)] = []
             // All are asked for before one is waited for, so that they run side by side.
             for target in wanted {
-                let submission = Submission(source, target: target, variant: variant, updatesLock: updateLock)
+                let submission = Submission(
+                    source, target: target, variant: variant, updatesLock: updateLock, allowsEmulation: emulated)
                 jobs.append((target, try await client.post("/api/v1/jobs", submission)))
             }
             guard wait else {
@@ -182,6 +185,10 @@ struct JobFollower: Sendable {
                 say("failure \(attempt.id)", "  \(attempt.id) \(attempt.state.rawValue): \(failure.message)")
             }
         }
+        for job in view.verifyJobs {
+            say("verify \(job.id)", "  \(job.id) runs the tests on \(job.target)")
+            if job.state == .succeeded { say("verified \(job.id)", "  \(job.id) passed") }
+        }
         if view.job.state == .publishing { say("publishing", "  publishing") }
         if let note = view.job.note, !view.job.state.isFinal { say("note \(note)", "  \(note)") }
         if view.job.state == .queued, view.attempts.isEmpty {
@@ -216,6 +223,10 @@ struct JobFollower: Sendable {
                 )
                 let passed = result.tests.filter(\.passed).count
                 Console.print("  \(passed) of \(result.tests.count) tests passed, run through \(result.testRuntime)")
+                if let emulator = result.emulator { Console.print("  built and tested by an emulator, \(emulator)") }
+            }
+            for found in view.publication?.verified ?? [] {
+                Console.print("  \(found.title)")
             }
             Console.print("\(job.id)  released: \(job.release.map { "sha256:\($0.hex)" } ?? "")")
         default:
@@ -285,8 +296,13 @@ struct JobCommand: AsyncParsableCommand {
                     for line in failure.tail.suffix(12) { Console.print("    | \(line)") }
                 }
             }
+            for job in view.verifyJobs where !job.state.isFinal { Console.print("  waits for \(job.id), \(job.title)") }
             if let publication = view.publication {
                 Console.print("  image sha256:\(publication.result.image.hex), \(Console.bytes(publication.result.imageSize))")
+                let result = publication.result
+                Console.print(
+                    "  built and tested on a CPU of \(result.hostTarget)\(result.emulator.map { ", emulated by \($0)" } ?? "")")
+                for found in publication.verified ?? [] { Console.print("  \(found.title)") }
                 for test in publication.result.tests { Console.print("  \(test.passed ? "passed" : "FAILED")  \(test.name)") }
                 for (phase, seconds) in publication.result.phaseSeconds.sorted(by: { $0.key < $1.key }) {
                     Console.print("  \(phase) took \(Console.seconds(seconds))")

@@ -133,6 +133,12 @@ struct WorkersCommand: AsyncParsableCommand {
                         view.attempts.map { "\($0.id) \($0.phase.rawValue)" }.joined(separator: ", "),
                     ]
                 })
+            for view in workers {
+                for platform in view.worker.facts?.hardware?.emulated ?? [] {
+                    Console.print(
+                        "\(view.worker.name) emulates \(platform.architecture) with \(platform.emulator), \(platform.cost) times slower")
+                }
+            }
             for view in workers where !view.worker.refusal.isEmpty {
                 Console.print("\(view.worker.name) takes no work: \(view.worker.refusal)")
             }

@@ -19,12 +19,14 @@ struct RecipeLockCommand: AsyncParsableCommand {
     @Option(name: .customLong("for"), help: "The CPU target.") var target = ""
     @Option(help: "One of the recipe's variants.") var variant = ""
     @Flag(help: "Resolve everything anew.") var update = false
+    @Flag(help: "Where no worker has the CPU, let one that emulates it bootstrap base images.") var emulated = false
 
     func run() async throws {
         try await reporting {
             let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(recipe))
             try await RecipeLocking.write(
-                source, target: target, variant: variant, client: try farm.client(), updates: update, quiet: farm.json)
+                source, target: target, variant: variant, client: try farm.client(), updates: update, emulated: emulated,
+                quiet: farm.json)
             if farm.json, let lock = try RecipeLock.read(try RecipeDirectory.read(recipe)) { try Console.json(lock) }
         }
     }
@@ -34,13 +36,15 @@ struct RecipeLockCommand: AsyncParsableCommand {
 enum RecipeLocking {
     /// - Parameter updates: resolves everything anew; else what the farm knows is taken.
     static func write(
-        _ source: RecipeSource, target: String, variant: String, client: FarmClient, updates: Bool, quiet: Bool
+        _ source: RecipeSource, target: String, variant: String, client: FarmClient, updates: Bool, emulated: Bool = false,
+        quiet: Bool
     ) async throws {
         var source = source
         // What the lock says now is no argument for what it shall say, when it is made anew.
         if updates { source.files[RecipeLock.fileName] = nil }
         var answer: LockAnswer = try await client.post(
-            "/api/v1/locks", Submission(source, target: target, variant: variant, updatesLock: updates))
+            "/api/v1/locks",
+            Submission(source, target: target, variant: variant, updatesLock: updates, allowsEmulation: emulated))
         while !answer.waitsFor.isEmpty {
             for job in answer.waitsFor {
                 let view = try await JobFollower(client: client, quiet: quiet).follow(job)

@@ -106,6 +106,9 @@ struct PullCommand: AsyncParsableCommand {
                     "target  \(offer.release.image.target), the highest of \(offer.targets.joined(separator: ", ")) that this machine (\(offer.host)) runs"
                 )
             }
+            if let emulator = offer.release.emulator {
+                Console.print("note    built and tested by an emulator, \(emulator), never on a CPU of \(offer.release.image.target)")
+            }
             Console.print("image   \(site.imageDirectory(offer.release.image.digest))/image.sif")
             Console.print("module  module use \(site.root)/modules && module load \(name)/\(offer.release.version)")
             Console.print("path    \(site.root)/wrappers/\(name)/\(offer.release.version)/bin")
@@ -237,9 +240,10 @@ struct ShowCommand: AsyncParsableCommand {
                 Console.print(
                     "  base       \(shown.base.name)@sha256:\(shown.base.digest.hex) (\(shown.base.origin.rawValue)\(shown.base.bootstrap.map { ": \($0)" } ?? ""))"
                 )
-                Console.print("  built      by \(record.job) on \(shown.builtOn), published \(Console.date(shown.publishedAt))")
+                Console.print("  built      by \(record.job) on \(shown.builder), published \(Console.date(shown.publishedAt))")
                 Console.print(
                     "  tests      \(shown.tests.filter(\.passed).count) of \(shown.tests.count) passed through \(shown.testRuntime)")
+                for found in shown.verified ?? [] { Console.print("             \(found.title)") }
             }
         }
     }

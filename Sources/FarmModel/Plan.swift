@@ -229,8 +229,10 @@ package struct Plan: Codable, Sendable, Hashable {
     package var limits: BuildLimits
     package var network: NetworkPolicy
     package var instructions: InstructionPolicy
+    /// CPU targets above `target` on which the tests shall run too before the release.
+    package var verifyOn: [String]
 
-    package static let currentFormat = 3
+    package static let currentFormat = 4
 
     package init(
         name: String, version: String, architecture: String, target: String, base: BaseImage,
@@ -238,7 +240,8 @@ package struct Plan: Codable, Sendable, Hashable {
         context: [ContextFile], commands: [String], commandPaths: [String],
         programs: [GraphicalProgram] = [], runtimeArguments: [String] = [], description: String, categories: [String],
         licences: [String], suite: TestSuite, image: ImageFormat = ImageFormat(), diskBytes: Int64,
-        limits: BuildLimits = BuildLimits(), network: NetworkPolicy = .full, instructions: InstructionPolicy = .fail
+        limits: BuildLimits = BuildLimits(), network: NetworkPolicy = .full, instructions: InstructionPolicy = .fail,
+        verifyOn: [String] = []
     ) {
         self.format = Plan.currentFormat
         self.name = name
@@ -262,6 +265,7 @@ package struct Plan: Codable, Sendable, Hashable {
         self.limits = limits
         self.network = network
         self.instructions = instructions
+        self.verifyOn = verifyOn
     }
 
     /// The bytes that are hashed, stored and fetched.
@@ -292,6 +296,22 @@ package struct ResolveOrder: Codable, Sendable, Hashable {
         self.name = name
         self.architecture = architecture
         self.bootstrap = bootstrap
+    }
+}
+
+/// What verifying an image means; given to a trusted worker of another CPU than its builder's.
+package struct VerifyOrder: Codable, Sendable, Hashable {
+    /// The plan's digest.
+    package var plan: Digest
+    /// SHA-256 of the image's manifest, which lies in the first region.
+    package var manifest: Digest
+    /// The CPU target that the recipe asks for.
+    package var on: String
+
+    package init(plan: Digest, manifest: Digest, on: String) {
+        self.plan = plan
+        self.manifest = manifest
+        self.on = on
     }
 }
 

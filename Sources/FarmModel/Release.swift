@@ -41,10 +41,18 @@ package struct Release: Codable, Sendable, Hashable {
     package var runtimeArguments: [String]?
     /// Documents about the image: digests by kind.
     package var records: [String: Digest]?
+    /// The CPU target of the host that built and tested.
+    package var hostTarget: String?
+    /// What ran the image's programs there, where it was not that host's CPU.
+    package var emulator: String?
+    /// The same tests on other CPUs.
+    package var verified: [Verification]?
 
     package static let currentFormat = 1
 
-    package init(plan: Plan, buildKey: Digest, result: BuildResult, builtOn: String, publishedAt: Timestamp) {
+    package init(
+        plan: Plan, buildKey: Digest, result: BuildResult, builtOn: String, verified: [Verification] = [], publishedAt: Timestamp
+    ) {
         format = Release.currentFormat
         name = plan.name
         version = plan.version
@@ -64,6 +72,15 @@ package struct Release: Codable, Sendable, Hashable {
         programs = plan.programs
         runtimeArguments = plan.runtimeArguments
         records = Dictionary(result.records.map { ($0.kind.rawValue, $0.object.digest) }) { first, _ in first }
+        hostTarget = result.hostTarget
+        emulator = result.emulator
+        self.verified = verified
+    }
+
+    /// Which machine built it, for people: `w1 (zen3)`, with the emulator where one ran it.
+    package var builder: String {
+        let details = [hostTarget, emulator.map { "emulated by \($0)" }].compactMap { $0 }
+        return details.isEmpty ? builtOn : "\(builtOn) (\(details.joined(separator: ", ")))"
     }
 
     /// `dcm2niix 1.0 (x86_64_v3)`, for people.

@@ -1,7 +1,10 @@
 /// What the farm is asked for.
 package enum JobKind: String, Codable, Sendable, Hashable {
     case build
+    /// Finds out what an input is.
     case resolve
+    /// Runs the tests of a built image on another CPU.
+    case verify
 }
 
 /// Where a job stands.
@@ -12,6 +15,8 @@ package enum JobState: String, Codable, Sendable, Hashable, CaseIterable {
     case queued
     /// An attempt runs.
     case running
+    /// Built and stored; other workers run its tests before it is released.
+    case verifying
     /// Built; the publication is under way.
     case publishing
     case succeeded
@@ -38,7 +43,7 @@ package enum AttemptState: String, Codable, Sendable, Hashable {
 
 /// What a worker is doing with an attempt, in order.
 package enum Phase: String, Codable, Sendable, Hashable, CaseIterable {
-    case prepare, base, build, assemble, test, chunk, upload, done
+    case prepare, base, fetch, build, assemble, test, chunk, upload, done
 }
 
 /// Who is to blame, which decides whether the job is tried again.
@@ -151,12 +156,14 @@ package struct BuildResult: Codable, Sendable, Hashable {
     package var commands: [String]
     /// The CPU target of the host that built and tested.
     package var hostTarget: String
+    /// What ran the image's programs on that host where its CPU does not; `nil` for its CPU.
+    package var emulator: String?
     package var phaseSeconds: [String: Double]
 
     package init(
         image: Digest, imageSize: Int64, manifest: IncomingObject, packs: [IncomingObject], records: [ImageRecord], chunkCount: Int,
         newChunkCount: Int, newBytes: Int64, tests: [TestOutcome], testRuntime: String, commands: [String], hostTarget: String,
-        phaseSeconds: [String: Double]
+        emulator: String? = nil, phaseSeconds: [String: Double]
     ) {
         self.image = image
         self.imageSize = imageSize
@@ -170,7 +177,36 @@ package struct BuildResult: Codable, Sendable, Hashable {
         self.testRuntime = testRuntime
         self.commands = commands
         self.hostTarget = hostTarget
+        self.emulator = emulator
         self.phaseSeconds = phaseSeconds
+    }
+}
+
+/// The functional tests of an image, run once more on another CPU.
+package struct Verification: Codable, Sendable, Hashable {
+    /// The CPU target that the recipe asks for.
+    package var asked: String
+    /// The CPU target of the host that they ran on, which runs what was asked for and may be higher.
+    package var hostTarget: String
+    /// What ran the image's programs there; `nil` for the host's CPU.
+    package var emulator: String?
+    package var worker: String
+    package var runtime: String
+    package var tests: [TestOutcome]
+
+    package init(asked: String, hostTarget: String, emulator: String?, worker: String, runtime: String, tests: [TestOutcome]) {
+        self.asked = asked
+        self.hostTarget = hostTarget
+        self.emulator = emulator
+        self.worker = worker
+        self.runtime = runtime
+        self.tests = tests
+    }
+
+    /// For people: `zen4: 3 of 3 passed on w2 (zen5) through apptainer`.
+    package var title: String {
+        let cpu = [hostTarget, emulator.map { "emulated by \($0)" }].compactMap { $0 }.joined(separator: ", ")
+        return "\(asked): \(tests.filter(\.passed).count) of \(tests.count) passed on \(worker) (\(cpu)) through \(runtime)"
     }
 }
 
@@ -178,71 +214,8 @@ package struct BuildResult: Codable, Sendable, Hashable {
 package enum AttemptOutcome: Codable, Sendable, Hashable {
     case built(BuildResult)
     case resolved(LockedInput)
+    case verified(Verification)
     case failed(Failure)
-}
-
-/// What a worker says of itself when it connects.
-package struct HostFacts: Codable, Sendable, Hashable {
-    package var hostName: String
-    package var architecture: String
-    /// The best archspec name that the host can run.
-    package var target: String
-    package var processors: Int
-    package var memoryBytes: Int64
-    /// Bytes free where the worker keeps its files.
-    package var diskFreeBytes: Int64
-    package var engine: String
-    package var kernel: String
-    /// Build slots.
-    package var slots: Int
-    package var programVersion: String
-    package var hardware: HardwareFacts?
-
-    package init(
-        hostName: String, architecture: String, target: String, processors: Int, memoryBytes: Int64,
-        diskFreeBytes: Int64, engine: String, kernel: String, slots: Int, programVersion: String,
-        hardware: HardwareFacts? = nil
-    ) {
-        self.hostName = hostName
-        self.architecture = architecture
-        self.target = target
-        self.processors = processors
-        self.memoryBytes = memoryBytes
-        self.diskFreeBytes = diskFreeBytes
-        self.engine = engine
-        self.kernel = kernel
-        self.slots = slots
-        self.programVersion = programVersion
-        self.hardware = hardware
-    }
-}
-
-/// What a machine is made of, as far as its kernel says it.
-package struct HardwareFacts: Codable, Sendable, Hashable {
-    /// `AuthenticAMD`, `ARM`, …; empty where it is not named.
-    package var vendor: String
-    package var model: String
-    /// Features of the CPU as `/proc/cpuinfo` spells them, sorted.
-    package var features: [String]
-    /// CPU targets that the features promise and whose instructions do not run.
-    package var refusedTargets: [String]
-    package var numaNodes: Int
-    package var gpus: [String]
-    /// What the machine runs in, for example `kvm`; empty for none that shows.
-    package var virtualization: String
-
-    package init(
-        vendor: String, model: String, features: [String], refusedTargets: [String], numaNodes: Int, gpus: [String],
-        virtualization: String
-    ) {
-        self.vendor = vendor
-        self.model = model
-        self.features = features
-        self.refusedTargets = refusedTargets
-        self.numaNodes = numaNodes
-        self.gpus = gpus
-        self.virtualization = virtualization
-    }
 }
 
 /// This program.

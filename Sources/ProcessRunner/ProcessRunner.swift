@@ -132,22 +132,13 @@ package enum ProcessRunner {
         var count = 0
         for name in (try? Disk.list("/proc")) ?? [] {
             guard let identifier = pid_t(name), identifier != getpid(), identifier > 1 else { continue }
-            guard let environment = readPseudoFile("/proc/\(name)/environ") else { continue }
+            guard let environment = Disk.kernelFile("/proc/\(name)/environ") else { continue }
             if environment.split(separator: 0).contains(where: { $0.elementsEqual(mark) }) {
                 kill(identifier, SIGKILL)
                 count += 1
             }
         }
         return count
-    }
-
-    /// Files of `/proc` have no size; they are read until they end.
-    private static func readPseudoFile(_ path: String) -> [UInt8]? {
-        guard let file = try? OpenFile(path, flags: O_RDONLY) else { return nil }
-        defer { file.close() }
-        var buffer = [UInt8](repeating: 0, count: 256 * 1024)
-        let count = buffer.withUnsafeMutableBytes { try? file.read(at: 0, into: $0) }
-        return count.map { Array(buffer.prefix($0)) }
     }
 
     private static func executable(_ name: String) -> Executable {

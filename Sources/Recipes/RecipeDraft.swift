@@ -96,6 +96,11 @@ package struct RecipeDraft: Sendable {
         Set(definition.mounts.values.flatMap(\.values)).union(definition.copies.compactMap(\.file))
     }
 
+    /// CPU targets that the tests shall run on and that run this container's target.
+    private var verifyOn: [String] {
+        Set(recipe.settings.verifyOn.filter { Microarchitecture.named($0)?.dominates(target) ?? false }).sorted()
+    }
+
     /// The release's name: the recipe's, with its variant. The architecture is no part of it.
     package var releaseName: String { variant.variant.isEmpty ? recipe.name : "\(recipe.name)_\(variant.variant)" }
 
@@ -137,7 +142,7 @@ package struct RecipeDraft: Sendable {
             runtimeArguments: recipe.runtimeArguments, description: definition.description, categories: definition.categories,
             licences: recipe.licences, suite: suite, image: recipe.settings.image,
             diskBytes: Int64(recipe.settings.diskGiB) << 30, limits: recipe.settings.limits, network: recipe.settings.network,
-            instructions: recipe.settings.instructions)
+            instructions: recipe.settings.instructions, verifyOn: verifyOn)
         return RenderedRecipe(plan: plan, blobs: context.blobs)
     }
 

@@ -121,7 +121,7 @@ package enum RecipeSchema {
 
     static let settings: [Key] = [
         Key("targets", .several(.text), "CPU targets that the recipe is meant for, the usual one first."),
-        Key("verify_on", .several(.text), "CPU targets on which the tests shall run."),
+        Key("verify_on", .several(.text), "CPU targets on which the tests shall run before a release, beside the builder's."),
         Key(
             "limits",
             .mapping(

@@ -1,4 +1,5 @@
 package import FarmModel
+import Microarchitecture
 
 /// The farm's own settings of a recipe: its `x-sciferry` block, which other builders pass over.
 package struct RecipeSettings: Sendable {
@@ -31,6 +32,7 @@ package struct RecipeSettings: Sendable {
         let block = try RecipeMapping(node, in: document, what: "x-sciferry", keys: RecipeSchema.names(RecipeSchema.settings))
         settings.targets = try targets("targets", block)
         settings.verifyOn = try targets("verify_on", block)
+        try settings.checkVerifyOn(block)
         settings.network = try choice("network", block) ?? settings.network
         settings.instructions = try choice("instructions", block) ?? settings.instructions
         if let node = block["limits"], !node.isNull {
@@ -64,6 +66,17 @@ package struct RecipeSettings: Sendable {
             }
         }
         return settings
+    }
+
+    /// A CPU that runs none of the recipe's targets could never run its tests.
+    private func checkVerifyOn(_ block: RecipeMapping) throws {
+        let meant = targets.compactMap(Microarchitecture.named)
+        guard !meant.isEmpty, let node = block["verify_on"] else { return }
+        for name in verifyOn where !meant.contains(where: { Microarchitecture.named(name)?.dominates($0) ?? false }) {
+            throw block.document.fail(
+                "recipe.verify", node, "a CPU of \(name) runs none of the recipe's targets, \(targets.joined(separator: ", "))",
+                hint: "name one that does, or add the target")
+        }
     }
 
     private static func targets(_ key: String, _ block: RecipeMapping) throws -> [String] {

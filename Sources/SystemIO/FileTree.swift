@@ -15,6 +15,19 @@ package enum Disk {
         return try file.read(at: 0, count: Int(size))
     }
 
+    /// The first MiB of a file of `/proc` or `/sys`, whose size the kernel does not tell: read until it ends. `nil` where it
+    /// cannot be read.
+    package static func kernelFile(_ path: String) -> [UInt8]? {
+        guard let file = try? OpenFile(path, flags: O_RDONLY) else { return nil }
+        defer { file.close() }
+        return try? [UInt8](unsafeUninitializedCapacity: 1 << 20) { buffer, filled in
+            filled = try file.read(at: 0, into: UnsafeMutableRawBufferPointer(buffer))
+        }
+    }
+
+    /// The same as text.
+    package static func kernelText(_ path: String) -> String? { kernelFile(path).map { String(decoding: $0, as: UTF8.self) } }
+
     /// Writes a file so that after a crash there is the old content or the new, never a part: temporary file, fsync,
     /// rename, fsync of the directory.
     package static func replace(_ path: String, with bytes: some Collection<UInt8>, mode: mode_t = 0o644) throws {

@@ -5,55 +5,6 @@ import Microarchitecture
 import Support
 import Testing
 
-/// A farm of state alone, with a journal that every transition goes through, as in the coordinator.
-private struct Bench {
-    var state: FarmState
-    let journal = MemoryJournal()
-    var now = Timestamp(seconds: 1000)
-    static let facts = HostFacts(
-        hostName: "h", architecture: "x86_64", target: "x86_64_v3", processors: 4, memoryBytes: 8 << 30, diskFreeBytes: 50 << 30,
-        engine: "docker", kernel: "6", slots: 1, programVersion: "0")
-
-    init(rules: FarmState.Rules = FarmState.Rules(silenceSeconds: 60, mostSetbacks: 4, retrySeconds: 1)) {
-        state = FarmState(JournalSnapshot(), rules: rules, now: now)
-    }
-
-    mutating func commit() throws { try journal.commit(state.drainChanges().changes) }
-
-    mutating func enrol(_ name: String, trusted: Bool = true, target: Microarchitecture? = nil) throws {
-        state.enrol(WorkerName(name), trusted: trusted, keyDigest: Digest(hashing: name), now: now)
-        var facts = Self.facts
-        if let target { (facts.target, facts.architecture) = (target.name, target.family) }
-        try state.hello(WorkerName(name), facts: facts, now: now)
-        try commit()
-    }
-
-    mutating func submit(_ key: String, target: String = "x86_64", disk: Int64 = 1) throws -> JobID {
-        let job = state.newJob(kind: .build, title: key, recipe: key, version: "1", target: target, requestedBy: "me", now: now)
-        state.enqueue(job, key: Digest(hashing: key), diskBytes: disk, now: now)
-        try commit()
-        return job.id
-    }
-
-    mutating func report(_ name: String, _ attempts: [AttemptReport] = [], slots: Int = 1, refusal: String = "") throws -> DesiredWork {
-        let report = WorkerReport(
-            sequence: 1, attempts: attempts, diskFreeBytes: 50 << 30, refusal: refusal, freeSlots: slots, renewalRequest: [])
-        let desired = try state.report(WorkerName(name), report, now: now)
-        try commit()
-        return desired
-    }
-
-    func running(_ id: AttemptID, _ outcome: AttemptOutcome? = nil) -> AttemptReport {
-        AttemptReport(id: id, phase: .build, progressPermille: 0, note: "", outcome: outcome)
-    }
-
-    static let result = BuildResult(
-        image: Digest(hashing: "i"), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [], records: [],
-        chunkCount: 0, newChunkCount: 0, newBytes: 0, tests: [], testRuntime: "r", commands: [], hostTarget: "t", phaseSeconds: [:])
-
-    func job(_ id: JobID) throws -> JobRecord { try #require(state.jobs[id]) }
-}
-
 @Suite struct FarmStateTests {
     @Test func aJobGoesFromQueueToPublication() throws {
         var bench = Bench()
@@ -264,18 +215,24 @@ private struct Bench {
         func pick(_ count: Int) -> Int { Int(generator.next() % UInt64(count)) }
         var bench = Bench(rules: FarmState.Rules(silenceSeconds: 20, mostSetbacks: 3, retrySeconds: 1))
         let names = ["a", "b", "c"]
-        for name in names { try bench.enrol(name) }
+        for (name, target) in zip(names, ["x86_64_v3", "zen2", "x86_64_v2"]) {
+            try bench.enrol(name, target: Microarchitecture.named(target), emulates: ["aarch64"])
+        }
         var held: [String: [AttemptID]] = [:]
         for _ in 0..<300 {
             bench.now = bench.now.adding(seconds: Double(pick(4)))
             let name = names[pick(3)]
             switch pick(10) {
-            case 0: _ = try bench.submit("key \(pick(6))", target: ["x86_64", "x86_64_v3"][pick(2)])
+            case 0:
+                let target = ["x86_64", "x86_64_v3", "aarch64"][pick(3)]
+                _ = try bench.submit(
+                    "key \(pick(6))", target: target, emulated: pick(2) == 0,
+                    verifyOn: target == "aarch64" ? [] : [[], ["x86_64_v3"], ["x86_64_v3", "zen2"]][pick(3)])
             case 1: held[name] = []
             case 2: bench.state.expireLeases(now: bench.now)
             case 3:
                 if let job = bench.state.jobs.values.filter({ !$0.state.isFinal }).min(by: { $0.number < $1.number }),
-                    job.state != .publishing
+                    job.state != .publishing || job.kind == .verify
                 {
                     try bench.state.cancel(job.id, by: "x", now: bench.now)
                 }
@@ -283,6 +240,11 @@ private struct Bench {
                 // The coordinator is killed and starts from its journal.
                 try bench.commit()
                 bench.state = FarmState(try bench.journal.load(), rules: bench.state.rules, now: bench.now)
+            case 5:
+                if let record = bench.state.publications.values.first(where: { $0.step == .packs }) { try bench.stored(record.job) }
+                if let record = bench.state.publications.values.first(where: { $0.step == .release }) {
+                    _ = try bench.released(record.job, emulator: try bench.job(record.job).target == "aarch64" ? "qemu" : nil)
+                }
             default:
                 var mine = held[name] ?? []
                 var reports = mine.map { bench.running($0) }
@@ -292,6 +254,9 @@ private struct Bench {
                         .failed(Failure(.infrastructure, code: "i", message: "")),
                     ]
                     reports[0].outcome = outcomes[pick(3)]
+                    if let order = bench.state.jobs[mine[0].job]?.verify, pick(2) == 0 {
+                        reports[0].outcome = .verified(Bench.verification(order.on))
+                    }
                 }
                 let desired = try bench.report(name, reports, slots: max(0, 2 - mine.count))
                 mine = desired.assignments.map(\.attempt)
@@ -310,6 +275,16 @@ private struct Bench {
             if job.state.isFinal || job.state == .publishing { #expect(open.isEmpty, "\(job.id) \(job.state)") }
             if job.state == .running, job.joined == nil { #expect(open.count == 1, "\(job.id)") }
             if job.state == .publishing { #expect(state.publications[job.id] != nil || job.joined != nil) }
+            if job.state == .verifying, job.joined == nil {
+                #expect(state.publications[job.id]?.step == .verify, "\(job.id)")
+                #expect(state.jobs.values.contains { $0.parent == job.id && !$0.state.isFinal }, "\(job.id) waits for nobody")
+            }
+            if job.kind == .verify, !job.state.isFinal {
+                #expect(job.parent.flatMap { state.jobs[$0] }?.state == .verifying, "\(job.id) is wanted by nobody")
+            }
+            if let record = state.publications[job.id], [.release, .pointer].contains(record.step) {
+                #expect(Set(record.verified?.map(\.asked) ?? []) == Set(job.verifyOn ?? []))
+            }
             #expect(job.setbacks <= state.rules.mostSetbacks)
         }
         let again = try bench.journal.load()

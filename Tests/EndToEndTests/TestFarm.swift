@@ -7,36 +7,50 @@ import Support
 import Synchronization
 import SystemIO
 
-/// A real registry with one tiny base image, shared by all tests of the process.
+/// A real registry with tiny base images, shared by all tests of the process.
 enum TestRegistry {
-    private static let started = Mutex<(base: String, child: Child)?>(nil)
+    private static let started = Mutex<(port: Int, child: Child, bases: Set<String>)?>(nil)
+    private static let root = "/tmp/sciferry-registry-\(getpid())"
 
-    /// `localhost:PORT/tiny:1`.
-    static func base() async throws -> String {
-        if let there = started.withLock({ $0?.base }) { return there }
-        let root = "/tmp/sciferry-registry-\(getpid())"
-        try Disk.makeDirectory("\(root)/data")
-        let port = try FreePort.find()
-        let configuration = "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: \(root)/data\nhttp:\n  addr: 127.0.0.1:\(port)\n"
-        try Disk.replace("\(root)/config.yml", with: Array(configuration.utf8))
-        let child = try Child("/usr/bin/docker-registry", ["serve", "\(root)/config.yml"], log: "\(root)/log")
-        let base = "localhost:\(port)/tiny:1"
+    /// `localhost:PORT/tiny:1`; for a foreign architecture one with Debian's programs of it.
+    static func base(_ architecture: String = "x86_64") async throws -> String {
+        let port = try start()
+        let base = "localhost:\(port)/tiny\(architecture == "x86_64" ? "" : "-\(architecture)"):1"
+        if started.withLock({ $0?.bases.contains(base) }) ?? false { return base }
+        let platform = architecture == "aarch64" ? "arm64" : "amd64"
         try await ProcessRunner.require(
             Command(
                 "sh",
                 [
                     "-ec",
                     """
-                    cd \(root); mkdir -p tree/bin tree/etc tree/tmp tree/root tree/usr/bin tree/opt
-                    cp /bin/busybox tree/bin/; for name in sh cat head mkdir chmod printf sleep true false ls echo test wc rm sha256sum dd; do ln -sf busybox tree/bin/$name; done
+                    mkdir -p \(root)/\(architecture); cd \(root)/\(architecture)
+                    mkdir -p tree/bin tree/etc tree/tmp tree/root tree/usr/bin tree/opt
+                    busybox=/bin/busybox
+                    if [ \(architecture) != x86_64 ]; then
+                        mmdebstrap --quiet --variant=extract --architectures=\(platform) --skip=check/qemu --include=busybox-static bookworm debian
+                        busybox=debian/bin/busybox
+                    fi
+                    cp $busybox tree/bin/; for name in sh cat head mkdir chmod printf sleep true false ls echo test wc rm sha256sum dd; do ln -sf busybox tree/bin/$name; done
                     echo root:x:0:0:root:/root:/bin/sh > tree/etc/passwd
                     tar --sort=name --mtime=@1700000000 --owner=0 --group=0 -C tree -cf tiny.tar .
-                    /usr/bin/docker import tiny.tar \(base) >/dev/null
+                    /usr/bin/docker import --platform linux/\(platform) tiny.tar \(base) >/dev/null
                     for i in $(seq 50); do /usr/bin/docker push \(base) >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1
                     """,
                 ], deadlineSeconds: 120))
-        started.withLock { $0 = (base, child) }
+        started.withLock { _ = $0?.bases.insert(base) }
         return base
+    }
+
+    private static func start() throws -> Int {
+        if let there = started.withLock({ $0?.port }) { return there }
+        try Disk.makeDirectory("\(root)/data")
+        let port = try FreePort.find()
+        let configuration = "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: \(root)/data\nhttp:\n  addr: 127.0.0.1:\(port)\n"
+        try Disk.replace("\(root)/config.yml", with: Array(configuration.utf8))
+        let child = try Child("/usr/bin/docker-registry", ["serve", "\(root)/config.yml"], log: "\(root)/log")
+        started.withLock { $0 = (port, child, []) }
+        return port
     }
 }
 
@@ -160,18 +174,21 @@ final class TestFarm: Sendable {
     }
 
     /// A recipe on the tiny base; `run` are further build steps.
-    func recipe(_ name: String = "tiny", version: String = "1.0", run: [String] = [], tests: String? = nil) async throws -> String {
+    func recipe(
+        _ name: String = "tiny", version: String = "1.0", run: [String] = [], tests: String? = nil, architecture: String = "x86_64",
+        settings: String = ""
+    ) async throws -> String {
         let directory = "\(scratch.path)/recipes/\(name)-\(version)"
         try Disk.makeDirectory(directory)
         let steps = (["echo \(version) > /opt/data"] + run).map { "        - \(ShellWord.quoted($0))" }.joined(separator: "\n")
         let text = """
             name: \(name)
             version: "\(version)"
-            architectures: [x86_64]
+            architectures: [\(architecture)]
             description: A tiny tool.
             build:
               kind: neurodocker
-              base-image: \(try await TestRegistry.base())
+              base-image: \(try await TestRegistry.base(architecture))
               add-default-template: false
               directives:
                 - file:
@@ -191,6 +208,7 @@ final class TestFarm: Sendable {
               bins: [\(name)-tool]
             x-sciferry:
               limits: {disk_gib: 1}
+            \(settings)
             """
         try Disk.replace("\(directory)/build.yaml", with: Array(text.utf8))
         let suite =

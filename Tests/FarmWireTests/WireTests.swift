@@ -155,6 +155,22 @@ import Testing
         #expect(code { _ = try session.receive(try fetch(0)) } == "protocol.stream")
     }
 
+    @Test func aFetchNamesABlobOrARangeOfAnObject() throws {
+        for source in [
+            FetchSource.blob(Digest(hashing: "x"), offset: 7), .object("packs/ab/cd", nil), .object("packs/ab/cd", 5..<9),
+        ] {
+            #expect(try Sciferry_V1_Fetch(source).model() == source)
+        }
+        for change in [
+            { $0.digest = Data([1]) }, { $0.object = "packs/a" }, { $0.length = 5 }, { $0.length = .max }, { $0.offset = .max },
+        ] as [(inout Sciferry_V1_Fetch) -> Void] {
+            var message = Sciferry_V1_Fetch(.blob(Digest(hashing: "x"), offset: 0))
+            change(&message)
+            let sent = message
+            #expect(code { _ = try sent.model() } == "protocol.message")
+        }
+    }
+
     @Test func windowsBindBothSides() throws {
         var coordinator = opened()
         var log = Sciferry_V1_LogOpen()

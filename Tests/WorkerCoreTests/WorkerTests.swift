@@ -8,6 +8,53 @@ import SystemIO
 import Testing
 import WorkerCore
 
+@Suite struct EmulationSurveyTests {
+    private static let qemu = """
+        enabled
+        interpreter /usr/libexec/qemu-binfmt/aarch64-binfmt-P
+        flags: PF
+        offset 0
+        magic 7f454c460201010000000000000000000200b700
+        mask ffffffffffffff00fffffffffffffffffeffffff
+
+        """
+
+    @Test func aFormatIsReadAsTheKernelListsIt() throws {
+        let format = try #require(ForeignFormat(Self.qemu))
+        #expect(format.architecture == "aarch64" && format.worksInContainers)
+        #expect(format.interpreter == "/usr/libexec/qemu-binfmt/aarch64-binfmt-P")
+        #expect(ForeignFormat(Self.qemu.replacing("flags: PF", with: "flags: P"))?.worksInContainers == false)
+        for (old, new) in [
+            ("enabled", "disabled"), ("0200b700", "02002800"), ("offset 0", "offset 4"), ("magic 7f454c46", "magic 4d5a"),
+            ("magic 7f454c4602", "magic 7f454c4601"),
+        ] where Self.qemu.contains(old) {
+            #expect(ForeignFormat(Self.qemu.replacing(old, with: new)) == nil, "\(old)")
+        }
+        #expect(ForeignFormat("") == nil && ForeignFormat("enabled\nextension .py\ninterpreter /usr/bin/python3\n") == nil)
+    }
+
+    /// The program is right: it runs, on the machine's own CPU and on every other that the kernel has an emulator for.
+    @Test func theProbeRunsWhereItCan() async throws {
+        let scratch = try Scratch()
+        let facts = try #require(HostSurvey.processor())
+        #expect(try #require(await ProbeProgram.seconds(facts.machine, scratch: scratch.path)) > 0)
+        #expect(await ProbeProgram.seconds("vax", scratch: scratch.path) == nil)
+        for platform in await EmulationSurvey.platforms(own: facts.machine, scratch: scratch.path) {
+            #expect(platform.architecture != facts.machine && platform.cost >= 1 && !platform.emulator.isEmpty, "\(platform)")
+        }
+        #expect(try Disk.list(scratch.path).isEmpty)
+    }
+
+    /// An emulator that the kernel lists and that does not run counts for nothing.
+    @Test func whatDoesNotRunIsNotOffered() async throws {
+        let scratch = try Scratch()
+        try Disk.replace("\(scratch.path)/qemu-riscv64", with: Array(Self.qemu.replacing("b700", with: "f300").utf8))
+        let listed = await EmulationSurvey.platforms(own: "x86_64", scratch: scratch.path, formats: scratch.path)
+        let real = await EmulationSurvey.platforms(own: "x86_64", scratch: scratch.path)
+        #expect(listed.map(\.architecture) == real.map(\.architecture).filter { $0 == "riscv64" })
+    }
+}
+
 @Suite struct WorkerStateTests {
     private func desired(_ revision: UInt64, _ attempts: [String]) throws -> DesiredWork {
         DesiredWork(

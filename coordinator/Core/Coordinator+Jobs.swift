@@ -21,8 +21,11 @@ package struct Submission: Codable, Sendable, Hashable {
     package var variant: String
     /// Resolve the inputs anew instead of using the lock.
     package var updatesLock: Bool
+    /// Where no worker has the CPU, one that emulates it may build. Absent in submissions of older versions.
+    package var allowsEmulation: Bool?
 
-    package init(_ source: RecipeSource, target: String, variant: String = "", updatesLock: Bool) {
+    package init(_ source: RecipeSource, target: String, variant: String = "", updatesLock: Bool, allowsEmulation: Bool = false) {
+        self.allowsEmulation = allowsEmulation
         path = source.path
         files = source.files.mapValues { Data($0).base64EncodedString() }
         collection = source.collection.files.mapValues { Data($0).base64EncodedString() }
@@ -69,9 +72,12 @@ extension Coordinator {
                 kind: .build, title: "\(draft.releaseName) \(draft.definition.version) for \(target.name)", recipe: draft.releaseName,
                 version: draft.definition.version, target: target.name, requestedBy: who, now: .now)
             job.submission = blob
+            job.allowsEmulation = submission.allowsEmulation
             // The build job takes its number before the jobs it waits for.
             state.wait(job, for: [])
-            let waits = orders.map { Coordinator.resolveJob($0, by: who, in: &state) }
+            let waits = orders.map {
+                Coordinator.resolveJob($0, by: who, allowsEmulation: submission.allowsEmulation ?? false, in: &state)
+            }
             state.wait(job, for: waits)
             return job.id
         }
@@ -131,7 +137,9 @@ extension Coordinator {
         let found = try inputs(of: draft, source, updates: submission.updatesLock)
         let bootstrap = configuration.bootstrap
         let orders = orders(found.missing, target.family)
-        let waits = try transition { state in orders.map { Coordinator.resolveJob($0, by: who, in: &state) } }
+        let waits = try transition { state in
+            orders.map { Coordinator.resolveJob($0, by: who, allowsEmulation: submission.allowsEmulation ?? false, in: &state) }
+        }
         // A base that is bootstrapped from whatever a worker's apt sources have today can be had nowhere else: it is this
         // farm's own, and no lock that travels with the recipe could be kept.
         let lasting = found.known.values.filter { input in
@@ -148,13 +156,18 @@ extension Coordinator {
         }
     }
 
-    private static func resolveJob(_ order: ResolveOrder, by who: String, in state: inout FarmState) -> JobID {
+    private static func resolveJob(_ order: ResolveOrder, by who: String, allowsEmulation: Bool, in state: inout FarmState) -> JobID {
         let key = Digest(hashing: "resolve \(LockedInput.key(kind: order.kind, name: order.name, architecture: order.architecture))")
-        if let there = state.leader(of: key) { return there.id }
+        if let there = state.leader(of: key) {
+            // What an input is does not depend on who finds it out.
+            if allowsEmulation { state.allowEmulation(there.id) }
+            return there.id
+        }
         var job = state.newJob(
             kind: .resolve, title: "resolve \(order.name)", recipe: "", version: "", target: order.architecture,
             requestedBy: who, now: .now)
         job.resolve = order
+        job.allowsEmulation = allowsEmulation
         state.enqueue(job, key: key, diskBytes: 2 << 30, now: .now)
         return job.id
     }
@@ -189,6 +202,8 @@ extension Coordinator {
             let key = try blobs.put(try rendered.plan.canonicalBytes())
             let plan = rendered.plan
             try transition {
+                var job = job
+                job.verifyOn = plan.verifyOn
                 $0.enqueue(job, key: key, diskBytes: plan.diskBytes, memoryBytes: Int64(plan.limits.memoryGiB) << 30, now: .now)
             }
             planAgainAt[id] = nil

@@ -30,9 +30,35 @@ package struct WorkerDesk: LinkServerDelegate {
         try await coordinator.exchange(worker, report)
     }
 
-    package func blob(
-        _ digest: Digest, worker: WorkerName, offset: Int64, piece: @Sendable ([UInt8]) async throws -> Void
-    ) async throws {
+    package func send(_ source: FetchSource, worker: WorkerName, piece: @Sendable ([UInt8]) async throws -> Void) async throws {
+        switch source {
+        case .blob(let digest, let offset): try await send(digest, from: offset, piece: piece)
+        case .object(let key, let range): try await send(key, range, piece: piece)
+        }
+    }
+
+    /// What makes up published images; the rest of a region is not the workers' to read.
+    private func send(_ key: String, _ range: Range<Int64>?, piece: @Sendable ([UInt8]) async throws -> Void) async throws {
+        guard ["packs/", "indexes/", "manifests/", "covers/"].contains(where: { key.hasPrefix($0) }) else {
+            throw FarmError("fetch.refused", .denied, "\(key) is no object that workers may fetch")
+        }
+        try ObjectKey.check(key)
+        let region = coordinator.firstRegion
+        var range = range
+        if range == nil {
+            guard let size = try await region.head(key)?.size else { throw StorageFailure.absent(key, in: region.name) }
+            range = 0..<size
+        }
+        guard let range else { return }
+        for start in stride(from: range.lowerBound, to: range.upperBound, by: 1 << 20) {
+            let bytes = try await region.get(key, range: start..<min(start + (1 << 20), range.upperBound))
+            for from in stride(from: 0, to: bytes.count, by: WorkerDesk.piece) {
+                try await piece(Array(bytes[from..<min(from + WorkerDesk.piece, bytes.count)]))
+            }
+        }
+    }
+
+    private func send(_ digest: Digest, from offset: Int64, piece: @Sendable ([UInt8]) async throws -> Void) async throws {
         try await coordinator.recall(digest)
         let file = try coordinator.blobs.open(digest)
         defer { file.close() }

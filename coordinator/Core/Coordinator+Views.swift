@@ -9,6 +9,8 @@ package struct JobView: Codable, Sendable, Hashable {
     /// For a queued job: each worker and why it does not have it.
     package var obstacles: [String: String]
     package var publication: PublicationRecord?
+    /// Jobs that run its tests on further CPUs.
+    package var verifyJobs: [JobRecord]
 }
 
 /// A worker as people and programs see it.
@@ -49,7 +51,9 @@ extension Coordinator {
         if explains, source.state == .queued {
             for worker in state.workers.values { obstacles[worker.name.rawValue] = state.obstacle(source, worker, now: .now) }
         }
-        return JobView(job: shown, attempts: attempts, obstacles: obstacles, publication: state.publications[source.id])
+        return JobView(
+            job: shown, attempts: attempts, obstacles: obstacles, publication: state.publications[source.id],
+            verifyJobs: state.jobs.values.filter { $0.parent == source.id }.sorted { $0.number < $1.number })
     }
 
     package func workerViews() -> [WorkerView] {

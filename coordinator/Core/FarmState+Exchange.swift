@@ -1,6 +1,5 @@
 package import FarmMessages
 package import FarmModel
-import Microarchitecture
 
 extension FarmState {
     /// A worker connected with these facts.
@@ -44,9 +43,9 @@ extension FarmState {
     /// What a worker should be doing by the present state.
     package func desired(_ name: WorkerName, sequence: UInt64) -> DesiredWork {
         let assignments = openAttempts(on: name).compactMap { attempt -> DesiredWork.Assignment? in
-            guard let job = jobs[attempt.id.job], let key = job.key else { return nil }
-            let order: WorkOrder = job.resolve.map { .resolve($0) } ?? .build(plan: key)
-            return DesiredWork.Assignment(attempt: attempt.id, order: order)
+            guard let job = jobs[attempt.id.job] else { return nil }
+            let order: WorkOrder? = job.resolve.map { .resolve($0) } ?? job.verify.map { .verify($0) } ?? job.key.map { .build(plan: $0) }
+            return order.map { DesiredWork.Assignment(attempt: attempt.id, order: $0) }
         }
         return DesiredWork(
             sequence: sequence, assignments: assignments, nextContactSeconds: rules.contactSeconds,
@@ -149,6 +148,13 @@ extension FarmState {
             inputs[input.key] = input
             add(.input(input))
             finish(job.id, .succeeded, now: now)
+        case .verified(let found):
+            guard let order = job.verify, found.asked == order.on, found.tests.allSatisfy(\.passed) else {
+                return refuse(attempt, "a verification that was not asked for", now: now)
+            }
+            end(attempt, .succeeded, failure: nil, now: now)
+            finish(job.id, .succeeded, now: now)
+            verified(job, found, by: attempt.worker)
         case .failed(let failure):
             end(attempt, .failed, failure: failure, now: now)
             if failure.failureClass == .recipe {
@@ -191,54 +197,5 @@ extension FarmState {
         job.failure = failure
         job.notBefore = now.adding(seconds: rules.retrySeconds * Double(1 << (job.setbacks - 1)))
         put(job)
-    }
-
-    // MARK: placement
-
-    private mutating func assign(to name: WorkerName, slots: Int, now: Timestamp) {
-        var free = slots - openAttempts(on: name).filter { $0.state == .assigned }.count
-        while free > 0, let job = nextJob(for: name, now: now) {
-            var job = job
-            job.attempts += 1
-            job.failure = nil
-            job.notBefore = nil
-            put(job)
-            put(AttemptRecord(id: AttemptID(job: job.id, number: job.attempts), worker: name, state: .assigned, startedAt: now))
-            free -= 1
-        }
-    }
-
-    private func nextJob(for name: WorkerName, now: Timestamp) -> JobRecord? {
-        // Resolving first: others wait for it.
-        jobs.values.filter { $0.state == .queued && $0.joined == nil && openAttempts(of: $0.id).isEmpty }
-            .sorted { ($0.kind == .resolve ? 0 : 1, $0.number) < ($1.kind == .resolve ? 0 : 1, $1.number) }
-            .first { job in
-                guard let worker = workers[name] else { return false }
-                return obstacle(job, worker, now: now) == nil
-            }
-    }
-
-    /// Why a worker does not get a job, in words; `nil` when it may have it.
-    package func obstacle(_ job: JobRecord, _ worker: WorkerRecord, now: Timestamp) -> String? {
-        if worker.revoked { return "revoked" }
-        guard isConnected(worker.name, now: now) else { return "not connected" }
-        if worker.drained { return "drained by an operator" }
-        if !worker.trusted { return "not trusted with releases" }
-        if !worker.refusal.isEmpty { return worker.refusal }
-        guard let facts = worker.facts, let host = Microarchitecture.named(facts.target) else { return "its CPU is unknown" }
-        if let target = Microarchitecture.named(job.target), !host.dominates(target) {
-            return "its CPU (\(facts.target)) cannot run \(job.target)"
-        }
-        if facts.diskFreeBytes < job.diskBytes {
-            return "has \(facts.diskFreeBytes >> 30) GiB free, the job wants \(job.diskBytes >> 30) GiB"
-        }
-        if let memory = job.memoryBytes, facts.memoryBytes < memory {
-            return "has \(facts.memoryBytes >> 30) GiB of memory, the job wants \(memory >> 30) GiB"
-        }
-        if slots(of: worker.name) <= 0 { return "busy" }
-        if let notBefore = job.notBefore, notBefore > now {
-            return "the job waits \(Int(notBefore.seconds(since: now)) + 1) s after a failure"
-        }
-        return nil
     }
 }

@@ -3,12 +3,12 @@ package import FarmModel
 extension FarmState {
     /// The publication that should be worked on now.
     package func duePublications(now: Timestamp) -> [PublicationRecord] {
-        publications.values.filter { $0.step != .done && ($0.notBefore.map { $0 <= now } ?? true) }
+        publications.values.filter { $0.step != .done && $0.step != .verify && ($0.notBefore.map { $0 <= now } ?? true) }
             .sorted { ($0.startedAt, $0.job.rawValue) < ($1.startedAt, $1.job.rawValue) }
     }
 
     /// Takes over a step's result.
-    package mutating func advance(_ record: PublicationRecord, _ more: [JournalChange]) {
+    package mutating func advance(_ record: PublicationRecord, _ more: [JournalChange], now: Timestamp) {
         var record = record
         record.lastError = nil
         record.notBefore = nil
@@ -17,6 +17,7 @@ extension FarmState {
             if case .release(let release) = change { releases[release.digest] = release }
             add(change)
         }
+        if record.step == .verify { startVerification(record.job, now: now) }
     }
 
     /// The channel as it should stand, with the next version. Deterministic: the newest release of each name, version
@@ -47,7 +48,7 @@ extension FarmState {
         for record in releases.values {
             let release = record.release
             let key = "\(release.name)\n\(release.version)\n\(release.image.target)"
-            if let there = newest[key], (there.release.publishedAt, there.digest) > (release.publishedAt, record.digest) { continue }
+            if let there = newest[key], there.standsBefore(record) { continue }
             newest[key] = record
         }
         return newest.sorted { $0.key < $1.key }.map { _, record in
@@ -60,6 +61,12 @@ extension FarmState {
     /// The first region shows the release: the job is done, whatever the mirrors do.
     package mutating func released(_ job: JobID, document: Digest, now: Timestamp) {
         finish(job, .succeeded, release: document, now: now)
+        guard let record = releases[document] else { return }
+        let key = record.release.image.buildKey
+        for other in jobs.values.filter({ $0.state == .queued && $0.joined == nil && $0.key == key }).sorted(by: { $0.number < $1.number })
+        where record.satisfies(other) && openAttempts(of: other.id).isEmpty {
+            finish(other.id, .succeeded, release: document, note: "\(job) has built the same meanwhile", now: now)
+        }
     }
 
     /// A pack is lost in all regions.
@@ -85,5 +92,15 @@ extension FarmState {
             job.note = "publication is delayed: \(error.message)"
             put(job)
         }
+    }
+}
+
+extension ReleaseRecord {
+    /// Whether a channel shows this one rather than the other: of the same build the one that no emulator made, else the newer.
+    fileprivate func standsBefore(_ other: ReleaseRecord) -> Bool {
+        if release.image.buildKey == other.release.image.buildKey, (release.emulator == nil) != (other.release.emulator == nil) {
+            return release.emulator == nil
+        }
+        return (release.publishedAt, digest) > (other.release.publishedAt, other.digest)
     }
 }

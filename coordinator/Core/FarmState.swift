@@ -38,6 +38,8 @@ package struct FarmState: Sendable {
     private var heard: [WorkerName: Timestamp] = [:]
     private var freeSlots: [WorkerName: Int] = [:]
     private var nextNumber = 1
+    /// When this process took over.
+    let openedAt: Timestamp
 
     /// What must be in the journal before the new state counts.
     package private(set) var changes: [JournalChange] = []
@@ -52,6 +54,7 @@ package struct FarmState: Sendable {
 
     package init(_ snapshot: JournalSnapshot, rules: Rules, now: Timestamp) {
         self.rules = rules
+        openedAt = now
         for job in snapshot.jobs {
             jobs[job.id] = job
             nextNumber = max(nextNumber, job.number + 1)
@@ -115,10 +118,20 @@ package struct FarmState: Sendable {
     }
 
     /// The open job that leads a key.
-    package func leader(of key: Digest) -> JobRecord? { jobs.values.first { $0.key == key && $0.leadsKey } }
+    package func leader(of lead: Digest) -> JobRecord? { jobs.values.first { $0.lead == lead } }
 
-    /// The published release of a build key.
-    package func release(ofKey key: Digest) -> ReleaseRecord? { releases.values.first { $0.release.image.buildKey == key } }
+    /// The published release of a build key, one that no emulator built where there is one.
+    package func release(ofKey key: Digest) -> ReleaseRecord? {
+        let all = releases.values.filter { $0.release.image.buildKey == key }
+        return all.first { $0.release.emulator == nil } ?? all.first
+    }
+
+    /// Lets an emulator have a job.
+    package mutating func allowEmulation(_ id: JobID) {
+        guard var job = jobs[id], !job.state.isFinal else { return }
+        job.allowsEmulation = true
+        put(job)
+    }
 
     /// Adds a job that waits for resolve jobs.
     package mutating func wait(_ job: JobRecord, for waits: [JobID]) {
@@ -135,11 +148,11 @@ package struct FarmState: Sendable {
         job.diskBytes = diskBytes
         job.memoryBytes = memoryBytes
         // The leader first: its release is known a step before readers see it.
-        if let leader = leader(of: key), leader.id != job.id {
+        if let leader = job.lead.flatMap(leader(of:)), leader.id != job.id {
             job.state = leader.state
             job.joined = leader.id
             job.note = "the same build is under way as \(leader.id)"
-        } else if job.kind == .build, let there = release(ofKey: key) {
+        } else if job.kind == .build, let there = release(ofKey: key), there.satisfies(job) {
             job.state = .succeeded
             job.finishedAt = now
             job.release = there.digest
@@ -164,6 +177,7 @@ package struct FarmState: Sendable {
         for follower in jobs.values.filter({ $0.joined == id && !$0.state.isFinal }).sorted(by: { $0.number < $1.number }) {
             finish(follower.id, state, failure: failure, release: release, note: "ended with \(id)", now: now)
         }
+        if job.kind == .verify, state != .succeeded { giveUpVerification(job, now: now) }
         guard job.kind == .resolve, state != .succeeded else { return }
         for waiting in jobs.values.filter({ $0.waitsFor.contains(id) && !$0.state.isFinal }).sorted(by: { $0.number < $1.number }) {
             finish(waiting.id, .failed, failure: failure, note: "\(job.title) could not be resolved (\(id))", now: now)
@@ -182,6 +196,7 @@ package struct FarmState: Sendable {
         for attempt in openAttempts(of: id) { end(attempt, .cancelled, failure: nil, now: now) }
         handLead(of: id)
         finish(id, .cancelled, note: "cancelled by \(who)", now: now)
+        if job.state == .verifying { dropVerification(of: id, now: now) }
     }
 
     /// Others who joined a job that is cancelled still want it: the first of them leads from now on.

@@ -53,8 +53,12 @@ package protocol FarmJournal: Sendable {
 }
 
 extension JobRecord {
-    /// Whether it holds its key against others.
-    package var leadsKey: Bool { !state.isFinal && key != nil && joined == nil }
+    /// The key that it holds against others as long as it is open. A wish that may be fulfilled by an emulator is another one
+    /// than a wish that may not.
+    package var lead: Digest? {
+        guard !state.isFinal, joined == nil, let key else { return nil }
+        return allowsEmulation ?? false && kind == .build ? Digest(hashing: "may be emulated \(key.hex)") : key
+    }
 }
 
 extension AttemptRecord {

@@ -45,7 +45,7 @@ package final class MemoryJournal: FarmJournal {
         try content.withLock { content in
             var next = content
             for change in changes { MemoryJournal.apply(change, to: &next) }
-            let keys = next.jobs.values.filter(\.leadsKey).compactMap(\.key)
+            let keys = next.jobs.values.compactMap(\.lead)
             guard Set(keys).count == keys.count else { throw JournalFailure.conflict("two open jobs for one key") }
             let open = next.attempts.values.filter(\.isOpen).map(\.id.job)
             guard Set(open).count == open.count else { throw JournalFailure.conflict("two open attempts of one job") }

@@ -117,7 +117,7 @@ package struct Publisher: Sendable {
         let cover = ManifestCover(indexes: Set(indexes.values).sorted())
         try await first.put(ImageManifest.coverKey(object.digest), try CanonicalJSON.encode(cover))
         var result = StepResult(record: record)
-        result.record.step = .release
+        result.record.step = .verify
         return result
     }
 
@@ -170,7 +170,8 @@ package struct Publisher: Sendable {
         var record = record
         if record.document == nil {
             let release = Release(
-                plan: plan, buildKey: record.plan, result: record.result, builtOn: record.builtOn, publishedAt: now)
+                plan: plan, buildKey: record.plan, result: record.result, builtOn: record.builtOn, verified: record.verified ?? [],
+                publishedAt: now)
             let envelope = try Envelope.sign(release, type: PayloadType.release, with: key)
             record.document = String(decoding: try CanonicalJSON.encode(envelope), as: UTF8.self)
             // Back to the journal first, so that the signed bytes are the same whatever happens next.

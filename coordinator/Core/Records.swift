@@ -34,8 +34,15 @@ package struct JobRecord: Codable, Sendable, Hashable {
     /// The signed release that came of it, or that was there already.
     package var release: Digest?
     package var diskBytes: Int64 = 0
-    /// Memory that a worker must have. Absent in jobs of older versions.
+    /// Memory that a worker must have. Absent in jobs of older versions, as is what follows.
     package var memoryBytes: Int64?
+    /// A worker that only emulates the CPU may have it.
+    package var allowsEmulation: Bool?
+    /// CPU targets on which the tests shall run before the release.
+    package var verifyOn: [String]?
+    /// Of a verify job: what is to be tested, and the build that waits for it.
+    package var verify: VerifyOrder?
+    package var parent: JobID?
 
     package init(
         id: JobID, number: Int, kind: JobKind, state: JobState, title: String, recipe: String, version: String,
@@ -103,6 +110,8 @@ package struct PublicationRecord: Codable, Sendable, Hashable {
         case packs
         /// Index, manifest and cover are written.
         case manifest
+        /// Verify jobs have run the tests on the CPUs that the recipe asks for.
+        case verify
         /// The signed release document is written.
         case release
         /// The channel points at it in the first region.
@@ -129,6 +138,8 @@ package struct PublicationRecord: Codable, Sendable, Hashable {
     package var lastError: String?
     /// Regions that have everything.
     package var regionsDone: [String] = []
+    /// What verify jobs found. Absent in records of older versions.
+    package var verified: [Verification]?
 
     package init(
         job: JobID, attempt: AttemptID, plan: Digest, result: BuildResult, builtOn: String, startedAt: Timestamp

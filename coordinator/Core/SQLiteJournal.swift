@@ -134,7 +134,7 @@ package final class SQLiteJournal: FarmJournal {
 
     private static func freesKey(_ change: JournalChange) -> Bool {
         switch change {
-        case .job(let record): !record.leadsKey
+        case .job(let record): record.lead == nil
         case .attempt(let record): !record.isOpen
         default: false
         }
@@ -147,7 +147,7 @@ package final class SQLiteJournal: FarmJournal {
         }
         switch change {
         case .job(let record):
-            let key = record.leadsKey ? record.key.map { Data($0.bytes) } : nil
+            let key = record.lead.map { Data($0.bytes) }
             try put(
                 """
                 INSERT INTO jobs (id, number, open_key, body) VALUES (?, ?, ?, ?)

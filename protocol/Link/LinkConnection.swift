@@ -136,15 +136,13 @@ package actor LinkConnection {
         answerWaiters.removeValue(forKey: stream)?.resume(throwing: error)
     }
 
-    /// Fetches the bytes of a digest piece by piece; the receiver must call `consumed` as it goes.
-    package func fetch(_ digest: Digest) async throws -> (stream: UInt32, data: AsyncThrowingStream<[UInt8], any Error>) {
+    /// Fetches bytes piece by piece; the receiver must call `consumed` as it goes.
+    package func fetch(_ source: FetchSource) async throws -> (stream: UInt32, data: AsyncThrowingStream<[UInt8], any Error>) {
         if let closed { throw closed }
         let stream = try session.open(.fetch)
         let (data, continuation) = AsyncThrowingStream<[UInt8], any Error>.makeStream()
         receivers[stream] = continuation
-        var message = Sciferry_V1_Fetch()
-        message.digest = .init(digest.bytes)
-        try await send(Frame(.fetch, stream: stream, message))
+        try await send(Frame(.fetch, stream: stream, Sciferry_V1_Fetch(source)))
         return (stream, data)
     }
 }

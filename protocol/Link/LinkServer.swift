@@ -15,8 +15,8 @@ package protocol LinkServerDelegate: Sendable {
     /// A worker said hello; `session` lives as long as its connection.
     func hello(_ worker: WorkerName, facts: HostFacts, process: String, session: LinkServerSession) async throws -> Sciferry_V1_Welcome
     func state(_ worker: WorkerName, _ report: WorkerReport, session: LinkServerSession) async throws -> DesiredWork
-    /// A blob's bytes, piece by piece, from an offset on.
-    func blob(_ digest: Digest, worker: WorkerName, offset: Int64, piece: @Sendable ([UInt8]) async throws -> Void) async throws
+    /// The bytes of a blob or an object, piece by piece.
+    func send(_ source: FetchSource, worker: WorkerName, piece: @Sendable ([UInt8]) async throws -> Void) async throws
     /// Checks that a log may be appended from an offset.
     func openLog(_ attempt: AttemptID, offset: Int64, worker: WorkerName) async throws
     func appendLog(_ attempt: AttemptID, _ bytes: [UInt8], worker: WorkerName) async throws
@@ -191,8 +191,8 @@ package struct LinkServer: Sendable {
         case .state(let report):
             let desired = try await delegate.state(worker, report, session: session)
             try await connection.send(Frame(.desired, try Sciferry_V1_DesiredState(desired)))
-        case .fetch(let stream, let digest, let offset):
-            tasks.addTask { await send(digest, offset, worker, connection, stream) }
+        case .fetch(let stream, let source):
+            tasks.addTask { await send(source, worker, connection, stream) }
         case .log(let stream, let attempt, let offset):
             do {
                 try await delegate.openLog(attempt, offset: offset, worker: worker)
@@ -223,11 +223,9 @@ package struct LinkServer: Sendable {
         }
     }
 
-    private func send(
-        _ digest: Digest, _ offset: Int64, _ worker: WorkerName, _ connection: LinkConnection, _ stream: UInt32
-    ) async {
+    private func send(_ source: FetchSource, _ worker: WorkerName, _ connection: LinkConnection, _ stream: UInt32) async {
         do {
-            try await delegate.blob(digest, worker: worker, offset: offset) { try await connection.sendData($0, on: stream) }
+            try await delegate.send(source, worker: worker) { try await connection.sendData($0, on: stream) }
             try await connection.end(stream)
         } catch {
             let known = error as? FarmError ?? FarmError("blob.failed", .unavailable, "the blob cannot be sent", cause: error)

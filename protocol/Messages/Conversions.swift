@@ -33,6 +33,13 @@ extension Sciferry_V1_HostFacts {
         numaNodes = UInt32(clamping: hardware.numaNodes)
         gpus = hardware.gpus
         virtualization = hardware.virtualization
+        emulated = (hardware.emulated ?? []).map { platform in
+            var message = Sciferry_V1_EmulatedPlatform()
+            message.architecture = platform.architecture
+            message.emulator = platform.emulator
+            message.cost = platform.cost
+            return message
+        }
     }
 
     package var model: HostFacts {
@@ -44,7 +51,11 @@ extension Sciferry_V1_HostFacts {
                 ? nil
                 : HardwareFacts(
                     vendor: cpuVendor, model: cpuModel, features: cpuFeatures, refusedTargets: refusedTargets, numaNodes: Int(numaNodes),
-                    gpus: gpus, virtualization: virtualization))
+                    gpus: gpus, virtualization: virtualization,
+                    emulated: emulated.map {
+                        EmulatedPlatform(
+                            architecture: $0.architecture, emulator: String($0.emulator.prefix(100)), cost: $0.cost.isFinite ? $0.cost : 0)
+                    }))
     }
 }
 
@@ -91,6 +102,40 @@ package struct WorkerReport: Sendable, Hashable {
 package enum WorkOrder: Sendable, Hashable {
     case build(plan: Digest)
     case resolve(ResolveOrder)
+    case verify(VerifyOrder)
+}
+
+/// What a worker fetches.
+package enum FetchSource: Sendable, Hashable {
+    /// A blob of the coordinator's, from an offset on.
+    case blob(Digest, offset: Int64)
+    /// An object of the first region, or a range of it.
+    case object(String, Range<Int64>?)
+}
+
+extension Sciferry_V1_Fetch {
+    package init(_ source: FetchSource) {
+        self.init()
+        switch source {
+        case .blob(let digest, let offset):
+            self.digest = Data(digest.bytes)
+            self.offset = UInt64(clamping: offset)
+        case .object(let key, let range):
+            object = key
+            offset = UInt64(clamping: range?.lowerBound ?? 0)
+            length = UInt64(clamping: range?.count ?? 0)
+        }
+    }
+
+    package func model() throws -> FetchSource {
+        guard offset <= UInt64(Int64.max) / 2, length <= UInt64(Int64.max) / 2 else { throw MessageFailure.meaningless("a wrong range") }
+        guard object.isEmpty else {
+            guard digest.isEmpty, length > 0 || offset == 0 else { throw MessageFailure.meaningless("a wrong fetch") }
+            return .object(object, length == 0 ? nil : Int64(offset)..<Int64(offset + length))
+        }
+        guard let digest = Digest(bytes: digest), length == 0 else { throw MessageFailure.meaningless("a wrong digest") }
+        return .blob(digest, offset: Int64(offset))
+    }
 }
 
 /// All that a worker should be doing.
@@ -177,6 +222,7 @@ extension Sciferry_V1_DesiredState {
             switch assignment.order {
             case .build(let plan): message.plan = Data(plan.bytes)
             case .resolve(let order): message.resolve = Data(try CanonicalJSON.encode(order))
+            case .verify(let order): message.verify = Data(try CanonicalJSON.encode(order))
             }
             return message
         }
@@ -200,6 +246,9 @@ extension Sciferry_V1_DesiredState {
                 case .resolve(let bytes):
                     let order = try CanonicalJSON.decode(ResolveOrder.self, from: bytes, source: "an order")
                     return .init(attempt: attempt, order: .resolve(order))
+                case .verify(let bytes):
+                    let order = try CanonicalJSON.decode(VerifyOrder.self, from: bytes, source: "an order")
+                    return .init(attempt: attempt, order: .verify(order))
                 case nil: throw MessageFailure.meaningless("an assignment without an order")
                 }
             }, nextContactSeconds: Double(nextContactMs) / 1000, draining: draining,

@@ -13,7 +13,7 @@ package struct LinkSession: Sendable {
         case welcome(Sciferry_V1_Welcome)
         case state(WorkerReport)
         case desired(DesiredWork)
-        case fetch(stream: UInt32, digest: Digest, offset: Int64)
+        case fetch(stream: UInt32, FetchSource)
         case log(stream: UInt32, attempt: AttemptID, offset: Int64)
         case ask(stream: UInt32, Sciferry_V1_Ask)
         case answer(stream: UInt32, Sciferry_V1_Answer)
@@ -128,10 +128,9 @@ package struct LinkSession: Sendable {
         try useNumber(frame.stream)
         switch frame.type {
         case .fetch:
-            let message: Sciferry_V1_Fetch = try message(frame)
-            guard let digest = Digest(bytes: message.digest) else { throw MessageFailure.meaningless("a wrong digest") }
+            let source = try (message(frame) as Sciferry_V1_Fetch).model()
             streams[frame.stream] = Stream(kind: .fetch)
-            return .fetch(stream: frame.stream, digest: digest, offset: Int64(clamping: message.offset))
+            return .fetch(stream: frame.stream, source)
         case .log:
             let message: Sciferry_V1_LogOpen = try message(frame)
             guard let attempt = AttemptID(message.attempt) else { throw MessageFailure.meaningless("a wrong attempt name") }

@@ -8,9 +8,12 @@ package struct BaseProvider: Sendable {
     private let engine: DockerEngine
     private let scratch: String
     private let marks: [String: String]
+    private let isForeign: Bool
 
-    package init(engine: DockerEngine, scratch: String, marks: [String: String]) {
+    /// - Parameter isForeign: the base is for another architecture than the host's.
+    package init(engine: DockerEngine, scratch: String, marks: [String: String], isForeign: Bool) {
         self.engine = engine
+        self.isForeign = isForeign
         self.scratch = scratch
         self.marks = marks
     }
@@ -25,7 +28,7 @@ package struct BaseProvider: Sendable {
     package func resolve(_ order: ResolveOrder, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> Resolved {
         func say(_ text: String) async { await onOutput(Array("\(text)\n".utf8)) }
         await say("asking registries for \(order.name)")
-        let answer = try await engine.pullDigest(order.name, onOutput: onOutput)
+        let answer = try await engine.pullDigest(order.name, order.architecture, onOutput: onOutput)
         if case .digest(let digest) = answer {
             await say("\(order.name) is sha256:\(digest.hex)")
             return Resolved(
@@ -47,7 +50,7 @@ package struct BaseProvider: Sendable {
                 ))
         }
         await say("no registry offers \(order.name); bootstrapping \(source.title)")
-        let tar = try await bootstrap(source, onOutput: onOutput)
+        let tar = try await bootstrap(source, order.architecture, onOutput: onOutput)
         let digest = try await Blocking.run { try BaseProvider.digest(of: tar) }
         await say("bootstrapped \(order.name) as sha256:\(digest.hex)")
         return Resolved(
@@ -56,9 +59,13 @@ package struct BaseProvider: Sendable {
                 origin: .bootstrap, bootstrap: source.title, lockedAt: .now), tar: tar)
     }
 
-    private func bootstrap(_ source: BootstrapSource, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> String {
+    private func bootstrap(
+        _ source: BootstrapSource, _ architecture: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void
+    ) async throws -> String {
         let tar = "\(scratch)/base.tar"
-        var arguments = ["--variant=minbase", "--include=ca-certificates", "--mode=auto", source.suite, tar]
+        // That the machine's programs run here has been tried; mmdebstrap would want another program to try it with.
+        let foreign = isForeign ? ["--architectures=\(BaseProvider.debianName(architecture))", "--skip=check/qemu"] : []
+        var arguments = ["--variant=minbase", "--include=ca-certificates", "--mode=auto"] + foreign + [source.suite, tar]
         let mirror = source.mirror.replacingOccurrences(of: "{snapshot}", with: source.snapshot)
         if !mirror.isEmpty { arguments.append(mirror) }
         var environment: [String: String?] = ["SOURCE_DATE_EPOCH": String(BaseProvider.epoch(source.snapshot)), "TMPDIR": scratch]
@@ -72,6 +79,11 @@ package struct BaseProvider: Sendable {
                 hint: "check the mirror under \"bootstrap\" in farm.json")
         }
         return tar
+    }
+
+    /// What Debian calls an architecture (https://wiki.debian.org/SupportedArchitectures).
+    private static func debianName(_ architecture: String) -> String {
+        ["x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64el"][architecture] ?? architecture
     }
 
     /// Seconds since 1970 of `YYYYMMDDTHHMMSSZ`; 0 when unreadable.

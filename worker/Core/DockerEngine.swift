@@ -1,6 +1,7 @@
 package import FarmModel
 package import ProcessRunner
 import Foundation
+import Microarchitecture
 import SystemIO
 
 /// The Docker engine, through its own client, building with BuildKit.
@@ -41,9 +42,17 @@ package struct DockerEngine: Sendable {
         }
     }
 
-    /// Whether the engine has an image of that name.
-    package func has(_ reference: String) async throws -> Bool {
-        try await ProcessRunner.run(command(["image", "inspect", "--format", "{{.Id}}", reference], deadlineSeconds: 60)).succeeded
+    /// An architecture as the engine calls a platform, for example `linux/arm64`.
+    package static func platform(_ architecture: String) -> String {
+        let name = Microarchitecture.named(architecture)?.ociPlatform ?? "linux/\(architecture)"
+        return name.split(separator: "/").prefix(2).joined(separator: "/")
+    }
+
+    /// Whether the engine has an image of that name, for the architecture.
+    package func has(_ reference: String, _ architecture: String) async throws -> Bool {
+        let seen = try await ProcessRunner.run(
+            command(["image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", reference], deadlineSeconds: 60))
+        return seen.succeeded && seen.text.contains(DockerEngine.platform(architecture))
     }
 
     /// What a registry says of an image.
@@ -56,8 +65,11 @@ package struct DockerEngine: Sendable {
     }
 
     /// Pulls an image for its registry digest.
-    package func pullDigest(_ name: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> PullAnswer {
-        let pulled = try await ProcessRunner.run(command(["pull", name], deadlineSeconds: 1800), onOutput: onOutput)
+    package func pullDigest(
+        _ name: String, _ architecture: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void
+    ) async throws -> PullAnswer {
+        let pulled = try await ProcessRunner.run(
+            command(["pull", "--platform", DockerEngine.platform(architecture), name], deadlineSeconds: 1800), onOutput: onOutput)
         guard pulled.succeeded else {
             let says = DockerEngine.lastLine(pulled.text)
             let isAbsent = ["manifest unknown", "not found", "does not exist", "invalid reference"].contains { says.contains($0) }
@@ -72,8 +84,11 @@ package struct DockerEngine: Sendable {
     }
 
     /// Pulls an image; throws `base.unavailable`.
-    package func pull(_ reference: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws {
-        let result = try await ProcessRunner.run(command(["pull", reference], deadlineSeconds: 3600), onOutput: onOutput)
+    package func pull(
+        _ reference: String, _ architecture: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void
+    ) async throws {
+        let result = try await ProcessRunner.run(
+            command(["pull", "--platform", DockerEngine.platform(architecture), reference], deadlineSeconds: 3600), onOutput: onOutput)
         guard result.succeeded else {
             throw FarmError(
                 "base.unavailable", .unavailable, "the base image \(reference) cannot be pulled: \(DockerEngine.lastLine(result.text))")
@@ -81,8 +96,9 @@ package struct DockerEngine: Sendable {
     }
 
     /// Makes an image of a root file system.
-    package func importBase(_ tar: String, as reference: String) async throws {
-        try await ProcessRunner.require(command(["import", tar, reference], deadlineSeconds: 3600))
+    package func importBase(_ tar: String, as reference: String, _ architecture: String) async throws {
+        try await ProcessRunner.require(
+            command(["import", "--platform", DockerEngine.platform(architecture), tar, reference], deadlineSeconds: 3600))
     }
 
     /// Gives an image another name.

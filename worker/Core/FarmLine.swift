@@ -84,7 +84,7 @@ package actor FarmLine {
     /// Fetches a blob into a file and verifies it; throws `blob.damaged` when the bytes are others.
     package func fetch(_ digest: Digest, to path: String) async throws {
         try await withConnection { connection in
-            let (stream, pieces) = try await connection.fetch(digest)
+            let (stream, pieces) = try await connection.fetch(.blob(digest, offset: 0))
             // A stream that nobody reads any more would stay open for as long as the connection does.
             defer { Task { try? await connection.end(stream) } }
             let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)
@@ -98,6 +98,20 @@ package actor FarmLine {
             guard hasher.finish() == digest else {
                 throw FarmError("blob.damaged", .corrupt, "the coordinator sent other bytes than those of \(digest.short)")
             }
+        }
+    }
+
+    /// Reads an object of the first region, or a range of it. Nothing is verified: whoever asks knows what it must be.
+    package func object(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+        try await withConnection { connection in
+            let (stream, pieces) = try await connection.fetch(.object(key, range))
+            defer { Task { try? await connection.end(stream) } }
+            var bytes: [UInt8] = []
+            for try await piece in pieces {
+                bytes += piece
+                try await connection.consumed(piece.count, on: stream)
+            }
+            return bytes
         }
     }
 

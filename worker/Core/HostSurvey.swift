@@ -17,7 +17,8 @@ package enum HostSurvey {
         let tried = facts.flatMap { ProbedTarget($0) }
         let hardware = HardwareFacts(
             vendor: facts?.vendor ?? "", model: facts?.model ?? "", features: (facts?.features ?? []).sorted(),
-            refusedTargets: tried?.refused ?? [], numaNodes: numaNodes(), gpus: await gpus(), virtualization: virtualization(facts))
+            refusedTargets: tried?.refused ?? [], numaNodes: numaNodes(), gpus: await gpus(), virtualization: virtualization(facts),
+            emulated: await EmulationSurvey.platforms(own: machine, scratch: home))
         return HostFacts(
             hostName: text(of: system.nodename), architecture: machine, target: tried?.target.name ?? machine,
             processors: sysconf(Int32(_SC_NPROCESSORS_ONLN)),
@@ -37,6 +38,7 @@ package enum HostSurvey {
         result.architecture = pretended.family
         result.hardware?.features = pretended.features.sorted()
         result.hardware?.vendor = pretended.vendor
+        result.hardware?.emulated = facts.hardware?.emulated?.filter { $0.architecture != pretended.family }
         return result
     }
 
@@ -63,10 +65,7 @@ package enum HostSurvey {
 
     /// What the machine runs in, as far as its firmware and CPU say it.
     private static func virtualization(_ facts: ProcessorFacts?) -> String {
-        func line(_ path: String) -> String {
-            (try? Disk.read(path, limit: 4096)).map { String(decoding: $0, as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines) }
-                ?? ""
-        }
+        func line(_ path: String) -> String { Disk.kernelText(path)?.trimmingCharacters(in: .whitespacesAndNewlines) ?? "" }
         let xen = line("/sys/hypervisor/type")
         if !xen.isEmpty { return xen }
         let firmware = "\(line("/sys/class/dmi/id/sys_vendor")) \(line("/sys/class/dmi/id/product_name"))".lowercased()
@@ -86,11 +85,7 @@ package enum HostSurvey {
     }
 
     private static func processor(_ machine: String) -> ProcessorFacts? {
-        var text = [UInt8](repeating: 0, count: 64 * 1024)
-        guard let file = try? OpenFile("/proc/cpuinfo", flags: O_RDONLY) else { return nil }
-        defer { file.close() }
-        let count = text.withUnsafeMutableBytes { (try? file.read(at: 0, into: $0)) ?? 0 }
-        return ProcessorFacts(cpuInfo: String(decoding: text.prefix(count), as: UTF8.self), machine: machine)
+        Disk.kernelText("/proc/cpuinfo").map { ProcessorFacts(cpuInfo: $0, machine: machine) }
     }
 
     private static func text<Field>(of field: Field) -> String {

@@ -12,13 +12,16 @@ package struct SuiteRunner: Sendable {
     private let mounts: String
     private let work: String
     private let environment: [String: String?]
+    private let patience: Double
 
     /// - Parameters:
     ///   - imageDirectory: holds `image.sif` and `offset`.
     ///   - scratch: for the launcher and the mounts; the tests' own working directory lies in the temporary directory,
     ///     where every runtime shows it.
-    package init(imageDirectory: String, scratch: String, work: String, marks: [String: String]) async throws {
+    ///   - patience: what the tests' time limits are multiplied with, for a host on which they run slower.
+    package init(imageDirectory: String, scratch: String, work: String, marks: [String: String], patience: Double = 1) async throws {
         self.imageDirectory = imageDirectory
+        self.patience = patience
         launcher = "\(scratch)/sciferry-launch"
         mounts = "\(scratch)/mounts"
         self.work = work
@@ -125,7 +128,7 @@ package struct SuiteRunner: Sendable {
             Command(
                 launcher,
                 [imageDirectory, "/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash \"$0\"; else exec sh \"$0\"; fi", file],
-                environment: name == "start" ? environment : marked, directory: work, deadlineSeconds: Double(timeout)))
+                environment: name == "start" ? environment : marked, directory: work, deadlineSeconds: Double(timeout) * patience))
         if name != "start" { _ = ProcessRunner.killMarked("SCIFERRY_TEST", "\(work)/\(name)") }
         return TestObservation(
             exitCode: result.status, output: result.text, timedOut: result.timedOut, files: [:],
@@ -137,11 +140,8 @@ package struct SuiteRunner: Sendable {
 package enum Mounts {
     /// Unmounts everything below a directory, lazily where it is busy.
     package static func release(below directory: String) async {
-        guard let real = Disk.realPath(directory), let bytes = try? OpenFile("/proc/self/mounts", flags: O_RDONLY) else { return }
-        defer { bytes.close() }
-        var buffer = [UInt8](repeating: 0, count: 1 << 20)
-        let count = buffer.withUnsafeMutableBytes { (try? bytes.read(at: 0, into: $0)) ?? 0 }
-        for line in String(decoding: buffer.prefix(count), as: UTF8.self).split(separator: "\n").reversed() {
+        guard let real = Disk.realPath(directory), let mounts = Disk.kernelText("/proc/self/mounts") else { return }
+        for line in mounts.split(separator: "\n").reversed() {
             let fields = line.split(separator: " ")
             guard fields.count > 2, fields[1].hasPrefix("\(real)/") else { continue }
             if umount2(String(fields[1]), Int32(MNT_DETACH)) != 0 {

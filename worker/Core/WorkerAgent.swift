@@ -238,7 +238,7 @@ package actor WorkerAgent {
     private func context(for id: AttemptID) -> BuildPipeline.Context {
         BuildPipeline.Context(
             worker: configuration.name, attempt: id, home: home, configuration: configuration, authority: authority, line: line,
-            client: client, hostTarget: facts.target, processors: facts.processors
+            client: client, host: facts
         ) { phase, permille, note in await self.note(id, phase, permille, note) }
     }
 
@@ -257,6 +257,7 @@ package actor WorkerAgent {
         switch outcome {
         case .built: "built"
         case .resolved: "resolved"
+        case .verified: "verified"
         case .failed(let failure): failure.code
         case nil: "stopped"
         }

@@ -151,11 +151,36 @@ package nonisolated struct Sciferry_V1_HostFacts: @unchecked Sendable {
     set {_uniqueStorage()._virtualization = newValue}
   }
 
+  /// Other machines' programs that it runs too.
+  package var emulated: [Sciferry_V1_EmulatedPlatform] {
+    get {_storage._emulated}
+    set {_uniqueStorage()._emulated = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+package nonisolated struct Sciferry_V1_EmulatedPlatform: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// For example aarch64.
+  package var architecture: String = String()
+
+  /// The program and its version.
+  package var emulator: String = String()
+
+  /// How many times slower than the host's own CPU, as measured.
+  package var cost: Double = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 /// The coordinator's answer to Hello.
@@ -285,6 +310,15 @@ package nonisolated struct Sciferry_V1_Assignment: Sendable {
     set {order = .resolve(newValue)}
   }
 
+  /// Canonical JSON of a VerifyOrder.
+  package var verify: Data {
+    get {
+      if case .verify(let v)? = order {return v}
+      return Data()
+    }
+    set {order = .verify(newValue)}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Order: Equatable, Sendable {
@@ -292,6 +326,8 @@ package nonisolated struct Sciferry_V1_Assignment: Sendable {
     case plan(Data)
     /// Canonical JSON of a ResolveOrder.
     case resolve(Data)
+    /// Canonical JSON of a VerifyOrder.
+    case verify(Data)
 
   }
 
@@ -304,9 +340,16 @@ package nonisolated struct Sciferry_V1_Fetch: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
+  /// A blob of the coordinator's; empty when an object is asked for.
   package var digest: Data = Data()
 
   package var offset: UInt64 = 0
+
+  /// The key of an object in the first region, below packs/, indexes/, manifests/ or covers/.
+  package var object: String = String()
+
+  /// Bytes from offset on; 0 for all.
+  package var length: UInt64 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -601,7 +644,7 @@ nonisolated extension Sciferry_V1_Hello: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".HostFacts"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}host_name\0\u{1}architecture\0\u{1}target\0\u{1}processors\0\u{3}memory_bytes\0\u{3}disk_free_bytes\0\u{1}engine\0\u{1}kernel\0\u{1}slots\0\u{3}program_version\0\u{3}cpu_vendor\0\u{3}cpu_model\0\u{3}cpu_features\0\u{3}refused_targets\0\u{3}numa_nodes\0\u{1}gpus\0\u{1}virtualization\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}host_name\0\u{1}architecture\0\u{1}target\0\u{1}processors\0\u{3}memory_bytes\0\u{3}disk_free_bytes\0\u{1}engine\0\u{1}kernel\0\u{1}slots\0\u{3}program_version\0\u{3}cpu_vendor\0\u{3}cpu_model\0\u{3}cpu_features\0\u{3}refused_targets\0\u{3}numa_nodes\0\u{1}gpus\0\u{1}virtualization\0\u{1}emulated\0")
 
   fileprivate class _StorageClass {
     var _hostName: String = String()
@@ -621,6 +664,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
     var _numaNodes: UInt32 = 0
     var _gpus: [String] = []
     var _virtualization: String = String()
+    var _emulated: [Sciferry_V1_EmulatedPlatform] = []
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -648,6 +692,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
       _numaNodes = source._numaNodes
       _gpus = source._gpus
       _virtualization = source._virtualization
+      _emulated = source._emulated
     }
   }
 
@@ -683,6 +728,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
         case 15: try { try decoder.decodeSingularUInt32Field(value: &_storage._numaNodes) }()
         case 16: try { try decoder.decodeRepeatedStringField(value: &_storage._gpus) }()
         case 17: try { try decoder.decodeSingularStringField(value: &_storage._virtualization) }()
+        case 18: try { try decoder.decodeRepeatedMessageField(value: &_storage._emulated) }()
         default: break
         }
       }
@@ -742,6 +788,9 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
       if !_storage._virtualization.isEmpty {
         try visitor.visitSingularStringField(value: _storage._virtualization, fieldNumber: 17)
       }
+      if !_storage._emulated.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._emulated, fieldNumber: 18)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -768,10 +817,51 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
         if _storage._numaNodes != rhs_storage._numaNodes {return false}
         if _storage._gpus != rhs_storage._gpus {return false}
         if _storage._virtualization != rhs_storage._virtualization {return false}
+        if _storage._emulated != rhs_storage._emulated {return false}
         return true
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Sciferry_V1_EmulatedPlatform: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".EmulatedPlatform"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}architecture\0\u{1}emulator\0\u{1}cost\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.architecture) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.emulator) }()
+      case 3: try { try decoder.decodeSingularDoubleField(value: &self.cost) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.architecture.isEmpty {
+      try visitor.visitSingularStringField(value: self.architecture, fieldNumber: 1)
+    }
+    if !self.emulator.isEmpty {
+      try visitor.visitSingularStringField(value: self.emulator, fieldNumber: 2)
+    }
+    if self.cost.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.cost, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Sciferry_V1_EmulatedPlatform, rhs: Sciferry_V1_EmulatedPlatform) -> Bool {
+    if lhs.architecture != rhs.architecture {return false}
+    if lhs.emulator != rhs.emulator {return false}
+    if lhs.cost != rhs.cost {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -989,7 +1079,7 @@ nonisolated extension Sciferry_V1_DesiredState: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension Sciferry_V1_Assignment: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Assignment"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}attempt\0\u{1}plan\0\u{1}resolve\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}attempt\0\u{1}plan\0\u{1}resolve\0\u{1}verify\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1014,6 +1104,14 @@ nonisolated extension Sciferry_V1_Assignment: SwiftProtobuf.Message, SwiftProtob
           self.order = .resolve(v)
         }
       }()
+      case 4: try {
+        var v: Data?
+        try decoder.decodeSingularBytesField(value: &v)
+        if let v = v {
+          if self.order != nil {try decoder.handleConflictingOneOf()}
+          self.order = .verify(v)
+        }
+      }()
       default: break
       }
     }
@@ -1036,6 +1134,10 @@ nonisolated extension Sciferry_V1_Assignment: SwiftProtobuf.Message, SwiftProtob
       guard case .resolve(let v)? = self.order else { preconditionFailure() }
       try visitor.visitSingularBytesField(value: v, fieldNumber: 3)
     }()
+    case .verify?: try {
+      guard case .verify(let v)? = self.order else { preconditionFailure() }
+      try visitor.visitSingularBytesField(value: v, fieldNumber: 4)
+    }()
     case nil: break
     }
     try unknownFields.traverse(visitor: &visitor)
@@ -1051,7 +1153,7 @@ nonisolated extension Sciferry_V1_Assignment: SwiftProtobuf.Message, SwiftProtob
 
 nonisolated extension Sciferry_V1_Fetch: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Fetch"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}digest\0\u{1}offset\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}digest\0\u{1}offset\0\u{1}object\0\u{1}length\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1061,6 +1163,8 @@ nonisolated extension Sciferry_V1_Fetch: SwiftProtobuf.Message, SwiftProtobuf._M
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularBytesField(value: &self.digest) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.offset) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self.object) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.length) }()
       default: break
       }
     }
@@ -1073,12 +1177,20 @@ nonisolated extension Sciferry_V1_Fetch: SwiftProtobuf.Message, SwiftProtobuf._M
     if self.offset != 0 {
       try visitor.visitSingularUInt64Field(value: self.offset, fieldNumber: 2)
     }
+    if !self.object.isEmpty {
+      try visitor.visitSingularStringField(value: self.object, fieldNumber: 3)
+    }
+    if self.length != 0 {
+      try visitor.visitSingularUInt64Field(value: self.length, fieldNumber: 4)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Sciferry_V1_Fetch, rhs: Sciferry_V1_Fetch) -> Bool {
     if lhs.digest != rhs.digest {return false}
     if lhs.offset != rhs.offset {return false}
+    if lhs.object != rhs.object {return false}
+    if lhs.length != rhs.length {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -1,0 +1,96 @@
+import FarmModel
+import Microarchitecture
+
+/// Tests of a built image on further CPUs, which a release waits for.
+extension FarmState {
+    /// The image lies in the store: asks for its tests on every CPU that the recipe names.
+    mutating func startVerification(_ id: JobID, now: Timestamp) {
+        guard let job = jobs[id], var record = publications[id], record.step == .verify else { return }
+        var found: [Verification] = []
+        for asked in job.verifyOn ?? [] {
+            if let own = ownTests(of: record, on: asked, for: job, now: now) {
+                found.append(own)
+            } else {
+                put(verifyJob(asked, of: record, for: job, now: now))
+            }
+        }
+        record.verified = found
+        put(record)
+        var next = job
+        next.state = .verifying
+        put(next)
+        finishVerification(id)
+    }
+
+    /// The builder has run the tests already; where no worker is nearer to what is asked, that is the answer.
+    private func ownTests(of record: PublicationRecord, on asked: String, for job: JobRecord, now: Timestamp) -> Verification? {
+        let result = record.result
+        guard result.emulator == nil, let host = Microarchitecture.named(result.hostTarget), let target = Microarchitecture.named(asked),
+            host >= target, nearer(than: host, to: target, for: job, now: now) == nil
+        else { return nil }
+        return Verification(
+            asked: asked, hostTarget: result.hostTarget, emulator: nil, worker: record.builtOn, runtime: result.testRuntime,
+            tests: result.tests)
+    }
+
+    private mutating func verifyJob(_ asked: String, of record: PublicationRecord, for parent: JobRecord, now: Timestamp) -> JobRecord {
+        var job = newJob(
+            kind: .verify, title: "test \(parent.title) on \(asked)", recipe: parent.recipe, version: parent.version, target: asked,
+            requestedBy: parent.requestedBy, now: now)
+        job.verify = VerifyOrder(plan: record.plan, manifest: record.result.manifest.digest, on: asked)
+        job.parent = parent.id
+        job.allowsEmulation = parent.allowsEmulation
+        job.memoryBytes = parent.memoryBytes
+        job.diskBytes = record.result.imageSize + (1 << 30)
+        job.state = .queued
+        return job
+    }
+
+    /// A verify job's tests passed.
+    mutating func verified(_ job: JobRecord, _ found: Verification, by worker: WorkerName) {
+        guard let parent = job.parent, var record = publications[parent], record.step == .verify else { return }
+        var found = found
+        found.worker = worker.rawValue
+        record.verified = ((record.verified ?? []).filter { $0.asked != found.asked } + [found]).sorted { $0.asked < $1.asked }
+        put(record)
+        finishVerification(parent)
+    }
+
+    /// Goes on to the release once every CPU has its tests.
+    private mutating func finishVerification(_ id: JobID) {
+        guard var job = jobs[id], var record = publications[id], record.step == .verify else { return }
+        guard Set(job.verifyOn ?? []).isSubset(of: (record.verified ?? []).map(\.asked)) else { return }
+        record.step = .release
+        put(record)
+        job.state = .publishing
+        put(job)
+    }
+
+    /// A verify job failed or was cancelled: so is the build that waits for it, and nothing of it is released.
+    mutating func giveUpVerification(_ job: JobRecord, now: Timestamp) {
+        guard let parent = job.parent, let order = job.verify else { return }
+        var failure = job.failure
+        failure?.message = "on \(order.on), tested by \(job.id): \(job.failure?.message ?? "")"
+        let note =
+            job.failure == nil ? "\(job.id), its test on \(order.on), was cancelled" : "not released: sciferry logs \(job.id) tells more"
+        finish(parent, failure == nil ? .cancelled : .failed, failure: failure, note: note, now: now)
+        dropVerification(of: parent, now: now)
+    }
+
+    /// Ends what was to be published and the verify jobs that are still open.
+    mutating func dropVerification(of id: JobID, now: Timestamp) {
+        if var record = publications[id], record.step == .verify {
+            record.step = .cleanup
+            put(record)
+        }
+        for job in jobs.values.filter({ $0.parent == id && !$0.state.isFinal }).sorted(by: { $0.number < $1.number }) {
+            for attempt in openAttempts(of: job.id) { end(attempt, .cancelled, failure: nil, now: now) }
+            finish(job.id, .cancelled, note: "ended with \(id)", now: now)
+        }
+    }
+}
+
+extension ReleaseRecord {
+    /// Whether a wish for its build key is fulfilled by it.
+    func satisfies(_ job: JobRecord) -> Bool { release.emulator == nil || job.allowsEmulation ?? false }
+}

@@ -1,0 +1,213 @@
+import HTTPTransport
+import ChunkStore
+import Foundation
+import ISAProof
+import ImageAssembly
+import Microarchitecture
+import ProcessRunner
+import SingularityImage
+import Synchronization
+import FarmModel
+import SystemIO
+
+extension BuildPipeline {
+    func build(_ digest: Digest) async throws -> BuildResult {
+        await enter(.prepare)
+        let plan = try await fetchPlan(digest)
+        let emulator = try emulator(for: plan.architecture)
+        await log.say("plan \(digest.hex)\nbuilding \(plan.name) \(plan.version) for \(plan.target) on \(context.worker)")
+        if let emulator {
+            await log.say("\(emulator.emulator) runs what is built, about \(emulator.cost) times slower than this machine's own programs")
+        }
+        try await fetchContext(plan)
+        await enter(.base, plan.base.reference)
+        for base in [plan.base] + plan.moreBases { try await provideBase(base, plan.architecture) }
+        await enter(.build)
+        let image = try await dockerBuild(plan)
+        await enter(.assemble)
+        let sif = try await assemble(plan, image)
+        // The tag that keeps this recipe's layers warm for the next build.
+        try await engine.tag(image, as: "sciferry-cache:\(plan.name.lowercased())-\(plan.target)")
+        let imageDirectory = Disk.parent(of: sif.path)
+        await enter(.test)
+        let tested = try await test(plan, imageDirectory, sif.partitionOffset, listsRPM: sif.survey.hasRPM)
+        await enter(.chunk)
+        let manifest = try await Blocking.run { try ImageChunker.manifest(of: sif.path, parameters: .standard) }
+        await enter(.upload, "\(manifest.chunks.count) chunks")
+        let (uploader, context) = (uploader, context)
+        let sent = try await uploader.sendChunks(of: sif.path, manifest, scratch: directory) {
+            await context.report(.upload, Int($0 * 1000), "")
+        }
+        let packages = try await record(
+            .packages, InstalledPackages(sif.survey.packages + tested.rpm), uploader)
+        let instructions = try await record(
+            .instructions,
+            Statement(
+                about: "\(plan.name)-\(plan.version)-\(plan.target).sif", image: manifest.image, predicateType: PredicateType.instructions,
+                predicate: sif.instructions), uploader)
+        let bytes = try CanonicalJSON.encode(manifest)
+        let object = try await uploader.send(
+            .bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
+        await log.say(
+            "image sha256:\(manifest.image.hex), \(manifest.size) bytes in \(manifest.chunks.count) chunks; \(sent.newChunks) were new, \(sent.newBytes) bytes sent"
+        )
+        clock.enter(.done)
+        return BuildResult(
+            image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs, records: [packages, instructions],
+            chunkCount: manifest.chunks.count, newChunkCount: sent.newChunks, newBytes: sent.newBytes, tests: tested.outcomes,
+            testRuntime: tested.runtime, commands: tested.commands, hostTarget: context.host.target, emulator: emulator?.emulator,
+            phaseSeconds: clock.seconds)
+    }
+
+    /// Uploads a document about the image.
+    func record(_ kind: ImageRecord.Kind, _ document: some Encodable, _ uploader: Uploader) async throws -> ImageRecord {
+        let bytes = try CanonicalJSON.encode(document)
+        let object = try await uploader.send(.bytes(bytes), kind: "record", digest: Digest(hashing: bytes), size: Int64(bytes.count))
+        return ImageRecord(kind: kind, object: object)
+    }
+
+    func provideBase(_ base: BaseImage, _ architecture: String) async throws {
+        if try await engine.has(base.reference, architecture) { return await log.say("\(base.reference) is there") }
+        let log = log
+        switch base.origin {
+        case .registry: try await engine.pull(base.reference, architecture) { await log.write($0) }
+        case .bootstrap:
+            let tar = "\(directory)/base.tar"
+            await log.say("fetching the bootstrapped base from the farm")
+            try await context.line.fetch(base.digest, to: tar)
+            try await importBase(base, tar, architecture)
+            try Disk.remove(tar)
+        }
+    }
+
+    func importBase(_ base: BaseImage, _ tar: String, _ architecture: String) async throws {
+        if try await engine.has(base.reference, architecture) { return }
+        try await engine.importBase(tar, as: base.reference, architecture)
+    }
+
+    /// Builds and gives the image's identifier, which no other build can take over as it could a name.
+    func dockerBuild(_ plan: Plan) async throws -> String {
+        let identifier = "\(directory)/image.id"
+        let tag = context.home.buildTag(context.attempt.description)
+        let allowed = context.configuration.buildHours
+        let patience = try emulator(for: plan.architecture)?.cost ?? 1
+        let hours = patience * (plan.limits.wallHours > 0 ? min(allowed, Double(plan.limits.wallHours)) : allowed)
+        let output = Mutex(BuildOutput())
+        let (context, log) = (context, log)
+        let result = try await ProcessRunner.run(
+            engine.command(
+                [
+                    "build", "--platform", DockerEngine.platform(plan.architecture), "--tag", tag, "--iidfile", identifier, "--network",
+                    plan.network == .none ? "none" : "default", "--file",
+                    "\(directory)/Dockerfile", "\(directory)/context",
+                ], deadlineSeconds: hours * 3600)
+        ) { bytes in
+            await log.write(bytes)
+            let began = output.withLock { $0.take(bytes) }
+            if began {
+                let step = output.withLock { $0.step }
+                await context.report(
+                    .build, (step.number - 1) * 1000 / max(1, step.count), "step \(step.number)/\(step.count) \(step.instruction)")
+            }
+        }
+        if result.timedOut {
+            let state = output.withLock { $0 }
+            throw AttemptFailure(
+                Failure(
+                    .recipe, code: "build.too-long",
+                    message:
+                        "the build was ended after \(hours) hours in step \(state.step.number)/\(state.step.count): \(state.step.instruction)",
+                    tail: state.tail))
+        }
+        guard result.succeeded else {
+            // An engine that is gone explains everything; one that answers did what the recipe asked.
+            let answers = (try? await engine.version()) != nil
+            throw AttemptFailure(output.withLock { $0.failure(status: result.status, engineAnswers: answers) })
+        }
+        return String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
+    /// The image as it was put together, and what was seen in it.
+    struct AssembledImage {
+        var path: String
+        var partitionOffset: Int64
+        var survey: PackageSurvey
+        var instructions: InstructionReport
+    }
+
+    func assemble(_ plan: Plan, _ image: String) async throws -> AssembledImage {
+        let archive = "\(directory)/image.tar"
+        try await engine.save(image, to: archive)
+        let path = "\(directory)/image/image.sif"
+        try Disk.makeDirectory(Disk.parent(of: path))
+        let assembler = try ImageAssembler(
+            machine: plan.architecture, format: plan.image, jobs: max(1, context.host.processors))
+        let labels = [
+            "org.sciferry.name": plan.name, "org.sciferry.version": plan.version, "org.sciferry.target": plan.target,
+            "org.sciferry.base": "\(plan.base.name)@sha256:\(plan.base.digest.hex)",
+        ]
+        let (steps, continuation) = AsyncStream<Int>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let context = context
+        let follower = Task { for await permille in steps { await context.report(.assemble, permille, "") } }
+        defer {
+            continuation.finish()
+            follower.cancel()
+        }
+        let cancelled = Switch()
+        let (report, instructions) = try await withTaskCancellationHandler {
+            try await Blocking.run {
+                var proof: InstructionReport?
+                let report = try assembler.assemble(archive: archive, to: path, labels: labels) { files in
+                    proof = try BuildPipeline.prove(files, keepTo: plan.target) { if cancelled.isRaised { throw CancellationError() } }
+                } progress: { share in
+                    if cancelled.isRaised { throw CancellationError() }
+                    continuation.yield(Int(share * 1000))
+                }
+                return (report, proof)
+            }
+        } onCancel: {
+            _ = cancelled.raise()
+        }
+        try Disk.remove(archive)
+        await log.say("image of \(report.size) bytes from \(report.contentBytes) bytes of files")
+        guard let instructions else { throw FarmError("isa.missing", .fault, "the image's machine code was not looked at") }
+        try await judge(instructions, plan.instructions)
+        return AssembledImage(path: path, partitionOffset: report.partition.offset, survey: report.survey, instructions: instructions)
+    }
+
+    /// Looks into all programs and libraries of an image.
+    static func prove(
+        _ files: [ImageAssembler.ImageFile], keepTo target: String, check: @escaping () throws -> Void
+    ) throws -> InstructionReport {
+        guard let target = Microarchitecture.named(target) else {
+            throw FarmError("plan.target", .invalid, "the plan is for \"\(target)\", which this worker does not know")
+        }
+        let programs = try files.filter { file in
+            try check()
+            return try file.size >= 64 && ElfFile.isElf(file.read(4))
+        }
+        return try ImageProof(target: target, check: check).prove(
+            programs.map { file in
+                ImageProof.File(path: file.path) {
+                    guard file.size <= 2 << 30 else { throw FarmError("elf.size", .invalid, "too large, \(file.size) bytes") }
+                    return try file.read(Int(file.size))
+                }
+            })
+    }
+
+    /// Tells what was found, and fails the build when the recipe does not allow it.
+    func judge(_ report: InstructionReport, _ policy: InstructionPolicy) async throws {
+        let lines = InstructionSummary.lines(report)
+        for line in lines { await log.say(line) }
+        guard report.verdict == .exceeded, policy == .fail else { return }
+        var worst = report
+        worst.files = report.files.filter { $0.verdict == .exceeded }
+        let culprits = worst.files.map(\.path)
+        throw AttemptFailure(
+            Failure(
+                .recipe, code: "isa.exceeded",
+                message:
+                    "code in \(culprits.prefix(3).joined(separator: ", "))\(culprits.count > 3 ? " and \(culprits.count - 3) more files" : "") needs more than \(report.target) whatever CPU it runs on; compile for the target (CFLAGS is set), ask for a higher one, or set x-sciferry.instructions to warn",
+                tail: Array(InstructionSummary.lines(worst).prefix(12))))
+    }
+}

@@ -1,0 +1,62 @@
+import Glibc
+import HTTPTransport
+import FarmModel
+import SystemIO
+
+extension BuildPipeline {
+    func resolve(_ order: ResolveOrder) async throws -> LockedInput {
+        await enter(.base, order.name)
+        let log = log
+        switch order.kind {
+        case .base:
+            let provider = BaseProvider(
+                engine: engine, scratch: directory, marks: marks, isForeign: order.architecture != context.host.architecture)
+            let resolved = try await provider.resolve(order) { await log.write($0) }
+            if let tar = resolved.tar {
+                try await importBase(
+                    BaseImage(
+                        name: order.name, digest: resolved.input.digest, origin: .bootstrap, size: resolved.input.size, bootstrap: nil),
+                    tar,
+                    order.architecture)
+                await enter(.upload, "the base image")
+                _ = try await uploader.send(
+                    .file(path: tar, offset: 0, count: resolved.input.size), kind: "input", digest: resolved.input.digest,
+                    size: resolved.input.size)
+            }
+            return resolved.input
+        case .git:
+            let commit = try await GitReferences.commit(order.name, client: context.client)
+            await log.say("\(order.name) is \(commit)")
+            return LockedInput(
+                kind: .git, name: order.name, architecture: order.architecture, digest: Digest(hashing: commit), size: 0,
+                origin: .registry, bootstrap: nil, commit: commit, lockedAt: .now)
+        case .download:
+            let path = "\(directory)/download"
+            let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)
+            let response: HTTPResponse
+            do {
+                response = try await context.client.perform(HTTPRequest("GET", order.name, followsRedirects: true)) {
+                    try file.write(Array($0))
+                }
+            } catch let error as FarmError {
+                throw AttemptFailure(Failure(.infrastructure, error))
+            }
+            try file.sync()
+            file.close()
+            guard response.isSuccess else {
+                let isTransient = RetryPolicy.isTransient(status: response.status)
+                throw AttemptFailure(
+                    Failure(
+                        isTransient ? .infrastructure : .recipe, code: "download.failed",
+                        message: "\(order.name) answers with status \(response.status); correct the URL"))
+            }
+            let digest = try await Blocking.run { try BaseProvider.digest(of: path) }
+            let size = Disk.size(path) ?? 0
+            await enter(.upload, order.name)
+            _ = try await uploader.send(.file(path: path, offset: 0, count: size), kind: "input", digest: digest, size: size)
+            return LockedInput(
+                kind: .download, name: order.name, architecture: order.architecture, digest: digest, size: size, origin: .registry,
+                bootstrap: nil, lockedAt: .now)
+        }
+    }
+}

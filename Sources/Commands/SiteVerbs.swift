@@ -106,7 +106,7 @@ struct PullCommand: AsyncParsableCommand {
                     "target  \(offer.release.image.target), the highest of \(offer.targets.joined(separator: ", ")) that this machine (\(offer.host)) runs"
                 )
             }
-            if let emulator = offer.release.emulator {
+            if let emulator = offer.release.emulator, offer.release.verified?.allSatisfy({ $0.emulator != nil }) ?? true {
                 Console.print("note    built and tested by an emulator, \(emulator), never on a CPU of \(offer.release.image.target)")
             }
             Console.print("image   \(site.imageDirectory(offer.release.image.digest))/image.sif")

@@ -34,7 +34,8 @@ enum TestRegistry {
                     cp $busybox tree/bin/; for name in sh cat head mkdir chmod printf sleep true false ls echo test wc rm sha256sum dd; do ln -sf busybox tree/bin/$name; done
                     echo root:x:0:0:root:/root:/bin/sh > tree/etc/passwd
                     tar --sort=name --mtime=@1700000000 --owner=0 --group=0 -C tree -cf tiny.tar .
-                    /usr/bin/docker import --platform linux/\(platform) tiny.tar \(base) >/dev/null
+                    mkdir -p context; mv tiny.tar context; printf 'FROM scratch\\nADD tiny.tar /\\n' > context/Dockerfile
+                    DOCKER_BUILDKIT=1 /usr/bin/docker build -q --platform linux/\(platform) -t \(base) context >/dev/null
                     for i in $(seq 50); do /usr/bin/docker push \(base) >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1
                     """,
                 ], deadlineSeconds: 120))

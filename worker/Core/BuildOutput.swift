@@ -100,7 +100,9 @@ package struct BuildOutput: Sendable {
         guard code != nil || isRefused else {
             return Failure(
                 .infrastructure, code: "engine.failed",
-                message: "the engine gave up with status \(status) in \(place): \(step.instruction)", tail: tail)
+                message: step.number == 0
+                    ? "the engine gave up with status \(status) before the first step: \(tail.last ?? "it said nothing")"
+                    : "the engine gave up with status \(status) in \(place): \(step.instruction)", tail: tail)
         }
         let reason = code.map { "ended with status \($0)" } ?? "failed (\(tail.last ?? ""))"
         return Failure(.recipe, code: "build.step-failed", message: "\(place) \(reason): \(step.instruction)", tail: tail)

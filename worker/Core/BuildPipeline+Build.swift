@@ -82,7 +82,7 @@ extension BuildPipeline {
 
     func importBase(_ base: BaseImage, _ tar: String, _ architecture: String) async throws {
         if try await engine.has(base.reference, architecture) { return }
-        try await engine.importBase(tar, as: base.reference, architecture)
+        try await engine.importBase(tar, digest: base.digest, as: base.reference, architecture, scratch: directory)
     }
 
     /// Builds and gives the image's identifier, which no other build can take over as it could a name.

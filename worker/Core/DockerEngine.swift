@@ -1,6 +1,7 @@
 package import FarmModel
 package import ProcessRunner
 import Foundation
+import Glibc
 import Microarchitecture
 import SystemIO
 
@@ -95,10 +96,38 @@ package struct DockerEngine: Sendable {
         }
     }
 
-    /// Makes an image of a root file system.
-    package func importBase(_ tar: String, as reference: String, _ architecture: String) async throws {
-        try await ProcessRunner.require(
-            command(["import", "--platform", DockerEngine.platform(architecture), tar, reference], deadlineSeconds: 3600))
+    /// Makes an image of a root file system, with the same bytes everywhere. `docker import` would call it the engine's own
+    /// architecture, whatever it is told, so that a builder for another would not find it.
+    ///
+    /// - Parameters:
+    ///   - tar: moved into the archive of one layer (https://docs.docker.com/engine/api/v1.41/, "Image tarball format") that is loaded.
+    ///   - digest: the tar's.
+    ///   - scratch: a directory on the tar's file system.
+    package func importBase(
+        _ tar: String, digest: Digest, as reference: String, _ architecture: String, scratch: String
+    ) async throws {
+        let platform = DockerEngine.platform(architecture).split(separator: "/").map(String.init)
+        let directory = "\(scratch)/import"
+        try Disk.remove(directory)
+        try Disk.makeDirectory(directory)
+        defer { try? Disk.remove(directory) }
+        let created = "1970-01-01T00:00:00Z"
+        let configuration =
+            #"{"architecture":"\#(platform[1])","config":{},"created":"\#(created)","history":[{"created":"\#(created)"}],"os":"linux","rootfs":{"diff_ids":["sha256:\#(digest.hex)"],"type":"layers"}}"#
+        try Disk.replace("\(directory)/config.json", with: Array(configuration.utf8))
+        try Disk.replace(
+            "\(directory)/manifest.json",
+            with: Array(#"[{"Config":"config.json","Layers":["layer.tar"],"RepoTags":["\#(reference)"]}]"#.utf8))
+        guard link(tar, "\(directory)/layer.tar") == 0 else {
+            throw FarmError("engine.failed", .fault, "the base image cannot be laid out in \(directory)")
+        }
+        // The archive is never on the disk as a whole.
+        var load = command([], deadlineSeconds: 3600)
+        load.arguments = [
+            "-ec", "set -o pipefail; tar -C \"$1\" -cf - manifest.json config.json layer.tar | \"$2\" load", "load", directory, program,
+        ]
+        load.executable = "bash"
+        try await ProcessRunner.require(load)
     }
 
     /// Gives an image another name.

@@ -131,7 +131,7 @@ let package = Package(
                 "ISAProof", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "SiteDelivery", "SystemIO",
                 "TestSuites", logging,
                 nioCore, nioPosix, nioSSL, protobuf,
-            ]),
+            ], resources: [.embedInCode("Resources/failure-classes.txt")]),
         room(
             "CoordinatorWeb", path: "coordinator/Web",
             [
@@ -149,6 +149,9 @@ let package = Package(
         .executableTarget(
             name: "sciferry-bench-throughput", dependencies: ["ChunkStore", "FarmModel", "SystemIO"], path: "benchmarks/Throughput",
             swiftSettings: settings),
+        .executableTarget(
+            name: "sciferry-bench-scheduler", dependencies: ["CoordinatorCore", "FarmMessages", "FarmModel", "Microarchitecture"],
+            path: "benchmarks/Scheduler", swiftSettings: settings),
         .executableTarget(
             name: "sciferry", dependencies: ["Commands", argumentParser], path: "Sources/sciferry", swiftSettings: settings),
         .executableTarget(

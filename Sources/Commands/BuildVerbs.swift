@@ -33,12 +33,18 @@ struct BuildCommand: AsyncParsableCommand {
     @Option(help: "One of the recipe's variants.") var variant = ""
     @Flag(help: "Resolve base image and downloads anew.") var updateLock = false
     @Flag(help: "Where no worker has the CPU, let one that emulates it build; the release says so.") var emulated = false
+    @Option(help: "How urgent it is: interactive, release, nightly or background.") var priority = "interactive"
     @Flag(inversion: .prefixedNo, help: "Wait for the end.") var wait = true
 
     func run() async throws {
         try await reporting {
             let source = try await HPCCMRecipe.completed(try RecipeDirectory.read(recipe))
             let client = try farm.client()
+            guard let priority = JobPriority(rawValue: priority) else {
+                throw FarmError(
+                    "job.priority", .usage, "\"\(priority)\" is no priority",
+                    hint: JobPriority.allCases.map(\.rawValue).joined(separator: ", "))
+            }
             var wanted: [String] = []
             for target in targets.isEmpty ? [""] : targets {
                 let name = try await resolved(target, source, client)
@@ -48,7 +54,7 @@ struct BuildCommand: AsyncParsableCommand {
             // All are asked for before one is waited for, so that they run side by side.
             for target in wanted {
                 let submission = Submission(
-                    source, target: target, variant: variant, updatesLock: updateLock, allowsEmulation: emulated)
+                    source, target: target, variant: variant, updatesLock: updateLock, allowsEmulation: emulated, priority: priority)
                 jobs.append((target, try await client.post("/api/v1/jobs", submission)))
             }
             guard wait else {
@@ -65,7 +71,7 @@ struct BuildCommand: AsyncParsableCommand {
                 if view.job.state == .succeeded {
                     // Whatever this target, variant or a new file added is held from now on.
                     try await RecipeLocking.write(
-                        held, target: target, variant: variant, client: client, updates: false, quiet: farm.json)
+                        held, target: target, variant: variant, client: client, updates: false, emulated: emulated, quiet: farm.json)
                 }
             }
             if farm.json { try views.count == 1 ? Console.json(views[0]) : Console.json(views) }
@@ -186,12 +192,13 @@ struct JobFollower: Sendable {
             }
         }
         for job in view.verifyJobs {
-            say("verify \(job.id)", "  \(job.id) runs the tests on \(job.target)")
+            if job.state == .queued { say("wait \(job.id)", "  \(job.id) shall run the tests on \(job.target)") }
+            if job.state == .running { say("verify \(job.id)", "  \(job.id) runs the tests on \(job.target)") }
             if job.state == .succeeded { say("verified \(job.id)", "  \(job.id) passed") }
         }
         if view.job.state == .publishing { say("publishing", "  publishing") }
         if let note = view.job.note, !view.job.state.isFinal { say("note \(note)", "  \(note)") }
-        if view.job.state == .queued, view.attempts.isEmpty {
+        if view.job.state == .queued && view.attempts.isEmpty || view.job.state == .verifying {
             for (worker, why) in view.obstacles.sorted(by: { $0.key < $1.key }) where why != "busy" {
                 say("obstacle \(worker) \(why)", "  waiting; \(worker): \(why)")
             }
@@ -238,128 +245,4 @@ struct JobFollower: Sendable {
             }
         }
     }
-}
-
-/// Lists jobs.
-struct JobsCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "jobs", abstract: "List jobs, newest last.", discussion: "Example:\n  sciferry jobs --open")
-
-    @OptionGroup var farm: FarmOptions
-    @Flag(help: "Only those that have not ended.") var open = false
-
-    func run() async throws {
-        try await reporting {
-            var jobs: [JobView] = try await farm.client().get("/api/v1/jobs")
-            if open { jobs = jobs.filter { !$0.job.state.isFinal } }
-            if farm.json { return try Console.json(jobs) }
-            Console.table(
-                ["JOB", "STATE", "WHAT", "WORKER", "STARTED", "NOTE"],
-                jobs.map { view in
-                    [
-                        view.job.id.rawValue, view.job.state.rawValue, view.job.title, view.attempts.last?.worker.rawValue ?? "-",
-                        Console.date(view.job.createdAt), String((view.job.failure?.message ?? view.job.note ?? "").prefix(70)),
-                    ]
-                })
-        }
-    }
-}
-
-/// Shows one job.
-struct JobCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "job", abstract: "Show a job: where it stands, why it waits or failed, what came of it.",
-        discussion: "Examples:\n  sciferry job j3 --json\n  sciferry job j3 --packages\n  sciferry job j3 --instructions")
-
-    @OptionGroup var farm: FarmOptions
-    @Argument(help: "The job, for example j3.") var id: String
-    @Flag(help: "List what package managers installed in its image.") var packages = false
-    @Flag(help: "Tell what its image's machine code needs of the CPU.") var instructions = false
-
-    func run() async throws {
-        try await reporting {
-            let view: JobView = try await farm.client().get("/api/v1/jobs/\(id)")
-            if packages { return try await list(view) }
-            if instructions { return try await tell(view) }
-            if farm.json { return try Console.json(view) }
-            let job = view.job
-            Console.print("\(job.id)  \(job.title)  \(job.state.rawValue)")
-            Console.print("  asked by \(job.requestedBy) at \(Console.date(job.createdAt))")
-            if let key = job.key { Console.print("  build key \(key.hex)") }
-            if let note = job.note { Console.print("  \(note)") }
-            for (worker, why) in view.obstacles.sorted(by: { $0.key < $1.key }) { Console.print("  not on \(worker): \(why)") }
-            for attempt in view.attempts {
-                let end = attempt.finishedAt.map { " in \(Console.seconds($0.seconds(since: attempt.startedAt)))" } ?? ""
-                Console.print("  \(attempt.id) on \(attempt.worker): \(attempt.state.rawValue)\(end), phase \(attempt.phase.rawValue)")
-                if let failure = attempt.failure {
-                    Console.print("    \(failure.message) [\(failure.code)]")
-                    for line in failure.tail.suffix(12) { Console.print("    | \(line)") }
-                }
-            }
-            for job in view.verifyJobs where !job.state.isFinal { Console.print("  waits for \(job.id), \(job.title)") }
-            if let publication = view.publication {
-                Console.print("  image sha256:\(publication.result.image.hex), \(Console.bytes(publication.result.imageSize))")
-                let result = publication.result
-                Console.print(
-                    "  built and tested on a CPU of \(result.hostTarget)\(result.emulator.map { ", emulated by \($0)" } ?? "")")
-                for found in publication.verified ?? [] { Console.print("  \(found.title)") }
-                for test in publication.result.tests { Console.print("  \(test.passed ? "passed" : "FAILED")  \(test.name)") }
-                for (phase, seconds) in publication.result.phaseSeconds.sorted(by: { $0.key < $1.key }) {
-                    Console.print("  \(phase) took \(Console.seconds(seconds))")
-                }
-                Console.print("  published in: \(publication.regionsDone.joined(separator: ", ")); step \(publication.step.rawValue)")
-                if let error = publication.lastError { Console.print("  last error: \(error)") }
-            }
-        }
-    }
-}
-
-extension JobCommand {
-    private func record<Document: Decodable>(_ kind: ImageRecord.Kind, of view: JobView) async throws -> Document {
-        guard let record = view.publication?.result.records.first(where: { $0.kind == kind }) else {
-            throw FarmError(
-                "job.record", .notFound, "\(id) has no record of that kind", hint: "name a job that was released: sciferry jobs")
-        }
-        return try await farm.client().get("/api/v1/records/\(record.object.digest.hex)")
-    }
-
-    private func tell(_ view: JobView) async throws {
-        let statement: Statement<InstructionReport> = try await record(.instructions, of: view)
-        if farm.json { return try Console.json(statement) }
-        for line in InstructionSummary.lines(statement.predicate, all: true) { Console.print(line) }
-    }
-
-    private func list(_ view: JobView) async throws {
-        let installed: InstalledPackages = try await record(.packages, of: view)
-        if farm.json { return try Console.json(installed) }
-        Console.table(["MANAGER", "PACKAGE", "VERSION"], installed.packages.map { [$0.manager, $0.name, $0.version] })
-    }
-}
-
-/// Prints a job's log.
-struct LogsCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "logs", abstract: "Print a job's log.", discussion: "Example:\n  sciferry logs -f j3")
-
-    @OptionGroup var farm: FarmOptions
-    @Argument(help: "The job, for example j3, or one attempt of it, j3.1.") var id: String
-    @Flag(name: .shortAndLong, help: "Go on until the job ends.") var follow = false
-
-    func run() async throws {
-        try await reporting {
-            let attempt = AttemptID(id)
-            try await farm.client().log(attempt?.job.rawValue ?? id, attempt: attempt?.number, follow: follow) {
-                FileHandle.standardOutput.write(Data($0))
-            }
-        }
-    }
-}
-
-/// Stops a job.
-struct CancelCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "cancel", abstract: "Stop a job.", discussion: "Example:\n  sciferry cancel j3")
-    @OptionGroup var farm: FarmOptions
-    @Argument(help: "The job, for example j3.") var id: String
-    func run() async throws { try await reporting { try await farm.client().post("/api/v1/jobs/\(id)/cancel") } }
 }

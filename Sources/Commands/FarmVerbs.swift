@@ -139,6 +139,10 @@ struct WorkersCommand: AsyncParsableCommand {
                         "\(view.worker.name) emulates \(platform.architecture) with \(platform.emulator), \(platform.cost) times slower")
                 }
             }
+            for view in workers {
+                guard let quarantine = view.worker.quarantine else { continue }
+                Console.print("\(view.worker.name) is quarantined: \(quarantine); sciferry worker resume \(view.worker.name)")
+            }
             for view in workers where !view.worker.refusal.isEmpty {
                 Console.print("\(view.worker.name) takes no work: \(view.worker.refusal)")
             }
@@ -148,6 +152,7 @@ struct WorkersCommand: AsyncParsableCommand {
     static func state(_ view: WorkerView) -> String {
         if view.worker.revoked { return "revoked" }
         if !view.connected { return "away" }
+        if view.worker.quarantine != nil { return "quarantined" }
         return view.worker.drained ? "drained" : view.attempts.isEmpty ? "idle" : "busy"
     }
 }

@@ -57,6 +57,9 @@ package struct Digest: Hashable, Sendable, Comparable, CustomStringConvertible {
         }
     }
 
+    /// The first eight bytes, for keys that may collide once in a long while.
+    package var leading: UInt64 { words.0 }
+
     /// 64 lower-case hexadecimal digits.
     package var hex: String {
         let digits = Array("0123456789abcdef".utf8)

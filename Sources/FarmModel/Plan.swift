@@ -62,11 +62,14 @@ package struct LockedInput: Codable, Sendable, Hashable {
     /// The commit that a git reference stood for, in hexadecimal; the digest is that of this text.
     package var commit: String?
     package var lockedAt: Timestamp
+    /// What ran the programs of a base image while it was bootstrapped, where that was not a CPU that they are for.
+    package var emulator: String?
 
     package init(
         kind: Kind, name: String, architecture: String, digest: Digest, size: Int64, origin: BaseOrigin,
-        bootstrap: String?, commit: String? = nil, lockedAt: Timestamp
+        bootstrap: String?, commit: String? = nil, lockedAt: Timestamp, emulator: String? = nil
     ) {
+        self.emulator = emulator
         self.kind = kind
         self.name = name
         self.architecture = architecture
@@ -229,10 +232,12 @@ package struct Plan: Codable, Sendable, Hashable {
     package var limits: BuildLimits
     package var network: NetworkPolicy
     package var instructions: InstructionPolicy
-    /// CPU targets above `target` on which the tests shall run too before the release.
-    package var verifyOn: [String]
+    /// CPU targets that run `target` and on which the tests shall run too before the release; absent in plans of format 3.
+    package var verifyOn: [String]?
 
     package static let currentFormat = 4
+    /// What was queued or half published before an upgrade is still understood.
+    package static let readableFormats = 3...4
 
     package init(
         name: String, version: String, architecture: String, target: String, base: BaseImage,
@@ -274,9 +279,10 @@ package struct Plan: Codable, Sendable, Hashable {
     /// Reads a plan and refuses formats it does not know (`plan.format`).
     package static func read(_ bytes: [UInt8]) throws -> Plan {
         let plan = try CanonicalJSON.decode(Plan.self, from: bytes, source: "the plan")
-        guard plan.format == currentFormat else {
+        guard readableFormats.contains(plan.format) else {
             throw FarmError(
-                "plan.format", .invalid, "the plan has format \(plan.format); this program reads \(currentFormat)",
+                "plan.format", .invalid,
+                "the plan has format \(plan.format); this program reads \(readableFormats.lowerBound) to \(readableFormats.upperBound)",
                 hint: "upgrade the worker")
         }
         return plan
@@ -307,8 +313,11 @@ package struct VerifyOrder: Codable, Sendable, Hashable {
     package var manifest: Digest
     /// The CPU target that the recipe asks for.
     package var on: String
+    /// How many regions the farm has; the first has the image, others may have parts of it whole where the first has not.
+    package var regions: Int
 
-    package init(plan: Digest, manifest: Digest, on: String) {
+    package init(plan: Digest, manifest: Digest, on: String, regions: Int) {
+        self.regions = regions
         self.plan = plan
         self.manifest = manifest
         self.on = on

@@ -52,8 +52,21 @@ package enum FailureClass: String, Codable, Sendable, Hashable {
     case recipe
     /// The worker, the network or a store. Retried elsewhere.
     case infrastructure
+    /// A server that the recipe names. Retried when it has had time.
+    case upstream
     /// Someone asked for it to stop.
     case cancelled
+}
+
+/// What is done after a failure.
+package enum RetryRule: String, Codable, Sendable, Hashable, CaseIterable {
+    case never
+    /// After a few seconds, anywhere.
+    case soon
+    /// After minutes: somebody else has to mend something.
+    case later
+    /// On another worker.
+    case elsewhere
 }
 
 /// Why an attempt or a job ended badly, in a form that people and programs can read.
@@ -64,8 +77,16 @@ package struct Failure: Codable, Sendable, Hashable {
     package var message: String
     /// The last lines of the log, for a failing step.
     package var tail: [String]
+    /// What the log says went wrong: a class of `worker/Core/Resources/failure-classes.txt`. Absent where it says nothing known.
+    package var reason: String?
+    /// What is done about it; where it is absent, what befits the class.
+    package var retry: RetryRule?
 
-    package init(_ failureClass: FailureClass, code: String, message: String, tail: [String] = []) {
+    package init(
+        _ failureClass: FailureClass, code: String, message: String, tail: [String] = [], reason: String? = nil, retry: RetryRule? = nil
+    ) {
+        self.reason = reason
+        self.retry = retry
         self.failureClass = failureClass
         self.code = code
         // It rides in a frame of bounded size, and a person reads it.

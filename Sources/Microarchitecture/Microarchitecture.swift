@@ -44,7 +44,12 @@ package struct Microarchitecture: Hashable, Sendable, CustomStringConvertible {
 
     /// Whether a host of this kind runs code that was built for `other`.
     package func dominates(_ other: Microarchitecture) -> Bool {
-        self == other || parents.contains { Microarchitecture.named($0)?.dominates(other) ?? false }
+        Microarchitecture.runs(name, other.name)
+    }
+
+    /// Whether a host of one target runs code for another, by their names, without a walk over the order.
+    package static func runs(_ host: String, _ target: String) -> Bool {
+        MicroarchitectureTable.shared.below[host]?.contains(target) ?? false
     }
 
     /// The target at the bottom, whose name is the machine architecture as the kernel names it.

@@ -11,6 +11,8 @@ struct MicroarchitectureTable: Sendable {
     }
 
     private(set) var targets: [String: Microarchitecture] = [:]
+    /// The names of all targets that each one runs, its own among them.
+    private(set) var below: [String: Set<String>] = [:]
     /// As in the data; every target stands after those below it.
     private(set) var order: [String] = []
     private(set) var aliases: [String: Alias] = [:]
@@ -79,5 +81,7 @@ struct MicroarchitectureTable: Sendable {
             }
         }
         finished(&self)
+        // Those below a target stand before it.
+        for name in order { below[name] = (targets[name]?.parents ?? []).reduce(into: [name]) { $0.formUnion(below[$1] ?? []) } }
     }
 }

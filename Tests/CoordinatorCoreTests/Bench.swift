@@ -17,7 +17,10 @@ struct Bench {
         state = FarmState(JournalSnapshot(), rules: rules, now: now)
     }
 
-    mutating func commit() throws { try journal.commit(state.drainChanges().changes) }
+    mutating func commit() throws {
+        try journal.commit(state.drainChanges().changes)
+        state.accept()
+    }
 
     /// - Parameter emulates: platforms that it runs by emulation.
     mutating func enrol(_ name: String, trusted: Bool = true, target: Microarchitecture? = nil, emulates: [String] = []) throws {
@@ -32,11 +35,14 @@ struct Bench {
     }
 
     mutating func submit(
-        _ key: String, target: String = "x86_64", disk: Int64 = 1, emulated: Bool = false, verifyOn: [String] = []
+        _ key: String, target: String = "x86_64", disk: Int64 = 1, emulated: Bool = false, verifyOn: [String] = [],
+        recipe: String? = nil, by requester: String = "me", priority: JobPriority? = nil
     ) throws -> JobID {
-        var job = state.newJob(kind: .build, title: key, recipe: key, version: "1", target: target, requestedBy: "me", now: now)
+        var job = state.newJob(
+            kind: .build, title: key, recipe: recipe ?? key, version: "1", target: target, requestedBy: requester, now: now)
         job.allowsEmulation = emulated
         job.verifyOn = verifyOn
+        job.priority = priority
         state.enqueue(job, key: Digest(hashing: key), diskBytes: disk, now: now)
         try commit()
         return job.id
@@ -50,16 +56,29 @@ struct Bench {
         return desired
     }
 
+    /// A change without a commit.
+    mutating func raw<Value>(_ body: (inout FarmState, Timestamp) throws -> Value) rethrows -> Value { try body(&state, now) }
+
+    static func newJob(_ state: inout FarmState, _ recipe: String, _ now: Timestamp) -> JobRecord {
+        state.newJob(kind: .build, title: recipe, recipe: recipe, version: "1", target: "x86_64", requestedBy: "me", now: now)
+    }
+
+    func report(of attempts: [AttemptReport], slots: Int = 1) -> WorkerReport {
+        WorkerReport(sequence: 1, attempts: attempts, diskFreeBytes: 50 << 30, refusal: "", freeSlots: slots, renewalRequest: [])
+    }
+
     func running(_ id: AttemptID, _ outcome: AttemptOutcome? = nil) -> AttemptReport {
         AttemptReport(id: id, phase: .build, progressPermille: 0, note: "", outcome: outcome)
     }
 
     static let result = BuildResult(
         image: Digest(hashing: "i"), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [], records: [],
-        chunkCount: 0, newChunkCount: 0, newBytes: 0, tests: [], testRuntime: "r", commands: [], hostTarget: "t", phaseSeconds: [:])
+        chunkCount: 0, newChunkCount: 0, newBytes: 0,
+        tests: [TestOutcome(name: "runs", passed: true, problems: [], seconds: 1)], testRuntime: "r", commands: [], hostTarget: "t",
+        phaseSeconds: [:])
 
     static func verification(_ asked: String) -> Verification {
-        Verification(asked: asked, hostTarget: asked, emulator: nil, worker: "?", runtime: "r", tests: [])
+        Verification(asked: asked, hostTarget: asked, emulator: nil, worker: "?", runtime: "r", tests: result.tests)
     }
 
     /// What the steps of a publication before the verification come to, without a store.

@@ -232,14 +232,14 @@ import Testing
             case 2: bench.state.expireLeases(now: bench.now)
             case 3:
                 if let job = bench.state.jobs.values.filter({ !$0.state.isFinal }).min(by: { $0.number < $1.number }),
-                    job.state != .publishing || job.kind == .verify
+                    job.state != .publishing
                 {
                     try bench.state.cancel(job.id, by: "x", now: bench.now)
                 }
             case 4:
                 // The coordinator is killed and starts from its journal.
                 try bench.commit()
-                bench.state = FarmState(try bench.journal.load(), rules: bench.state.rules, now: bench.now)
+                bench.state = FarmState(try bench.journal.load(recent: 10_000), rules: bench.state.rules, now: bench.now)
             case 5:
                 if let record = bench.state.publications.values.first(where: { $0.step == .packs }) { try bench.stored(record.job) }
                 if let record = bench.state.publications.values.first(where: { $0.step == .release }) {
@@ -267,6 +267,65 @@ import Testing
         }
     }
 
+    /// A transition whose commit fails leaves nothing behind.
+    @Test(arguments: 0..<20) func whatIsTakenBackNeverWas(_ seed: Int) throws {
+        var generator = SeededGenerator(UInt64(seed))
+        func pick(_ count: Int) -> Int { Int(generator.next() % UInt64(count)) }
+        var bench = Bench()
+        for name in ["a", "b"] { try bench.enrol(name) }
+        for _ in 0..<100 {
+            bench.now = bench.now.adding(seconds: 3)
+            let before = bench.state
+            for _ in 0..<2 {
+                let name = ["a", "b"][pick(2)]
+                let mine = bench.state.openAttempts(on: WorkerName(name)).map(\.id)
+                // A revoked worker's report throws, which takes everything back.
+                do {
+                    switch pick(6) {
+                    case 0:
+                        bench.raw {
+                            $0.enqueue(Bench.newJob(&$0, "key \(pick(5))", $1), key: Digest(hashing: "\(pick(5))"), diskBytes: 1, now: $1)
+                        }
+                    case 1:
+                        let report = bench.report(of: mine.map { bench.running($0, pick(2) == 0 ? .built(Bench.result) : nil) })
+                        try bench.raw { _ = try $0.report(WorkerName(name), report, now: $1) }
+                    case 2: bench.raw { $0.expireLeases(now: $1.adding(seconds: 100)) }
+                    case 3: try bench.raw { try $0.revoke(WorkerName("b"), now: $1) }
+                    default: bench.raw { _ = $0.dispatch(now: $1) }
+                    }
+                } catch is FarmError { bench.state.rollBack() }
+            }
+            if pick(2) == 0 {
+                bench.state.rollBack()
+                #expect(bench.state.jobs == before.jobs && bench.state.attempts == before.attempts)
+                #expect(bench.state.publications == before.publications && bench.state.workers == before.workers)
+            } else {
+                try bench.commit()
+            }
+            #expect(bench.state.table.inconsistencies().isEmpty, "\(bench.state.table.inconsistencies())")
+        }
+    }
+
+    /// Memory holds what matters now; the rest lies in the journal and is found there.
+    @Test func oldJobsAreLetGo() throws {
+        var rules = FarmState.Rules(silenceSeconds: 60)
+        rules.keptJobs = 10
+        var bench = Bench(rules: rules)
+        try bench.enrol("w")
+        for number in 0..<50 {
+            let id = try bench.submit("key \(number)")
+            let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+            _ = try bench.report("w", [bench.running(attempt, .failed(Failure(.recipe, code: "r", message: "")))])
+            #expect(bench.state.jobs.count <= 11)
+            #expect(try bench.journal.job(id)?.attempts.count == 1)
+        }
+        #expect(try bench.journal.jobs(before: 31, limit: 5).map(\.job.number) == [26, 27, 28, 29, 30])
+        let reloaded = FarmState(try bench.journal.load(recent: 10), rules: rules, now: bench.now)
+        #expect(reloaded.jobs.count == 10)
+        var again = reloaded
+        #expect(again.newJob(kind: .build, title: "", recipe: "", version: "", target: "", requestedBy: "", now: bench.now).number == 51)
+    }
+
     private func checkInvariants(_ bench: Bench) throws {
         let state = bench.state
         for job in state.jobs.values {
@@ -285,9 +344,17 @@ import Testing
             if let record = state.publications[job.id], [.release, .pointer].contains(record.step) {
                 #expect(Set(record.verified?.map(\.asked) ?? []) == Set(job.verifyOn ?? []))
             }
-            #expect(job.setbacks <= state.rules.mostSetbacks)
+            #expect(job.setbacks <= state.rules.mostSetbacks || job.kind == .verify)
+            if let leader = job.joined, !job.state.isFinal { #expect(state.jobs[leader].map { !$0.state.isFinal } ?? false, "\(job.id)") }
+            for attempt in open where attempt.state == .assigned || attempt.state == .running {
+                let isNative = state.workers[attempt.worker]?.facts.map { Microarchitecture.runs($0.target, job.target) } ?? true
+                #expect(isNative || job.allowsEmulation ?? false, "\(attempt.id)")
+            }
         }
-        let again = try bench.journal.load()
+        #expect(state.table.inconsistencies().isEmpty, "\(state.table.inconsistencies())")
+        let released = state.releases.values.filter { $0.release.emulator == nil }.map(\.release.image.buildKey)
+        #expect(Set(released).count == released.count, "a build was released twice")
+        let again = try bench.journal.load(recent: 10_000)
         #expect(again.jobs == state.jobs.values.sorted { $0.number < $1.number })
         #expect(Set(again.publications) == Set(state.publications.values))
     }

@@ -15,32 +15,34 @@ private func job(_ number: Int, _ state: JobState, key: Digest? = nil, joined: J
     return record
 }
 
+private let history = RunHistory(recipe: "r", target: "x86_64", count: 2, logSeconds: 3, imageBytes: 9)
+
 /// The contract of `FarmJournal`; `reopen` gives the same journal after a restart.
 private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> any FarmJournal) throws {
-    #expect(try journal.load() == JournalSnapshot())
+    #expect(try journal.load(recent: 100) == JournalSnapshot())
     let key = Digest(hashing: "key")
     let attempt = AttemptRecord(
         id: AttemptID(job: JobID("j1"), number: 1), worker: WorkerName("w"), state: .running, startedAt: Timestamp(seconds: 2))
     try journal.commit([.job(job(2, .queued)), .job(job(1, .running, key: key)), .attempt(attempt)])
-    #expect(try journal.load().jobs.map(\.number) == [1, 2])
+    #expect(try journal.load(recent: 100).jobs.map(\.number) == [1, 2])
 
     // Two leaders of one key, or two open attempts of one job, are refused, and nothing of that commit stays.
     #expect(throws: FarmError.self) { try journal.commit([.job(job(3, .queued)), .job(job(4, .queued, key: key))]) }
     var second = attempt
     second.id = AttemptID(job: JobID("j1"), number: 2)
     #expect(throws: FarmError.self) { try journal.commit([.job(job(3, .queued)), .attempt(second)]) }
-    #expect(try journal.load().jobs.count == 2 && journal.load().attempts == [attempt])
+    #expect(try journal.load(recent: 100).jobs.count == 2 && journal.load(recent: 100).attempts == [attempt])
 
     // A follower does not lead; a leader that ends makes room in the same commit, in whatever order the two stand.
     try journal.commit([.job(job(3, .queued, key: key, joined: JobID("j1")))])
     var ended = attempt
     ended.state = .lost
     try journal.commit([.attempt(second), .attempt(ended), .job(job(4, .queued, key: key)), .job(job(1, .failed, key: key))])
-    #expect(try journal.load().attempts == [ended, second])
+    #expect(try journal.load(recent: 100).attempts == [ended, second])
 
     // Of two changes of one record the last counts.
     try journal.commit([.job(job(2, .running)), .job(job(2, .cancelled))])
-    #expect(try journal.load().jobs[1].state == .cancelled)
+    #expect(try journal.load(recent: 100).jobs[1].state == .cancelled)
 
     let entry = PackEntry(digest: Digest(hashing: "c"), offset: 8, storedSize: 5, size: 9, codec: .zstd)
     let pack = Digest(hashing: "pack")
@@ -56,12 +58,20 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
     try journal.commit([.packs([.init(pack: other, entries: [entry])], index: Digest(hashing: "i3"))])
     #expect(try journal.locate([entry.digest])[entry.digest]?.pack == other)
 
+    // Of ended jobs only so many of the newest come along, with what belongs to them; the others are found by name.
+    try journal.commit([.job(job(5, .failed)), .job(job(6, .succeeded)), .history(history)])
+    let few = try journal.load(recent: 1)
+    #expect(few.jobs.map(\.number) == [3, 4, 6] && few.attempts.isEmpty && few.nextNumber == 7 && few.histories == [history])
+    #expect(try journal.job(JobID("j1")) == JobFile(job: job(1, .failed, key: key), attempts: [ended, second], publication: nil))
+    #expect(try journal.job(JobID("j99")) == nil)
+    #expect(try journal.jobs(before: 6, limit: 2).map(\.job.number) == [4, 5])
+
     let token = TokenRecord(id: "t", secret: "s", worker: WorkerName("w"), trusted: true, expiresAt: Timestamp(seconds: 9))
     let worker = WorkerRecord(name: WorkerName("w"), trusted: true, enrolledAt: Timestamp(seconds: 3))
     try journal.commit([.token(token), .worker(worker), .channel(ChannelRecord(name: "main", version: 3, issuedAt: Timestamp(seconds: 4)))])
-    let before = try journal.load()
+    let before = try journal.load(recent: 100)
     #expect(before.tokens == [token] && before.workers == [worker] && before.channels.first?.version == 3)
-    #expect(try reopen().load() == before)
+    #expect(try reopen().load(recent: 100) == before)
 }
 
 @Suite struct JournalTests {

@@ -34,7 +34,7 @@ import Testing
         #expect(try bench.report("v3").assignments.isEmpty)
         let order = try #require(try bench.report("zen").assignments.first)
         let manifest = Bench.result.manifest.digest
-        #expect(order.order == .verify(VerifyOrder(plan: Digest(hashing: "a"), manifest: manifest, on: "zen2")))
+        #expect(order.order == .verify(VerifyOrder(plan: Digest(hashing: "a"), manifest: manifest, on: "zen2", regions: 1)))
         var found = Bench.verification("zen2")
         (found.hostTarget, found.worker) = ("zen3", "somebody else")
         _ = try bench.report("zen", [bench.running(order.attempt, .verified(found))])
@@ -94,9 +94,39 @@ import Testing
         var bench = Bench()
         let id = try built(&bench)
         let attempt = try #require(try bench.report("zen").assignments.first?.attempt)
+        // On another CPU; without the tests of the build.
         _ = try bench.report("zen", [bench.running(attempt, .verified(Bench.verification("zen4")))])
-        #expect(try bench.job(id).state == .verifying)
         #expect(bench.state.attempts[attempt]?.failure?.code == "attempt.outcome")
+        bench.now = bench.now.adding(seconds: 10)
+        let second = try #require(try bench.report("zen").assignments.first?.attempt)
+        var empty = Bench.verification("zen2")
+        empty.tests = []
+        _ = try bench.report("zen", [bench.running(second, .verified(empty))])
+        #expect(bench.state.attempts[second]?.failure?.code == "attempt.outcome")
+        #expect(try bench.job(id).state == .verifying)
+    }
+
+    /// The build is done: it is not thrown away because no worker can run its tests now.
+    @Test func troubleOfTheInfrastructureOnlyDelays() throws {
+        var bench = Bench()
+        let id = try built(&bench)
+        for _ in 0..<9 {
+            bench.now = bench.now.adding(seconds: 400)
+            for name in ["v2", "v3"] { _ = try bench.report(name, slots: 0) }
+            let attempt = try #require(try bench.report("zen").assignments.first?.attempt)
+            _ = try bench.report("zen", [bench.running(attempt, .failed(Failure(.infrastructure, code: "base.x", message: "m")))])
+        }
+        #expect(try bench.job(id).state == .verifying)
+    }
+
+    @Test func cancellingTheTestLeavesTheBuildToOthersWhoWantIt() throws {
+        var bench = Bench()
+        let id = try built(&bench)
+        let other = try bench.submit("a", verifyOn: ["x86_64_v2", "zen2"])
+        let test = try #require(bench.state.jobs.values.first { $0.parent == id }?.id)
+        try bench.state.cancel(test, by: "me", now: bench.now)
+        try bench.commit()
+        #expect(try bench.job(id).state == .cancelled && bench.job(other).state == .queued && bench.job(other).joined == nil)
     }
 }
 

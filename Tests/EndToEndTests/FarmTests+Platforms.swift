@@ -24,7 +24,10 @@ extension FarmTests {
         let strict = try await farm.sciferry(["build", directory, "--no-wait"])
         #expect(strict.succeeded, "\(strict.text)")
         // Its base image may be asked for by anybody; its steps may not run here.
-        let told = try await farm.sciferry(["job", "j2"]).text
+        try await farm.eventually("the base is known") {
+            try await farm.jobs().contains { $0.job.kind == .build && $0.job.state == .queued }
+        }
+        let told = try await farm.sciferry(["job", "j1"]).text
         #expect(told.contains("not on w1: its CPU (") && told.contains("only emulate it") && told.contains("(--emulated)"), "\(told)")
         try await farm.sciferry(["cancel", "j1"])
 

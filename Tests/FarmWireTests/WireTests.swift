@@ -157,7 +157,8 @@ import Testing
 
     @Test func aFetchNamesABlobOrARangeOfAnObject() throws {
         for source in [
-            FetchSource.blob(Digest(hashing: "x"), offset: 7), .object("packs/ab/cd", nil), .object("packs/ab/cd", 5..<9),
+            FetchSource.blob(Digest(hashing: "x"), offset: 7), .object("packs/ab/cd", nil, region: 0),
+            .object("packs/ab/cd", 5..<9, region: 2),
         ] {
             #expect(try Sciferry_V1_Fetch(source).model() == source)
         }

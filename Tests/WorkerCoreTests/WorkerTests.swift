@@ -8,6 +8,30 @@ import SystemIO
 import Testing
 import WorkerCore
 
+@Suite struct FailureCatalogueTests {
+    /// Lines that programs really write, each with the class that it must lead to; every class has one.
+    @Test func everyClassIsFoundByItsExamples() throws {
+        let text = String(decoding: try Repository.file("Tests/WorkerCoreTests/failure-examples.txt"), as: UTF8.self)
+        let examples = text.split(separator: "\n").map { $0.split(separator: "\t", maxSplits: 1).map(String.init) }
+        for example in examples {
+            let found = FailureCatalogue.shared.explain(["something before", example[1], "something after"])
+            #expect(found?.class.code == example[0] && found?.line == example[1], "\(example) \(found?.class.code ?? "nothing")")
+        }
+        let codes = FailureCatalogue.shared.classes.map(\.code)
+        #expect(codes.count >= 60 && Set(codes).count == codes.count)
+        #expect(Set(codes) == Set(examples.map { $0[0] }))
+        for known in FailureCatalogue.shared.classes {
+            #expect(known.owner != .cancelled && known.sentence.hasSuffix(".") && !known.sentence.contains("  "), "\(known.code)")
+            #expect(known.owner != .recipe || known.retry == .never, "\(known.code)")
+        }
+    }
+
+    @Test func whatSaysNothingKnownHasNoClass() {
+        #expect(FailureCatalogue.shared.explain(["all is well", ""]) == nil)
+        #expect(FailureCatalogue.shared.explain([]) == nil)
+    }
+}
+
 @Suite struct EmulationSurveyTests {
     private static let qemu = """
         enabled
@@ -144,7 +168,8 @@ import WorkerCore
         )
         .failure(status: 1, engineAnswers: true)
         #expect(failure.failureClass == .recipe && failure.code == "build.step-failed")
-        #expect(failure.message == "step 2/3 ended with status 100: RUN false")
+        #expect(failure.message.hasPrefix("step 2/3 ended with status 100: RUN false. A package that the recipe installs is not to be had"))
+        #expect(failure.reason == "apt.package")
         #expect(failure.tail.contains("E: Unable to locate package nosuch"))
     }
 

@@ -23,9 +23,15 @@ package struct Submission: Codable, Sendable, Hashable {
     package var updatesLock: Bool
     /// Where no worker has the CPU, one that emulates it may build. Absent in submissions of older versions.
     package var allowsEmulation: Bool?
+    /// How urgent it is; interactive unless said otherwise.
+    package var priority: JobPriority?
 
-    package init(_ source: RecipeSource, target: String, variant: String = "", updatesLock: Bool, allowsEmulation: Bool = false) {
+    package init(
+        _ source: RecipeSource, target: String, variant: String = "", updatesLock: Bool, allowsEmulation: Bool = false,
+        priority: JobPriority? = nil
+    ) {
         self.allowsEmulation = allowsEmulation
+        self.priority = priority
         path = source.path
         files = source.files.mapValues { Data($0).base64EncodedString() }
         collection = source.collection.files.mapValues { Data($0).base64EncodedString() }
@@ -66,13 +72,17 @@ extension Coordinator {
         // What is wrong with files, steps or tests is said now, not by a job that fails later.
         _ = try (draft.ownFiles(), draft.dockerfile(), RecipeSuite.read(source))
         let blob = try blobs.put(try CanonicalJSON.encode(submission))
-        let orders = orders(try inputs(of: draft, source, updates: submission.updatesLock).missing, target.family)
+        let orders = orders(
+            try inputs(
+                of: draft, source, updates: submission.updatesLock, allowsEmulation: submission.allowsEmulation
+            ).missing, target.family)
         let id = try transition { state in
             var job = state.newJob(
                 kind: .build, title: "\(draft.releaseName) \(draft.definition.version) for \(target.name)", recipe: draft.releaseName,
                 version: draft.definition.version, target: target.name, requestedBy: who, now: .now)
             job.submission = blob
             job.allowsEmulation = submission.allowsEmulation
+            job.priority = submission.priority
             // The build job takes its number before the jobs it waits for.
             state.wait(job, for: [])
             let waits = orders.map {
@@ -97,13 +107,14 @@ extension Coordinator {
     }
 
     /// - Parameter updates: everything is resolved anew, whatever is known or locked.
-    private func inputs(of draft: RecipeDraft, _ source: RecipeSource, updates: Bool) throws -> Inputs {
+    /// - Parameter allowsEmulation: what an emulator bootstrapped will do.
+    private func inputs(of draft: RecipeDraft, _ source: RecipeSource, updates: Bool, allowsEmulation: Bool?) throws -> Inputs {
         let lock = try RecipeLock.read(source)
         if !updates { try lock?.check(draft.definition.shared, source) }
         var inputs = Inputs()
         for input in draft.inputs {
             let key = LockedInput.key(kind: input.kind, name: input.name, architecture: draft.definition.architecture)
-            let resolved = state.inputs[key]
+            let resolved = state.inputs[key].flatMap { $0.emulator == nil || allowsEmulation ?? false ? $0 : nil }
             if updates {
                 inputs.missing.append(input)
             } else if let pinned = lock?.entry(key) {
@@ -134,7 +145,7 @@ extension Coordinator {
         let recipe = try Recipe.read(source)
         let target = try recipe.target(submission.target)
         let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
-        let found = try inputs(of: draft, source, updates: submission.updatesLock)
+        let found = try inputs(of: draft, source, updates: submission.updatesLock, allowsEmulation: submission.allowsEmulation)
         let bootstrap = configuration.bootstrap
         let orders = orders(found.missing, target.family)
         let waits = try transition { state in
@@ -158,24 +169,21 @@ extension Coordinator {
 
     private static func resolveJob(_ order: ResolveOrder, by who: String, allowsEmulation: Bool, in state: inout FarmState) -> JobID {
         let key = Digest(hashing: "resolve \(LockedInput.key(kind: order.kind, name: order.name, architecture: order.architecture))")
-        if let there = state.leader(of: key) {
-            // What an input is does not depend on who finds it out.
-            if allowsEmulation { state.allowEmulation(there.id) }
-            return there.id
-        }
         var job = state.newJob(
             kind: .resolve, title: "resolve \(order.name)", recipe: "", version: "", target: order.architecture,
             requestedBy: who, now: .now)
         job.resolve = order
         job.allowsEmulation = allowsEmulation
+        job.key = key
+        if let there = job.lead.flatMap(state.leader(of:)) { return there.id }
         state.enqueue(job, key: key, diskBytes: 2 << 30, now: .now)
         return job.id
     }
 
     /// Plans and queues the jobs whose inputs are all resolved now.
     func advanceResolving() {
-        let ready = state.jobs.values.filter { job in
-            job.state == .resolving && job.kind == .build
+        let ready = state.resolvingJobs.filter { job in
+            job.kind == .build
                 && job.waitsFor.allSatisfy { state.jobs[$0]?.state == .succeeded } && planAgainAt[job.id] ?? .now <= .now
         }
         for job in ready.sorted(by: { $0.number < $1.number }) { advance(job.id) }
@@ -195,7 +203,7 @@ extension Coordinator {
             // What was to be updated has just been resolved.
             var unlocked = source
             if submission.updatesLock { unlocked.files[RecipeLock.fileName] = nil }
-            let inputs = try inputs(of: draft, unlocked, updates: false)
+            let inputs = try inputs(of: draft, unlocked, updates: false, allowsEmulation: submission.allowsEmulation)
             if let change = inputs.changed.first { throw RecipeLock.changed(change.locked, now: change.now, in: source) }
             let rendered = try draft.render(lock: inputs.known, suite: try RecipeSuite.read(source))
             for bytes in rendered.blobs.values { try blobs.put(bytes) }
@@ -219,7 +227,7 @@ extension Coordinator {
 
     /// Ends a job, and tells the workers that have it; throws `job.unknown`.
     package func cancel(_ id: JobID, by who: String) throws {
-        let workers = state.openAttempts(of: id).map(\.worker)
+        let workers = state.busyWorkers(with: id)
         try transition { try $0.cancel(id, by: who, now: .now) }
         for worker in workers { push(worker) }
     }

@@ -1,3 +1,4 @@
+import ChunkStore
 import Logging
 import ObjectStorage
 package import FarmIdentity
@@ -33,17 +34,25 @@ package struct WorkerDesk: LinkServerDelegate {
     package func send(_ source: FetchSource, worker: WorkerName, piece: @Sendable ([UInt8]) async throws -> Void) async throws {
         switch source {
         case .blob(let digest, let offset): try await send(digest, from: offset, piece: piece)
-        case .object(let key, let range): try await send(key, range, piece: piece)
+        case .object(let key, let range, let number):
+            try await coordinator.requireReader(worker)
+            guard WorkerDesk.isImagePart(key), coordinator.regions.indices.contains(number) else {
+                throw FarmError("fetch.refused", .denied, "\(key) in region \(number) is no object that workers may fetch")
+            }
+            try await send(key, range, from: coordinator.regions[number], piece: piece)
         }
     }
 
-    /// What makes up published images; the rest of a region is not the workers' to read.
-    private func send(_ key: String, _ range: Range<Int64>?, piece: @Sendable ([UInt8]) async throws -> Void) async throws {
-        guard ["packs/", "indexes/", "manifests/", "covers/"].contains(where: { key.hasPrefix($0) }) else {
-            throw FarmError("fetch.refused", .denied, "\(key) is no object that workers may fetch")
-        }
-        try ObjectKey.check(key)
-        let region = coordinator.firstRegion
+    /// What makes up images has a digest for a name; the rest of a region is not the workers' to read.
+    private static func isImagePart(_ key: String) -> Bool {
+        let parts = key.split(separator: "/", omittingEmptySubsequences: false)
+        guard let digest = parts.last.flatMap({ Digest($0) }) else { return false }
+        return [Pack.key(digest), PackIndex.key(digest), ImageManifest.key(digest), ImageManifest.coverKey(digest)].contains(key)
+    }
+
+    private func send(
+        _ key: String, _ range: Range<Int64>?, from region: any ObjectStore, piece: @Sendable ([UInt8]) async throws -> Void
+    ) async throws {
         var range = range
         if range == nil {
             guard let size = try await region.head(key)?.size else { throw StorageFailure.absent(key, in: region.name) }
@@ -173,6 +182,14 @@ extension Coordinator {
             ).der
         }
         return desired
+    }
+
+    /// Throws `fetch.refused` unless the worker is testing an image now.
+    func requireReader(_ worker: WorkerName) throws {
+        let isTesting = state.openAttempts(on: worker).contains { state.jobs[$0.id.job]?.kind == .verify }
+        guard isTesting, state.workers[worker]?.trusted ?? false else {
+            throw FarmError("fetch.refused", .denied, "the worker \(worker) has no image to test")
+        }
     }
 
     /// Throws `attempt.not-held` unless the worker holds the attempt now.

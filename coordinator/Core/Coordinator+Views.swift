@@ -13,6 +13,23 @@ package struct JobView: Codable, Sendable, Hashable {
     package var verifyJobs: [JobRecord]
 }
 
+/// Why a job waits, or why it went where it went.
+package struct JobExplanation: Codable, Sendable, Hashable {
+    /// What a worker means for a waiting job.
+    package struct Verdict: Codable, Sendable, Hashable {
+        package var job: JobID
+        package var worker: String
+        package var refuses: Bool
+        package var words: String
+    }
+    package var job: JobID
+    package var state: JobState
+    package var priority: JobPriority
+    package var note: String?
+    package var choices: [String]
+    package var verdicts: [Verdict]
+}
+
 /// A worker as people and programs see it.
 package struct WorkerView: Codable, Sendable, Hashable {
     package var worker: WorkerRecord
@@ -31,29 +48,71 @@ package struct FarmView: Codable, Sendable, Hashable {
 }
 
 extension Coordinator {
-    package func jobViews() -> [JobView] {
-        state.jobs.values.sorted { $0.number < $1.number }.map { view($0, explains: false) }
+    /// The newest jobs with a number below `number`, oldest first.
+    package func jobViews(before number: Int = .max, limit: Int) throws -> [JobView] {
+        // What the journal has is what counts; only progress is newer in memory.
+        try journal.jobs(before: number, limit: limit).map { try view(current($0), explains: false) }
     }
+
+    /// All jobs that have not ended, oldest first.
+    package func openJobViews() throws -> [JobView] { try state.openJobs.map { try view($0, explains: false) } }
 
     package func jobView(_ id: JobID) throws -> JobView {
-        guard let job = state.jobs[id] else { throw FarmState.unknown(id) }
-        return view(job, explains: true)
+        guard let file = try file(of: id) else { throw FarmState.unknown(id) }
+        return try view(file, explains: true)
     }
 
-    private func view(_ job: JobRecord, explains: Bool) -> JobView {
-        var shown = job
+    /// Why a job is where it is: each worker with its refusal, or with what would happen there.
+    package func explanation(of id: JobID) throws -> JobExplanation {
+        guard let file = try file(of: id) else { throw FarmState.unknown(id) }
+        let leader = try file.job.joined.flatMap { try self.file(of: $0) } ?? file
+        var verdicts: [JobExplanation.Verdict] = []
+        let waiting = [leader.job] + (leader.job.verifyJobs ?? []).compactMap { state.jobs[$0] }
+        for job in waiting where job.state == .queued {
+            for worker in state.workers.values.sorted(by: { $0.name < $1.name }) {
+                let refusal = state.obstacle(job, worker, now: .now)
+                verdicts.append(
+                    .init(
+                        job: job.id, worker: worker.name.rawValue, refuses: refusal != nil && refusal != "busy",
+                        words: [refusal, refusal == nil || refusal == "busy" ? state.turn(of: job, on: worker, now: .now) : nil]
+                            .compactMap { $0 }.joined(separator: "; ")))
+            }
+        }
+        let choices = leader.attempts.map { attempt in
+            let expected = attempt.expectedSeconds.map { ", expected \(Int($0)) s" } ?? ""
+            return "\(attempt.id) went to \(attempt.worker)\(attempt.choice.map { ": \($0)" } ?? "")\(expected)"
+        }
+        return JobExplanation(
+            job: file.job.id, state: leader.job.state, priority: leader.job.priority ?? .interactive, note: file.job.note, choices: choices,
+            verdicts: verdicts)
+    }
+
+    /// A job with what belongs to it, from memory while it is there.
+    private func file(of id: JobID) throws -> JobFile? { try state.file(of: id) ?? journal.job(id) }
+
+    private func current(_ file: JobFile) -> JobFile { state.file(of: file.job.id) ?? file }
+
+    private func view(_ file: JobFile, explains: Bool) throws -> JobView {
+        var shown = file.job
         // A job that joined another is where that one is.
-        let leader = job.joined.flatMap { state.jobs[$0] }
-        if let leader, !shown.state.isFinal { shown.state = leader.state }
-        let source = leader ?? job
-        let attempts = state.attempts.values.filter { $0.id.job == source.id }.sorted { $0.id.number < $1.id.number }
+        let leader = try shown.joined.flatMap { try self.file(of: $0) }
+        if let leader, !shown.state.isFinal { shown.state = leader.job.state }
+        let source = leader ?? file
         var obstacles: [String: String] = [:]
-        if explains, source.state == .queued {
-            for worker in state.workers.values { obstacles[worker.name.rawValue] = state.obstacle(source, worker, now: .now) }
+        if explains, source.job.state == .queued {
+            for worker in state.workers.values { obstacles[worker.name.rawValue] = state.obstacle(source.job, worker, now: .now) }
+        }
+        let tests = try (source.job.verifyJobs ?? []).compactMap { try self.file(of: $0)?.job }
+        if explains {
+            for test in tests where test.state == .queued {
+                for worker in state.workers.values {
+                    obstacles["\(worker.name.rawValue) for \(test.id)"] = state.obstacle(test, worker, now: .now)
+                }
+            }
         }
         return JobView(
-            job: shown, attempts: attempts, obstacles: obstacles, publication: state.publications[source.id],
-            verifyJobs: state.jobs.values.filter { $0.parent == source.id }.sorted { $0.number < $1.number })
+            job: shown, attempts: source.attempts, obstacles: obstacles, publication: source.publication,
+            verifyJobs: tests)
     }
 
     package func workerViews() -> [WorkerView] {

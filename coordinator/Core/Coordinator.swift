@@ -28,10 +28,14 @@ package actor Coordinator {
     private let lock: FileLock
     nonisolated let journal: any FarmJournal
     private let publisher: Publisher
-    nonisolated let firstRegion: any ObjectStore
+    nonisolated let regions: [any ObjectStore]
+    nonisolated var firstRegion: any ObjectStore { regions[0] }
     private let uploadKey: [UInt8]
     let process = Nonce.hex(bytes: 8)
     private var revision: UInt64 = 0
+    /// Something was journalled since the last dispatch.
+    private var isChanged = true
+    private var dispatchedAt = Timestamp(seconds: 0)
     /// Mirrors whose channel has not been replaced by the renewed one yet.
     private var unrenewed: Set<String> = []
 
@@ -65,15 +69,17 @@ package actor Coordinator {
         uploadKey = try Disk.read(home.uploadKey, limit: 4096)
         let journal = try SQLiteJournal(path: home.journal)
         self.journal = journal
-        let snapshot = try journal.load()
-        let rules = FarmState.Rules(
+        var rules = FarmState.Rules(
             silenceSeconds: configuration.silenceSeconds, contactSeconds: configuration.contactSeconds,
             retrySeconds: configuration.retrySeconds)
+        rules.scheduling = configuration.scheduling
+        rules.regions = configuration.regions.count
+        let snapshot = try journal.load(recent: rules.keptJobs)
         state = FarmState(snapshot, rules: rules, now: .now)
         tokens = Dictionary(uniqueKeysWithValues: snapshot.tokens.map { ($0.id, $0) })
         access = Dictionary(uniqueKeysWithValues: snapshot.access.map { ($0.tokenDigest, $0) })
         let regions = try configuration.regions.map { (name: $0.name, store: try $0.bucket.open(client: client)) }
-        firstRegion = regions[0].store
+        self.regions = regions.map(\.store)
         publisher = Publisher(regions: regions, key: key, journal: journal, farm: configuration.farm)
         // What an upload left behind when the process was killed.
         for name in try Disk.list(home.uploads) { try Disk.remove("\(home.uploads)/\(name)") }
@@ -84,13 +90,23 @@ package actor Coordinator {
 
     // MARK: transitions
 
-    /// Runs a transition: `body` changes a copy of the state; the copy counts once its changes are in the journal.
+    /// Runs a transition: its changes are taken back unless they are in the journal before anybody else sees them.
     func transition<Value>(_ body: (inout FarmState) throws -> Value) throws -> Value {
-        var next = state
-        let value = try body(&next)
-        let (changes, remarks) = next.drainChanges()
-        if !changes.isEmpty { try journal.commit(changes) }
-        state = next
+        let value: Value
+        let remarks: [FarmState.Remark]
+        do {
+            value = try body(&state)
+            let drained = state.drainChanges()
+            if !drained.changes.isEmpty {
+                try journal.commit(drained.changes)
+                isChanged = true
+            }
+            state.accept()
+            remarks = drained.remarks
+        } catch {
+            state.rollBack()
+            throw error
+        }
         for remark in remarks {
             logger.notice("\(remark.message)", metadata: remark.metadata.mapValues { "\($0)" })
         }
@@ -137,9 +153,19 @@ package actor Coordinator {
             reportingFaults {
                 try transition { $0.expireLeases(now: .now) }
                 advanceResolving()
+                try dispatch()
             }
             try await Task.sleep(for: .milliseconds(100))
         }
+    }
+
+    /// Gives work to idle workers at once instead of at their next contact, when anything has changed or a pause may be over.
+    private func dispatch() throws {
+        guard isChanged || Timestamp.now.seconds(since: dispatchedAt) >= 1 else { return }
+        isChanged = false
+        dispatchedAt = .now
+        let served = try transition { $0.dispatch(now: .now) }
+        for worker in served { push(worker) }
     }
 
     private func publish() async throws {
@@ -208,7 +234,7 @@ package actor Coordinator {
         }
         // A mirror that still lacks a release gets its pointer with that release, not before.
         for region in unrenewed.sorted() {
-            let waits = state.publications.values.contains { $0.step == .mirrors && !$0.regionsDone.contains(region) }
+            let waits = state.openPublications.contains { $0.step == .mirrors && !$0.regionsDone.contains(region) }
             guard !waits else { continue }
             let bytes = try await firstRegion.get("channels/\(configuration.channel).json")
             try await publisher.point(bytes, name: configuration.channel, region: region)
@@ -225,7 +251,7 @@ package actor Coordinator {
     /// Uploads of attempts that nothing will come of any more are removed.
     private func sweepIncoming() async {
         guard let objects = try? await firstRegion.all(prefix: "incoming/") else { return }
-        let publishing = Set(state.publications.values.filter { $0.step != .done }.map(\.attempt))
+        let publishing = Set(state.openPublications.map(\.attempt))
         for object in objects {
             let parts = object.key.split(separator: "/")
             guard parts.count == 3, let attempt = AttemptID(String(parts[1])) else { continue }
@@ -238,7 +264,10 @@ package actor Coordinator {
         do {
             switch record.step {
             case .packs: try take(try await publisher.takePacks(record))
-            case .manifest: try take(try await publisher.writeManifest(record, plan: try plan(record.plan)))
+            case .manifest:
+                try take(try await publisher.writeManifest(record, plan: try plan(record.plan)))
+                // All has its place now; the release may have to wait for tests.
+                try? await publisher.cleanUp(record)
             // Verify jobs carry it on.
             case .verify: break
             case .release: try take(try await publisher.signRelease(record, plan: try plan(record.plan), now: .now))
@@ -304,7 +333,7 @@ package actor Coordinator {
             try await publisher.prepare(region: region)
             // The pointer is read before anything is copied, so that all it names is among what is copied now.
             let pointer = try await firstRegion.get("channels/\(configuration.channel).json")
-            let pending = state.publications.values.filter { $0.step == .mirrors && !$0.regionsDone.contains(region) }
+            let pending = state.openPublications.filter { $0.step == .mirrors && !$0.regionsDone.contains(region) }
             for other in pending { try await publisher.mirror(other, plan: try plan(other.plan), to: region) }
             try await publisher.point(pointer, name: configuration.channel, region: region)
             for other in pending {

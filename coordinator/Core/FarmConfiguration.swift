@@ -38,6 +38,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var retrySeconds: Double
     /// Base images that may be bootstrapped when no registry offers them.
     package var bootstrap: [String: BootstrapSource]
+    package var scheduling: SchedulingRules
 
     package init(farm: String, regions: [RegionConfiguration]) {
         self.farm = farm
@@ -53,6 +54,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         silenceSeconds = 60
         contactSeconds = 2
         retrySeconds = 2
+        scheduling = SchedulingRules()
         bootstrap = [
             "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
         ]

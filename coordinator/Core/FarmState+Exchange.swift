@@ -31,8 +31,8 @@ extension FarmState {
         if worker.refusal != report.refusal || worker.facts?.diskFreeBytes != report.diskFreeBytes {
             worker.refusal = report.refusal
             worker.facts?.diskFreeBytes = report.diskFreeBytes
-            // Free bytes change all the time and live in memory; a refusal is worth a row.
-            if workers[name]?.refusal != worker.refusal { put(worker) } else { workers[name] = worker }
+            // Free bytes change all the time; a refusal is worth a row.
+            if workers[name]?.refusal != worker.refusal { put(worker) } else { note(worker) }
         }
         for attempt in report.attempts { take(attempt, from: name, now: now) }
         giveUpLost(name, Set(report.attempts.map(\.id)), now: now)
@@ -54,9 +54,13 @@ extension FarmState {
 
     /// Ends the leases of workers that have been silent for too long.
     package mutating func expireLeases(now: Timestamp) {
-        for attempt in attempts.values.filter(\.isOpen).sorted(by: { $0.startedAt < $1.startedAt }) {
-            guard !isConnected(attempt.worker, now: now) else { continue }
-            lose(attempt, "the worker \(attempt.worker) was silent for \(Int(rules.silenceSeconds)) s", now: now)
+        for attempt in table.openAttempts {
+            if !isConnected(attempt.worker, now: now) {
+                lose(attempt, "the worker \(attempt.worker) was silent for \(Int(rules.silenceSeconds)) s", now: now)
+            } else if attempt.state == .assigned, now.seconds(since: max(attempt.startedAt, openedAt)) > rules.scheduling.assignSeconds {
+                let seconds = Int(rules.scheduling.assignSeconds)
+                lose(attempt, "the worker \(attempt.worker) did not take it up within \(seconds) s", now: now)
+            }
         }
     }
 
@@ -64,6 +68,10 @@ extension FarmState {
     package mutating func setDrained(_ name: WorkerName, _ drained: Bool) throws {
         guard var worker = workers[name] else { throw FarmState.unknownWorker(name) }
         worker.drained = drained
+        if !drained {
+            worker.quarantine = nil
+            worker.failuresInARow = 0
+        }
         put(worker)
     }
 
@@ -109,7 +117,7 @@ extension FarmState {
         attempt.note = seen.note
         if attempt.phaseStarts[seen.phase.rawValue] == nil { attempt.phaseStarts[seen.phase.rawValue] = now }
         // Progress within a phase is for the eyes only.
-        if changed { put(attempt) } else { attempts[attempt.id] = attempt }
+        if changed { put(attempt) } else { note(attempt) }
         if var job = jobs[attempt.id.job], job.state != .running {
             job.state = .running
             put(job)
@@ -133,23 +141,27 @@ extension FarmState {
         case .built(let result):
             guard job.kind == .build, let plan = job.key else { return refuse(attempt, "a build for another kind of job", now: now) }
             end(attempt, .succeeded, failure: nil, now: now)
-            var job = job
+            guard var job = jobs[job.id] else { return }
+            if let there = fulfilment(of: job) {
+                return finish(job.id, .succeeded, release: there.digest, note: "\(there.job) has built the same meanwhile", now: now)
+            }
             job.state = .publishing
             put(job)
+            let result = attested(result, by: attempt.worker, job)
             put(
                 PublicationRecord(
                     job: job.id, attempt: attempt.id, plan: plan, result: result, builtOn: attempt.worker.rawValue, startedAt: now))
+            measured(job, imageBytes: result.imageSize)
         case .resolved(var input):
             guard let order = job.resolve, order.kind == input.kind, order.name == input.name,
                 order.architecture == input.architecture
             else { return refuse(attempt, "an answer to another question", now: now) }
             input.lockedAt = now
             end(attempt, .succeeded, failure: nil, now: now)
-            inputs[input.key] = input
-            add(.input(input))
+            put(input)
             finish(job.id, .succeeded, now: now)
         case .verified(let found):
-            guard let order = job.verify, found.asked == order.on, found.tests.allSatisfy(\.passed) else {
+            guard let order = job.verify, found.asked == order.on, areTestsOfBuild(found.tests, of: job) else {
                 return refuse(attempt, "a verification that was not asked for", now: now)
             }
             end(attempt, .succeeded, failure: nil, now: now)
@@ -157,7 +169,7 @@ extension FarmState {
             verified(job, found, by: attempt.worker)
         case .failed(let failure):
             end(attempt, .failed, failure: failure, now: now)
-            if failure.failureClass == .recipe {
+            if failure.failureClass == .recipe || failure.retry == .never {
                 finish(job.id, .failed, failure: failure, now: now)
             } else {
                 retry(job.id, failure, now: now)
@@ -179,23 +191,39 @@ extension FarmState {
     }
 
     private mutating func lose(_ attempt: AttemptRecord, _ why: String, now: Timestamp) {
+        // The end of another may have ended this one too.
+        guard attempts[attempt.id]?.isOpen ?? false else { return }
         let failure = Failure(.infrastructure, code: "attempt.lost", message: why)
         remark("attempt lost", ["attempt.id": attempt.id.description, "reason": why])
         end(attempt, .lost, failure: failure, now: now)
         retry(attempt.id.job, failure, now: now)
     }
 
+    /// Seconds until the next try: doubled with each, and far longer where somebody else has to mend something.
+    private func pause(_ setbacks: Int, _ failure: Failure) -> Double {
+        let patience: Double = failure.retry == .later || failure.failureClass == .upstream && failure.retry == nil ? 30 : 1
+        return min(1800, min(300, rules.retrySeconds * Double(1 << min(setbacks - 1, 10))) * patience)
+    }
+
     /// Puts a job back into the queue after a failure that is not the recipe's.
     mutating func retry(_ id: JobID, _ failure: Failure, now: Timestamp) {
         guard var job = jobs[id], !job.state.isFinal else { return }
+        if let there = fulfilment(of: job) {
+            return finish(id, .succeeded, release: there.digest, note: "\(there.job) has built the same meanwhile", now: now)
+        }
         job.setbacks += 1
-        guard job.setbacks < rules.mostSetbacks else {
+        // A build that is done is not thrown away because its tests cannot be run just now.
+        guard job.setbacks < rules.mostSetbacks || job.kind == .verify else {
             put(job)
             return finish(id, .failed, failure: failure, note: "given up after \(job.setbacks) failures of the infrastructure", now: now)
         }
+        if failure.failureClass == .upstream, job.setbacks >= rules.mostUpstreamSetbacks {
+            put(job)
+            return finish(id, .failed, failure: failure, note: "given up after \(job.setbacks) failures of what the recipe needs", now: now)
+        }
         job.state = .queued
         job.failure = failure
-        job.notBefore = now.adding(seconds: rules.retrySeconds * Double(1 << (job.setbacks - 1)))
+        job.notBefore = now.adding(seconds: pause(job.setbacks, failure))
         put(job)
     }
 }

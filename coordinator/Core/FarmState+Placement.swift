@@ -1,53 +1,37 @@
 package import FarmModel
 import Microarchitecture
 
-/// Which worker gets which job.
+/// Why a worker gets a job or does not.
 extension FarmState {
-    mutating func assign(to name: WorkerName, slots: Int, now: Timestamp) {
-        var free = slots - openAttempts(on: name).filter { $0.state == .assigned }.count
-        while free > 0, let job = nextJob(for: name, now: now) {
-            var job = job
-            job.attempts += 1
-            job.failure = nil
-            job.notBefore = nil
-            put(job)
-            put(AttemptRecord(id: AttemptID(job: job.id, number: job.attempts), worker: name, state: .assigned, startedAt: now))
-            free -= 1
-        }
-    }
-
-    private func nextJob(for name: WorkerName, now: Timestamp) -> JobRecord? {
-        // Resolving and verifying first: others wait for it.
-        jobs.values.filter { $0.state == .queued && $0.joined == nil && openAttempts(of: $0.id).isEmpty }
-            .sorted { ($0.kind == .build ? 1 : 0, $0.number) < ($1.kind == .build ? 1 : 0, $1.number) }
-            .first { job in
-                guard let worker = workers[name] else { return false }
-                return obstacle(job, worker, now: now) == nil
-            }
-    }
-
-    /// Why a worker does not get a job, in words; `nil` when it may have it.
+    /// Why a worker does not get a job, in words; `nil` when it may have it as soon as it is the job's turn.
     package func obstacle(_ job: JobRecord, _ worker: WorkerRecord, now: Timestamp) -> String? {
         if let why = lastingObstacle(job, worker, now: now) { return why }
         if slots(of: worker.name) <= 0 { return "busy" }
         if let notBefore = job.notBefore, notBefore > now {
             return "the job waits \(Int(notBefore.seconds(since: now)) + 1) s after a failure"
         }
-        return nil
+        if avoids(job.avoided ?? [], worker.name, job, now: now) { return "the job failed there, and another worker may have it" }
+        return capObstacle(requester: job.requestedBy, recipe: job.recipe, isAwaited: job.kind != .build)
     }
 
     /// Why a worker would not get a job even with its hands free.
-    private func lastingObstacle(_ job: JobRecord, _ worker: WorkerRecord, now: Timestamp) -> String? {
-        if worker.revoked { return "revoked" }
-        guard isConnected(worker.name, now: now) else { return "not connected" }
-        if worker.drained { return "drained by an operator" }
-        if !worker.trusted { return "not trusted with releases" }
-        if !worker.refusal.isEmpty { return worker.refusal }
+    func lastingObstacle(_ job: JobRecord, _ worker: WorkerRecord, now: Timestamp) -> String? {
+        if let why = inability(job, worker, now: now) { return why }
+        guard job.kind == .verify, let host = worker.facts.flatMap({ Microarchitecture.named($0.target) }),
+            let target = Microarchitecture.named(job.target), host.dominates(target)
+        else { return nil }
+        // Tests that shall show what runs on a CPU run on the nearest one, not on a far better one.
+        return nearer(than: host, to: target, for: job, now: now).map { "\($0.name) is nearer to \(target) than its CPU (\(host))" }
+    }
+
+    /// Why a worker could not do a job, whoever else could.
+    private func inability(_ job: JobRecord, _ worker: WorkerRecord, now: Timestamp) -> String? {
+        if let why = absence(of: worker, now: now) { return why }
         guard let facts = worker.facts, let host = Microarchitecture.named(facts.target) else { return "its CPU is unknown" }
-        // A download is the same bytes for whatever CPU they are meant.
-        if job.resolve?.kind ?? .base == .base, let target = Microarchitecture.named(job.target) {
-            let why = host.dominates(target) ? farther(job, host, from: target, now: now) : emulation(job, facts, target, now: now)
-            if let why { return why }
+        if job.needsCPU, let target = Microarchitecture.named(job.target), !host.dominates(target),
+            let why = emulation(job, facts, target, now: now)
+        {
+            return why
         }
         if facts.diskFreeBytes < job.diskBytes {
             return "has \(facts.diskFreeBytes >> 30) GiB free, the job wants \(job.diskBytes >> 30) GiB"
@@ -58,18 +42,50 @@ extension FarmState {
         return nil
     }
 
-    /// Tests that shall show what runs on a CPU run on the nearest one, not on a far better one.
-    private func farther(_ job: JobRecord, _ host: Microarchitecture, from target: Microarchitecture, now: Timestamp) -> String? {
-        guard job.kind == .verify, let near = nearer(than: host, to: target, for: job, now: now) else { return nil }
-        return "\(near.name) is nearer to \(target) than its CPU (\(host))"
+    /// Why a worker gets no job at all; `nil` for one that is there and in good standing.
+    func absence(of worker: WorkerRecord, now: Timestamp) -> String? {
+        if worker.revoked { return "revoked" }
+        guard isConnected(worker.name, now: now) else { return "not connected" }
+        if worker.drained { return "drained by an operator" }
+        if !worker.trusted { return "not trusted with releases" }
+        if let quarantine = worker.quarantine { return "quarantined: \(quarantine)" }
+        return worker.refusal.isEmpty ? nil : worker.refusal
     }
 
-    /// A worker that could have the job and whose CPU lies between a host's and what is asked for.
-    func nearer(than host: Microarchitecture, to target: Microarchitecture, for job: JobRecord, now: Timestamp) -> WorkerRecord? {
-        workers.values.sorted { $0.name < $1.name }.first { other in
-            guard let between = other.facts.flatMap({ Microarchitecture.named($0.target) }) else { return false }
-            return between < host && between >= target && lastingObstacle(job, other, now: now) == nil
+    /// A worker on which a job failed gets it again only when no other may have it.
+    func avoids(_ avoided: [WorkerName], _ name: WorkerName, _ job: JobRecord, now: Timestamp) -> Bool {
+        guard avoided.contains(name) else { return false }
+        return workers.values.contains { !avoided.contains($0.name) && lastingObstacle(job, $0, now: now) == nil }
+    }
+
+    func capObstacle(requester: String, recipe: String, isAwaited: Bool) -> String? {
+        if isAwaited { return nil }
+        let rules = rules.scheduling
+        let running = ledger.accounts[requester]?.runningCount ?? 0
+        if rules.mostPerRequester > 0, running >= rules.mostPerRequester {
+            return "\(requester) has \(running) jobs running, \(rules.mostPerRequester) are allowed"
         }
+        let builds = ledger.runningRecipes[recipe] ?? 0
+        if rules.mostPerRecipe > 0, builds >= rules.mostPerRecipe {
+            return "\(builds) builds of \(recipe) are running, \(rules.mostPerRecipe) are allowed"
+        }
+        return nil
+    }
+
+    /// A worker that could do the job and whose CPU lies between a host's and what is asked for. One on which it failed is out of
+    /// the question; one that has not been heard since the coordinator's start may be back any moment.
+    func nearer(than host: Microarchitecture, to target: Microarchitecture, for job: JobRecord, now: Timestamp) -> WorkerRecord? {
+        workers.values.filter { other in
+            guard let between = other.facts.flatMap({ Microarchitecture.named($0.target) }) else { return false }
+            guard between < host, between >= target, !(job.avoided ?? []).contains(other.name) else { return false }
+            return inability(job, other, now: now) == nil || mayBeBack(other, now: now)
+        }.min { $0.name < $1.name }
+    }
+
+    /// After a start of the coordinator nobody has been heard yet.
+    private func mayBeBack(_ worker: WorkerRecord, now: Timestamp) -> Bool {
+        now.seconds(since: openedAt) < rules.silenceSeconds && lastHeard(worker.name) == nil && worker.trusted && !worker.revoked
+            && !worker.drained
     }
 
     /// Why a worker without the CPU does not get a job: it does not emulate it, it may not, or another has it.
@@ -88,12 +104,10 @@ extension FarmState {
         let able = workers.values.sorted { $0.name < $1.name }.filter { other in
             other.trusted && !other.revoked && other.facts.flatMap { Microarchitecture.named($0.target) }?.dominates(target) ?? false
         }
-        if let native = able.first(where: { lastingObstacle(job, $0, now: now) == nil }) {
+        if let native = able.first(where: { inability(job, $0, now: now) == nil }) {
             return "it would emulate \(target), and \(native.name) has such a CPU"
         }
-        // After a start of the coordinator nobody has been heard yet.
-        if now.seconds(since: openedAt) < rules.silenceSeconds, let native = able.first(where: { !$0.drained && lastHeard($0.name) == nil })
-        {
+        if let native = able.first(where: { mayBeBack($0, now: now) }) {
             return "it would emulate \(target), and \(native.name), which has such a CPU, may be back any moment"
         }
         return nil

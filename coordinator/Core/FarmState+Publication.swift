@@ -1,9 +1,12 @@
 package import FarmModel
 
 extension FarmState {
+    /// Publications that are not done.
+    package var openPublications: [PublicationRecord] { table.publishing.compactMap { publications[$0] } }
+
     /// The publication that should be worked on now.
     package func duePublications(now: Timestamp) -> [PublicationRecord] {
-        publications.values.filter { $0.step != .done && $0.step != .verify && ($0.notBefore.map { $0 <= now } ?? true) }
+        openPublications.filter { $0.step != .verify && ($0.notBefore.map { $0 <= now } ?? true) }
             .sorted { ($0.startedAt, $0.job.rawValue) < ($1.startedAt, $1.job.rawValue) }
     }
 
@@ -14,8 +17,7 @@ extension FarmState {
         record.notBefore = nil
         put(record)
         for change in more {
-            if case .release(let release) = change { releases[release.digest] = release }
-            add(change)
+            if case .release(let release) = change { put(release) } else { add(change) }
         }
         if record.step == .verify { startVerification(record.job, now: now) }
     }
@@ -26,8 +28,7 @@ extension FarmState {
         var record = channels[name] ?? ChannelRecord(name: name, version: 0, issuedAt: now)
         record.version += 1
         record.issuedAt = now
-        channels[name] = record
-        add(.channel(record))
+        put(record)
         return ReleaseChannel(
             name: name, version: record.version, issuedAt: now, expiresAt: now.adding(seconds: Double(days) * 86400),
             entries: channelEntries())
@@ -38,17 +39,16 @@ extension FarmState {
         let record = channels[name] ?? ChannelRecord(name: name, version: 0, issuedAt: now)
         guard record.version < version else { return }
         let raised = ChannelRecord(name: name, version: version, issuedAt: record.issuedAt)
-        channels[name] = raised
-        add(.channel(raised))
+        put(raised)
     }
 
     private func channelEntries() -> [ChannelEntry] {
         var newest: [String: ReleaseRecord] = [:]
-        // Only what has reached the pointer step may be pointed at.
-        for record in releases.values {
+        // Only what has reached the pointer step may be pointed at; of one build key what no emulator made goes before the rest.
+        for record in Set(releases.values.map(\.release.image.buildKey)).compactMap(release(ofKey:)) {
             let release = record.release
             let key = "\(release.name)\n\(release.version)\n\(release.image.target)"
-            if let there = newest[key], there.standsBefore(record) { continue }
+            if let there = newest[key], (there.release.publishedAt, there.digest) > (release.publishedAt, record.digest) { continue }
             newest[key] = record
         }
         return newest.sorted { $0.key < $1.key }.map { _, record in
@@ -62,9 +62,8 @@ extension FarmState {
     package mutating func released(_ job: JobID, document: Digest, now: Timestamp) {
         finish(job, .succeeded, release: document, now: now)
         guard let record = releases[document] else { return }
-        let key = record.release.image.buildKey
-        for other in jobs.values.filter({ $0.state == .queued && $0.joined == nil && $0.key == key }).sorted(by: { $0.number < $1.number })
-        where record.satisfies(other) && openAttempts(of: other.id).isEmpty {
+        for other in table.wanting(record.release.image.buildKey)
+        where other.state == .queued && record.satisfies(other) && table.openAttempt(of: other.id) == nil {
             finish(other.id, .succeeded, release: document, note: "\(job) has built the same meanwhile", now: now)
         }
     }
@@ -92,15 +91,5 @@ extension FarmState {
             job.note = "publication is delayed: \(error.message)"
             put(job)
         }
-    }
-}
-
-extension ReleaseRecord {
-    /// Whether a channel shows this one rather than the other: of the same build the one that no emulator made, else the newer.
-    fileprivate func standsBefore(_ other: ReleaseRecord) -> Bool {
-        if release.image.buildKey == other.release.image.buildKey, (release.emulator == nil) != (other.release.emulator == nil) {
-            return release.emulator == nil
-        }
-        return (release.publishedAt, digest) > (other.release.publishedAt, other.digest)
     }
 }

@@ -7,17 +7,21 @@ extension FarmState {
     mutating func startVerification(_ id: JobID, now: Timestamp) {
         guard let job = jobs[id], var record = publications[id], record.step == .verify else { return }
         var found: [Verification] = []
+        var asking: [JobID] = []
         for asked in job.verifyOn ?? [] {
             if let own = ownTests(of: record, on: asked, for: job, now: now) {
                 found.append(own)
             } else {
-                put(verifyJob(asked, of: record, for: job, now: now))
+                let test = verifyJob(asked, of: record, for: job, now: now)
+                put(test)
+                asking.append(test.id)
             }
         }
         record.verified = found
         put(record)
         var next = job
         next.state = .verifying
+        next.verifyJobs = asking
         put(next)
         finishVerification(id)
     }
@@ -25,6 +29,11 @@ extension FarmState {
     /// The builder has run the tests already; where no worker is nearer to what is asked, that is the answer.
     private func ownTests(of record: PublicationRecord, on asked: String, for job: JobRecord, now: Timestamp) -> Verification? {
         let result = record.result
+        // Whoever could run the tests counts, not whoever could have built.
+        var job = job
+        job.kind = .verify
+        job.diskBytes = FarmState.verificationBytes(record)
+        job.avoided = nil
         guard result.emulator == nil, let host = Microarchitecture.named(result.hostTarget), let target = Microarchitecture.named(asked),
             host >= target, nearer(than: host, to: target, for: job, now: now) == nil
         else { return nil }
@@ -37,11 +46,13 @@ extension FarmState {
         var job = newJob(
             kind: .verify, title: "test \(parent.title) on \(asked)", recipe: parent.recipe, version: parent.version, target: asked,
             requestedBy: parent.requestedBy, now: now)
-        job.verify = VerifyOrder(plan: record.plan, manifest: record.result.manifest.digest, on: asked)
+        job.verify = VerifyOrder(
+            plan: record.plan, manifest: record.result.manifest.digest, on: asked, regions: rules.regions)
         job.parent = parent.id
         job.allowsEmulation = parent.allowsEmulation
+        job.priority = parent.priority
         job.memoryBytes = parent.memoryBytes
-        job.diskBytes = record.result.imageSize + (1 << 30)
+        job.diskBytes = FarmState.verificationBytes(record)
         job.state = .queued
         return job
     }
@@ -51,10 +62,36 @@ extension FarmState {
         guard let parent = job.parent, var record = publications[parent], record.step == .verify else { return }
         var found = found
         found.worker = worker.rawValue
+        found.runtime = String(found.runtime.prefix(100))
+        (found.hostTarget, found.emulator) = cpu(of: worker, job)
         record.verified = ((record.verified ?? []).filter { $0.asked != found.asked } + [found]).sorted { $0.asked < $1.asked }
         put(record)
         finishVerification(parent)
     }
+
+    /// What ran a job on a worker by what the farm knows of that worker: its CPU, or an emulator.
+    private func cpu(of name: WorkerName, _ job: JobRecord) -> (target: String, emulator: String?) {
+        guard let facts = workers[name]?.facts else { return ("", nil) }
+        if Microarchitecture.runs(facts.target, job.target) { return (facts.target, nil) }
+        let family = Microarchitecture.named(job.target)?.family
+        return (facts.target, facts.hardware?.emulated?.first { $0.architecture == family }?.emulator ?? "an unknown emulator")
+    }
+
+    /// A result in which what concerns the worker is what the farm knows of it.
+    func attested(_ result: BuildResult, by worker: WorkerName, _ job: JobRecord) -> BuildResult {
+        var result = result
+        (result.hostTarget, result.emulator) = cpu(of: worker, job)
+        return result
+    }
+
+    /// Whether a verification ran the very tests of the build that it belongs to, and all passed.
+    func areTestsOfBuild(_ tests: [TestOutcome], of job: JobRecord) -> Bool {
+        guard let record = job.parent.flatMap({ publications[$0] }) else { return false }
+        return tests.allSatisfy(\.passed) && tests.map(\.name) == record.result.tests.map(\.name)
+    }
+
+    /// Room for an image, and for what its tests write.
+    private static func verificationBytes(_ record: PublicationRecord) -> Int64 { record.result.imageSize + (1 << 30) }
 
     /// Goes on to the release once every CPU has its tests.
     private mutating func finishVerification(_ id: JobID) {
@@ -73,6 +110,8 @@ extension FarmState {
         failure?.message = "on \(order.on), tested by \(job.id): \(job.failure?.message ?? "")"
         let note =
             job.failure == nil ? "\(job.id), its test on \(order.on), was cancelled" : "not released: sciferry logs \(job.id) tells more"
+        // Others may want the build still.
+        if failure == nil { handLead(of: parent, now: now) }
         finish(parent, failure == nil ? .cancelled : .failed, failure: failure, note: note, now: now)
         dropVerification(of: parent, now: now)
     }
@@ -83,8 +122,8 @@ extension FarmState {
             record.step = .cleanup
             put(record)
         }
-        for job in jobs.values.filter({ $0.parent == id && !$0.state.isFinal }).sorted(by: { $0.number < $1.number }) {
-            for attempt in openAttempts(of: job.id) { end(attempt, .cancelled, failure: nil, now: now) }
+        for job in table.children(of: id) where !job.state.isFinal {
+            if let attempt = table.openAttempt(of: job.id) { end(attempt, .cancelled, failure: nil, now: now) }
             finish(job.id, .cancelled, note: "ended with \(id)", now: now)
         }
     }

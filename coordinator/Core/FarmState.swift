@@ -13,8 +13,15 @@ package struct FarmState: Sendable {
         package var contactSeconds: Double
         /// Infrastructure failures after which a job is given up.
         package var mostSetbacks: Int
+        /// Failures of a server that the recipe names, after which a job is given up.
+        package var mostUpstreamSetbacks = 3
         /// Seconds before the second try; doubled for each further one.
         package var retrySeconds: Double
+        /// Ended jobs that are kept at hand.
+        package var keptJobs = 1000
+        package var scheduling = SchedulingRules()
+        /// How many regions the farm has.
+        package var regions = 1
 
         package init(
             silenceSeconds: Double = 60, contactSeconds: Double = 2, mostSetbacks: Int = 5, retrySeconds: Double = 2
@@ -27,13 +34,28 @@ package struct FarmState: Sendable {
     }
 
     package let rules: Rules
-    package internal(set) var jobs: [JobID: JobRecord] = [:]
-    package internal(set) var attempts: [AttemptID: AttemptRecord] = [:]
+    /// Jobs that are open or ended lately, with what belongs to them; older ones lie in the journal.
+    package private(set) var table = JobTable()
     package internal(set) var workers: [WorkerName: WorkerRecord] = [:]
     package internal(set) var inputs: [String: LockedInput] = [:]
-    package internal(set) var publications: [JobID: PublicationRecord] = [:]
-    package internal(set) var releases: [Digest: ReleaseRecord] = [:]
+    package private(set) var releases: [Digest: ReleaseRecord] = [:]
     package internal(set) var channels: [String: ChannelRecord] = [:]
+    package private(set) var ledger = RunLedger()
+    private var releasesByKey: [Digest: [Digest]] = [:]
+    private var undo: [Undo] = []
+
+    /// What a record was before the changes that are not accepted yet.
+    private enum Undo: Sendable {
+        case worker(WorkerName, WorkerRecord?)
+        case input(String, LockedInput?)
+        case release(Digest)
+        case channel(String, ChannelRecord?)
+        case number(Int)
+    }
+
+    package var jobs: [JobID: JobRecord] { table.jobs }
+    package var attempts: [AttemptID: AttemptRecord] { table.attempts }
+    package var publications: [JobID: PublicationRecord] { table.publications }
     /// When each worker was last heard in this process; lease clocks restart with it.
     private var heard: [WorkerName: Timestamp] = [:]
     private var freeSlots: [WorkerName: Int] = [:]
@@ -56,16 +78,19 @@ package struct FarmState: Sendable {
         self.rules = rules
         openedAt = now
         for job in snapshot.jobs {
-            jobs[job.id] = job
+            table.put(job)
             nextNumber = max(nextNumber, job.number + 1)
         }
-        for attempt in snapshot.attempts { attempts[attempt.id] = attempt }
+        nextNumber = max(nextNumber, snapshot.nextNumber)
+        for attempt in snapshot.attempts { table.put(attempt) }
         for worker in snapshot.workers { workers[worker.name] = worker }
         for input in snapshot.inputs { inputs[input.key] = input }
-        for publication in snapshot.publications { publications[publication.job] = publication }
-        for release in snapshot.releases { releases[release.digest] = release }
+        for publication in snapshot.publications { table.put(publication) }
+        for release in snapshot.releases { keep(release) }
         for channel in snapshot.channels { channels[channel.name] = channel }
-        for attempt in attempts.values where attempt.isOpen { heard[attempt.worker] = now }
+        ledger = RunLedger(snapshot.histories, attempts: snapshot.attempts, jobs: table.jobs, now: now)
+        for attempt in table.openAttempts { heard[attempt.worker] = now }
+        table.accept(keep: rules.keptJobs)
     }
 
     /// Hands over what is to be committed and logged.
@@ -77,27 +102,93 @@ package struct FarmState: Sendable {
         return (changes, remarks)
     }
 
+    /// The changes are in the journal.
+    package mutating func accept() {
+        undo = []
+        table.accept(keep: rules.keptJobs)
+        ledger.accept()
+    }
+
+    /// The changes could not be made: everything is as before them, except when workers were heard last.
+    package mutating func rollBack() {
+        changes = []
+        remarks = []
+        table.rollBack()
+        ledger.rollBack()
+        for step in undo.reversed() {
+            switch step {
+            case .worker(let name, let record): workers[name] = record
+            case .input(let key, let input): inputs[key] = input
+            case .release(let digest):
+                if let key = releases.removeValue(forKey: digest)?.release.image.buildKey { releasesByKey[key]?.removeAll { $0 == digest } }
+            case .channel(let name, let record): channels[name] = record
+            case .number(let before): nextNumber = before
+            }
+        }
+        undo = []
+    }
+
     // MARK: records
 
     mutating func put(_ job: JobRecord) {
-        jobs[job.id] = job
+        table.put(job)
         changes.append(.job(job))
     }
 
     mutating func put(_ attempt: AttemptRecord) {
-        attempts[attempt.id] = attempt
+        table.put(attempt)
         changes.append(.attempt(attempt))
     }
 
+    /// Progress, which is for the eyes only and lost with the process.
+    mutating func note(_ attempt: AttemptRecord) { table.put(attempt) }
+
     mutating func put(_ worker: WorkerRecord) {
-        workers[worker.name] = worker
+        note(worker)
         changes.append(.worker(worker))
     }
 
+    /// Facts that change all the time and are worth no row.
+    mutating func note(_ worker: WorkerRecord) {
+        undo.append(.worker(worker.name, workers[worker.name]))
+        workers[worker.name] = worker
+    }
+
     mutating func put(_ publication: PublicationRecord) {
-        publications[publication.job] = publication
+        table.put(publication)
         changes.append(.publication(publication))
     }
+
+    mutating func put(_ input: LockedInput) {
+        undo.append(.input(input.key, inputs[input.key]))
+        inputs[input.key] = input
+        changes.append(.input(input))
+    }
+
+    mutating func put(_ release: ReleaseRecord) {
+        if releases[release.digest] == nil { undo.append(.release(release.digest)) }
+        keep(release)
+        changes.append(.release(release))
+    }
+
+    private mutating func keep(_ release: ReleaseRecord) {
+        guard releases.updateValue(release, forKey: release.digest) == nil else { return }
+        releasesByKey[release.release.image.buildKey, default: []].append(release.digest)
+    }
+
+    mutating func put(_ channel: ChannelRecord) {
+        undo.append(.channel(channel.name, channels[channel.name]))
+        channels[channel.name] = channel
+        changes.append(.channel(channel))
+    }
+
+    /// An image's size is known.
+    mutating func measured(_ job: JobRecord, imageBytes: Int64) {
+        if let history = ledger.measured(job, imageBytes: imageBytes) { changes.append(.history(history)) }
+    }
+
+    /// A worker has got an attempt.
+    mutating func began(_ attempt: AttemptRecord, _ job: JobRecord) { ledger.began(attempt, job) }
 
     package mutating func add(_ change: JournalChange) { changes.append(change) }
 
@@ -111,6 +202,7 @@ package struct FarmState: Sendable {
     package mutating func newJob(
         kind: JobKind, title: String, recipe: String, version: String, target: String, requestedBy: String, now: Timestamp
     ) -> JobRecord {
+        undo.append(.number(nextNumber))
         defer { nextNumber += 1 }
         return JobRecord(
             id: JobID("j\(nextNumber)"), number: nextNumber, kind: kind, state: .resolving, title: title, recipe: recipe,
@@ -118,19 +210,39 @@ package struct FarmState: Sendable {
     }
 
     /// The open job that leads a key.
-    package func leader(of lead: Digest) -> JobRecord? { jobs.values.first { $0.lead == lead } }
+    package func leader(of lead: Digest) -> JobRecord? { table.leader(of: lead) }
 
     /// The published release of a build key, one that no emulator built where there is one.
     package func release(ofKey key: Digest) -> ReleaseRecord? {
-        let all = releases.values.filter { $0.release.image.buildKey == key }
-        return all.first { $0.release.emulator == nil } ?? all.first
+        let all = (releasesByKey[key] ?? []).compactMap { releases[$0] }
+        return all.max { one, other in
+            let (isNative, otherIsNative) = (one.release.emulator == nil, other.release.emulator == nil)
+            if isNative != otherIsNative { return otherIsNative }
+            return (one.release.publishedAt, one.digest) < (other.release.publishedAt, other.digest)
+        }
     }
 
-    /// Lets an emulator have a job.
-    package mutating func allowEmulation(_ id: JobID) {
-        guard var job = jobs[id], !job.state.isFinal else { return }
-        job.allowsEmulation = true
-        put(job)
+    /// Workers that have something to do with a job: with itself, with its tests, or with those that are tested beside it.
+    package func busyWorkers(with id: JobID) -> Set<WorkerName> {
+        let family = [id] + table.children(of: id).map(\.id) + (jobs[id]?.parent.map { table.children(of: $0).map(\.id) } ?? [])
+        return Set(family.compactMap { table.openAttempt(of: $0)?.worker })
+    }
+
+    /// A job with what belongs to it; `nil` for one that is not at hand any more.
+    package func file(of id: JobID) -> JobFile? {
+        jobs[id].map { JobFile(job: $0, attempts: table.attempts(of: id), publication: publications[id]) }
+    }
+
+    /// All jobs that have not ended, with what belongs to them, oldest first.
+    package var openJobs: [JobFile] { table.open.compactMap { file(of: $0) }.sorted { $0.job.number < $1.job.number } }
+
+    /// Jobs that wait for their inputs.
+    package var resolvingJobs: [JobRecord] { table.resolving.compactMap { jobs[$0] } }
+
+    /// The release that a build job asks for, when it is there already.
+    func fulfilment(of job: JobRecord) -> ReleaseRecord? {
+        guard job.kind == .build, let there = job.key.flatMap(release(ofKey:)), there.satisfies(job) else { return nil }
+        return there
     }
 
     /// Adds a job that waits for resolve jobs.
@@ -147,12 +259,13 @@ package struct FarmState: Sendable {
         job.waitsFor = []
         job.diskBytes = diskBytes
         job.memoryBytes = memoryBytes
+        if job.kind == .build { job.expectedSeconds = ledger.expectation(recipe: job.recipe, target: job.target).seconds }
         // The leader first: its release is known a step before readers see it.
         if let leader = job.lead.flatMap(leader(of:)), leader.id != job.id {
             job.state = leader.state
             job.joined = leader.id
             job.note = "the same build is under way as \(leader.id)"
-        } else if job.kind == .build, let there = release(ofKey: key), there.satisfies(job) {
+        } else if let there = fulfilment(of: job) {
             job.state = .succeeded
             job.finishedAt = now
             job.release = there.digest
@@ -174,12 +287,12 @@ package struct FarmState: Sendable {
         job.release = release
         job.note = note
         put(job)
-        for follower in jobs.values.filter({ $0.joined == id && !$0.state.isFinal }).sorted(by: { $0.number < $1.number }) {
+        for follower in table.followers(of: id) {
             finish(follower.id, state, failure: failure, release: release, note: "ended with \(id)", now: now)
         }
         if job.kind == .verify, state != .succeeded { giveUpVerification(job, now: now) }
         guard job.kind == .resolve, state != .succeeded else { return }
-        for waiting in jobs.values.filter({ $0.waitsFor.contains(id) && !$0.state.isFinal }).sorted(by: { $0.number < $1.number }) {
+        for waiting in table.dependants(of: id) {
             finish(waiting.id, .failed, failure: failure, note: "\(job.title) could not be resolved (\(id))", now: now)
         }
     }
@@ -190,26 +303,30 @@ package struct FarmState: Sendable {
     /// Stops a job; its worker hears of it at once. Throws when there is nothing left to stop.
     package mutating func cancel(_ id: JobID, by who: String, now: Timestamp) throws {
         guard let job = jobs[id] else { throw FarmState.unknown(id) }
-        guard !job.state.isFinal, job.state != .publishing else {
+        guard !job.state.isFinal, job.state != .publishing || job.joined != nil else {
             throw FarmError("job.ended", .conflict, "\(id) is \(job.state.rawValue); there is nothing to cancel")
         }
-        for attempt in openAttempts(of: id) { end(attempt, .cancelled, failure: nil, now: now) }
-        handLead(of: id)
+        if let attempt = table.openAttempt(of: id) { end(attempt, .cancelled, failure: nil, now: now) }
+        handLead(of: id, now: now)
         finish(id, .cancelled, note: "cancelled by \(who)", now: now)
         if job.state == .verifying { dropVerification(of: id, now: now) }
     }
 
     /// Others who joined a job that is cancelled still want it: the first of them leads from now on.
-    private mutating func handLead(of id: JobID) {
-        let followers = jobs.values.filter { $0.joined == id && !$0.state.isFinal }.sorted { $0.number < $1.number }
+    mutating func handLead(of id: JobID, now: Timestamp) {
+        let followers = table.followers(of: id)
         for (index, follower) in followers.enumerated() {
+            if let there = fulfilment(of: follower) {
+                finish(follower.id, .succeeded, release: there.digest, note: "\(there.job) has built the same meanwhile", now: now)
+                continue
+            }
             var job = follower
             job.joined = index == 0 ? nil : followers[0].id
             job.state = .queued
             job.note = index == 0 ? "leads since \(id) was cancelled" : "the same build is under way as \(followers[0].id)"
             put(job)
         }
-        for waiting in jobs.values where waiting.waitsFor.contains(id) && !waiting.state.isFinal && followers.first != nil {
+        for waiting in table.dependants(of: id) where followers.first != nil {
             var job = waiting
             job.waitsFor = job.waitsFor.map { $0 == id ? followers[0].id : $0 }
             put(job)
@@ -222,11 +339,7 @@ package struct FarmState: Sendable {
 
     // MARK: attempts
 
-    func openAttempts(of job: JobID) -> [AttemptRecord] { attempts.values.filter { $0.id.job == job && $0.isOpen } }
-
-    package func openAttempts(on worker: WorkerName) -> [AttemptRecord] {
-        attempts.values.filter { $0.worker == worker && $0.isOpen }.sorted { $0.startedAt < $1.startedAt }
-    }
+    package func openAttempts(on worker: WorkerName) -> [AttemptRecord] { table.openAttempts(on: worker) }
 
     /// Whether a worker holds an attempt now.
     package func holds(_ worker: WorkerName, _ attempt: AttemptID) -> Bool {
@@ -234,11 +347,16 @@ package struct FarmState: Sendable {
     }
 
     mutating func end(_ attempt: AttemptRecord, _ state: AttemptState, failure: Failure?, now: Timestamp) {
-        var attempt = attempt
-        attempt.state = state
-        attempt.failure = failure
-        attempt.finishedAt = now
-        put(attempt)
+        var ended = attempt
+        ended.state = state
+        ended.failure = failure
+        ended.finishedAt = now
+        put(ended)
+        guard let job = jobs[attempt.id.job] else { return }
+        let speed = workers[attempt.worker]?.speed ?? 1
+        let expectation = ledger.expectation(recipe: job.recipe, target: job.target)
+        if let history = ledger.ended(ended, job, speed: speed) { changes.append(.history(history)) }
+        noteStanding(of: attempt.worker, ended, job, expected: expectation.isKnown ? expectation.seconds : nil)
     }
 
     // MARK: leases
@@ -252,6 +370,13 @@ package struct FarmState: Sendable {
 
     package func isConnected(_ worker: WorkerName, now: Timestamp) -> Bool {
         heard[worker].map { now.seconds(since: $0) < rules.silenceSeconds } ?? false
+    }
+
+    /// What is known of a worker's speed from elsewhere, for simulations.
+    package mutating func setSpeed(_ name: WorkerName, _ speed: Double) {
+        guard var worker = workers[name] else { return }
+        worker.speed = speed
+        put(worker)
     }
 
     func slots(of worker: WorkerName) -> Int { freeSlots[worker] ?? 0 }

@@ -13,6 +13,7 @@ package enum JournalChange: Sendable, Hashable {
     case publication(PublicationRecord)
     case release(ReleaseRecord)
     case channel(ChannelRecord)
+    case history(RunHistory)
     /// Packs that have their final names, and the index that lists them.
     case packs([PackIndex.Listing], index: Digest)
     /// A pack that no region has whole any more: its chunks lie nowhere until they are uploaded again.
@@ -30,8 +31,24 @@ package struct JournalSnapshot: Sendable, Hashable {
     package var publications: [PublicationRecord] = []
     package var releases: [ReleaseRecord] = []
     package var channels: [ChannelRecord] = []
+    package var histories: [RunHistory] = []
+    /// The number of the next job.
+    package var nextNumber = 1
 
     package init() {}
+}
+
+/// A job with what belongs to it.
+package struct JobFile: Sendable, Hashable {
+    package var job: JobRecord
+    package var attempts: [AttemptRecord]
+    package var publication: PublicationRecord?
+
+    package init(job: JobRecord, attempts: [AttemptRecord], publication: PublicationRecord?) {
+        self.job = job
+        self.attempts = attempts
+        self.publication = publication
+    }
 }
 
 /// The coordinator's truth. A conformance suite holds every implementation to this contract:
@@ -40,12 +57,19 @@ package struct JournalSnapshot: Sendable, Hashable {
 /// - a change replaces the record of the same key;
 /// - two open jobs that lead the same key, or two open attempts of one job, are refused (`journal.conflict`) and nothing
 ///   of that commit stays;
-/// - `load` gives jobs in the order of their numbers, attempts in the order of their job's and their own.
+/// - `load` gives jobs in the order of their numbers, attempts in the order of their job's and their own, with the attempts and
+///   publications of the jobs that it gives and no others.
 ///
 /// Calls block; they belong on an executor of their own.
 package protocol FarmJournal: Sendable {
-    func load() throws -> JournalSnapshot
+    ///
+    /// - Parameter recent: so many of the newest jobs come along, beside those that are open or being published.
+    func load(recent: Int) throws -> JournalSnapshot
     func commit(_ changes: [JournalChange]) throws
+    /// A job of any age with what belongs to it.
+    func job(_ id: JobID) throws -> JobFile?
+    /// The newest jobs with a number below `number`, oldest first.
+    func jobs(before number: Int, limit: Int) throws -> [JobFile]
     /// Where those of the chunks lie that are in published packs.
     func locate(_ chunks: [Digest]) throws -> [Digest: ChunkLocation]
     /// The index that lists each of the packs.
@@ -57,7 +81,7 @@ extension JobRecord {
     /// than a wish that may not.
     package var lead: Digest? {
         guard !state.isFinal, joined == nil, let key else { return nil }
-        return allowsEmulation ?? false && kind == .build ? Digest(hashing: "may be emulated \(key.hex)") : key
+        return allowsEmulation ?? false ? Digest(hashing: "may be emulated \(key.hex)") : key
     }
 }
 

@@ -15,6 +15,7 @@ package final class MemoryJournal: FarmJournal {
         var publications: [JobID: PublicationRecord] = [:]
         var releases: [Digest: ReleaseRecord] = [:]
         var channels: [String: ChannelRecord] = [:]
+        var histories: [String: RunHistory] = [:]
         var chunks: [Digest: ChunkLocation] = [:]
         var packs: [Digest: Digest] = [:]
     }
@@ -23,19 +24,27 @@ package final class MemoryJournal: FarmJournal {
 
     package init() {}
 
-    package func load() throws -> JournalSnapshot {
+    package func load(recent: Int) throws -> JournalSnapshot {
         content.withLock { content in
             var snapshot = JournalSnapshot()
-            snapshot.jobs = content.jobs.values.sorted { $0.number < $1.number }
-            snapshot.attempts = content.attempts.values.sorted {
+            let all = content.jobs.values.sorted { $0.number < $1.number }
+            let newest = Set(all.suffix(recent).map(\.id))
+            func isWanted(_ id: JobID) -> Bool {
+                newest.contains(id) || !(content.jobs[id]?.state.isFinal ?? true)
+                    || content.publications[id].map { $0.step != .done } ?? false
+            }
+            snapshot.jobs = all.filter { isWanted($0.id) }
+            snapshot.nextNumber = 1 + (all.last?.number ?? 0)
+            snapshot.attempts = content.attempts.values.filter { isWanted($0.id.job) }.sorted {
                 ((content.jobs[$0.id.job]?.number ?? 0), $0.id.number) < ((content.jobs[$1.id.job]?.number ?? 0), $1.id.number)
             }
             snapshot.workers = content.workers.values.sorted { $0.name < $1.name }
             snapshot.tokens = content.tokens.values.sorted { $0.id < $1.id }
             snapshot.access = content.access.values.sorted { $0.tokenDigest < $1.tokenDigest }
             snapshot.inputs = content.inputs.values.sorted { $0.key < $1.key }
-            snapshot.publications = content.publications.values.sorted { $0.job < $1.job }
+            snapshot.publications = content.publications.values.filter { isWanted($0.job) }.sorted { $0.job < $1.job }
             snapshot.releases = content.releases.values.sorted { $0.digest < $1.digest }
+            snapshot.histories = content.histories.values.sorted { $0.key < $1.key }
             snapshot.channels = content.channels.values.sorted { $0.name < $1.name }
             return snapshot
         }
@@ -59,6 +68,23 @@ package final class MemoryJournal: FarmJournal {
         }
     }
 
+    package func job(_ id: JobID) throws -> JobFile? {
+        content.withLock { content in
+            content.jobs[id].map { job in
+                JobFile(
+                    job: job, attempts: content.attempts.values.filter { $0.id.job == id }.sorted { $0.id.number < $1.id.number },
+                    publication: content.publications[id])
+            }
+        }
+    }
+
+    package func jobs(before number: Int, limit: Int) throws -> [JobFile] {
+        let ids = content.withLock { content in
+            content.jobs.values.filter { $0.number < number }.sorted { $0.number < $1.number }.suffix(limit).map(\.id)
+        }
+        return try ids.compactMap { try job($0) }
+    }
+
     package func indexes(of packs: Set<Digest>) throws -> [Digest: Digest] {
         content.withLock { $0.packs.filter { packs.contains($0.key) } }
     }
@@ -74,6 +100,7 @@ package final class MemoryJournal: FarmJournal {
         case .publication(let record): content.publications[record.job] = record
         case .release(let record): content.releases[record.digest] = record
         case .channel(let record): content.channels[record.name] = record
+        case .history(let record): content.histories[record.key] = record
         case .forget(let pack):
             content.packs[pack] = nil
             content.chunks = content.chunks.filter { $0.value.pack != pack }

@@ -43,6 +43,13 @@ package struct JobRecord: Codable, Sendable, Hashable {
     /// Of a verify job: what is to be tested, and the build that waits for it.
     package var verify: VerifyOrder?
     package var parent: JobID?
+    package var priority: JobPriority?
+    /// Seconds that it is expected to take on a worker of speed 1.
+    package var expectedSeconds: Double?
+    /// Workers on which it failed through no fault of its own; they get it again only when no other may have it.
+    package var avoided: [WorkerName]?
+    /// Jobs that test it on further CPUs.
+    package var verifyJobs: [JobID]?
 
     package init(
         id: JobID, number: Int, kind: JobKind, state: JobState, title: String, recipe: String, version: String,
@@ -61,6 +68,18 @@ package struct JobRecord: Codable, Sendable, Hashable {
     }
 }
 
+/// How urgent a job is; each class goes before the next.
+package enum JobPriority: String, Codable, Sendable, Hashable, CaseIterable {
+    /// Somebody waits for it.
+    case interactive
+    case release
+    case nightly
+    /// When nothing else is to be done.
+    case background
+
+    var rank: Int { JobPriority.allCases.firstIndex(of: self) ?? 0 }
+}
+
 /// One try as the journal keeps it.
 package struct AttemptRecord: Codable, Sendable, Hashable {
     package var id: AttemptID
@@ -74,6 +93,10 @@ package struct AttemptRecord: Codable, Sendable, Hashable {
     package var failure: Failure?
     /// When each phase was first reported.
     package var phaseStarts: [String: Timestamp] = [:]
+    /// Seconds that it was expected to take on this worker.
+    package var expectedSeconds: Double?
+    /// Why this worker was chosen, in words.
+    package var choice: String?
 
     package init(id: AttemptID, worker: WorkerName, state: AttemptState, startedAt: Timestamp) {
         self.id = id
@@ -95,6 +118,12 @@ package struct WorkerRecord: Codable, Sendable, Hashable {
     /// Why it takes no work, in its own words.
     package var refusal = ""
     package var keyDigest: Digest?
+    /// How fast it builds, learned: 1 for a worker that takes as long as is expected.
+    package var speed: Double?
+    /// Failures of the infrastructure since its last success.
+    package var failuresInARow: Int?
+    /// Why it gets nothing more until an operator resumes it; `nil` for a worker in good standing.
+    package var quarantine: String?
 
     package init(name: WorkerName, trusted: Bool, enrolledAt: Timestamp) {
         self.name = name

@@ -50,24 +50,61 @@ package final class SQLiteJournal: FarmJournal {
                         codec INTEGER NOT NULL) STRICT, WITHOUT ROWID;
                     """)
         }
+        migrator.registerMigration("2") { database in
+            try database.execute(
+                sql: """
+                    CREATE TABLE histories (key TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+                    ALTER TABLE jobs ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;
+                    ALTER TABLE publications ADD COLUMN done INTEGER NOT NULL DEFAULT 0;
+                    """)
+            for body in try Data.fetchAll(database, sql: "SELECT body FROM jobs") {
+                let job: JobRecord = try CanonicalJSON.decode(from: body, source: "the journal")
+                if job.state.isFinal { try database.execute(sql: "UPDATE jobs SET ended = 1 WHERE id = ?", arguments: [job.id.rawValue]) }
+            }
+            for body in try Data.fetchAll(database, sql: "SELECT body FROM publications") {
+                let record: PublicationRecord = try CanonicalJSON.decode(from: body, source: "the journal")
+                guard record.step == .done else { continue }
+                try database.execute(sql: "UPDATE publications SET done = 1 WHERE job = ?", arguments: [record.job.rawValue])
+            }
+            try database.execute(
+                sql: """
+                    CREATE INDEX open_jobs ON jobs (number) WHERE ended = 0;
+                    CREATE INDEX open_publications ON publications (job) WHERE done = 0;
+                    """)
+        }
         return migrator
     }
 
-    package func load() throws -> JournalSnapshot {
+    package func load(recent: Int) throws -> JournalSnapshot {
         try wrap {
-            try database.read { database in
+            try database.write { database in
                 func all<Record: Decodable>(_ query: String) throws -> [Record] {
                     try Data.fetchAll(database, sql: query).map { try CanonicalJSON.decode(from: $0, source: "the journal") }
                 }
                 var snapshot = JournalSnapshot()
-                snapshot.jobs = try all("SELECT body FROM jobs ORDER BY number")
+                // What is open, what is being published, and the newest of the rest.
+                try database.execute(
+                    sql: """
+                        CREATE TEMP TABLE IF NOT EXISTS wanted (id TEXT PRIMARY KEY);
+                        DELETE FROM wanted;
+                        INSERT OR IGNORE INTO wanted SELECT id FROM jobs WHERE ended = 0;
+                        INSERT OR IGNORE INTO wanted SELECT job FROM publications WHERE done = 0;
+                        INSERT OR IGNORE INTO wanted SELECT id FROM jobs ORDER BY number DESC LIMIT \(recent);
+                        """)
+                snapshot.jobs = try all("SELECT body FROM jobs JOIN wanted USING (id) ORDER BY number")
                 snapshot.attempts = try all(
-                    "SELECT attempts.body FROM attempts JOIN jobs ON jobs.id = attempts.job ORDER BY jobs.number, attempts.number")
+                    """
+                    SELECT attempts.body FROM attempts JOIN wanted ON wanted.id = attempts.job JOIN jobs ON jobs.id = attempts.job
+                    ORDER BY jobs.number, attempts.number
+                    """)
+                snapshot.nextNumber = 1 + (try Int.fetchOne(database, sql: "SELECT max(number) FROM jobs") ?? 0)
+                snapshot.histories = try all("SELECT body FROM histories ORDER BY key")
                 snapshot.workers = try all("SELECT body FROM workers ORDER BY name")
                 snapshot.tokens = try all("SELECT body FROM tokens ORDER BY id")
                 snapshot.access = try all("SELECT body FROM access ORDER BY token")
                 snapshot.inputs = try all("SELECT body FROM inputs ORDER BY key")
-                snapshot.publications = try all("SELECT body FROM publications ORDER BY job")
+                snapshot.publications = try all(
+                    "SELECT publications.body FROM publications JOIN wanted ON wanted.id = publications.job ORDER BY job")
                 snapshot.releases = try all("SELECT body FROM releases ORDER BY digest")
                 snapshot.channels = try all("SELECT body FROM channels ORDER BY name")
                 return snapshot
@@ -84,6 +121,33 @@ package final class SQLiteJournal: FarmJournal {
                 for change in changes where !SQLiteJournal.freesKey(change) { try SQLiteJournal.apply(change, to: database) }
             }
         }
+    }
+
+    package func job(_ id: JobID) throws -> JobFile? {
+        try wrap {
+            try database.read { database in
+                guard let job: JobRecord = try SQLiteJournal.one(database, "SELECT body FROM jobs WHERE id = ?", id) else { return nil }
+                let attempts = try Data.fetchAll(
+                    database, sql: "SELECT body FROM attempts WHERE job = ? ORDER BY number", arguments: [id.rawValue])
+                return JobFile(
+                    job: job, attempts: try attempts.map { try CanonicalJSON.decode(from: $0, source: "the journal") },
+                    publication: try SQLiteJournal.one(database, "SELECT body FROM publications WHERE job = ?", id))
+            }
+        }
+    }
+
+    package func jobs(before number: Int, limit: Int) throws -> [JobFile] {
+        let ids = try wrap {
+            try database.read { database in
+                try String.fetchAll(
+                    database, sql: "SELECT id FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?", arguments: [number, limit])
+            }
+        }
+        return try ids.reversed().compactMap { try job(JobID($0)) }
+    }
+
+    private static func one<Record: Decodable>(_ database: Database, _ query: String, _ id: JobID) throws -> Record? {
+        try Data.fetchOne(database, sql: query, arguments: [id.rawValue]).map { try CanonicalJSON.decode(from: $0, source: "the journal") }
     }
 
     package func locate(_ chunks: [Digest]) throws -> [Digest: ChunkLocation] {
@@ -150,9 +214,9 @@ package final class SQLiteJournal: FarmJournal {
             let key = record.lead.map { Data($0.bytes) }
             try put(
                 """
-                INSERT INTO jobs (id, number, open_key, body) VALUES (?, ?, ?, ?)
-                ON CONFLICT (id) DO UPDATE SET open_key = excluded.open_key, body = excluded.body
-                """, [record.id.rawValue, record.number, key], record)
+                INSERT INTO jobs (id, number, open_key, ended, body) VALUES (?, ?, ?, ?, ?)
+                ON CONFLICT (id) DO UPDATE SET open_key = excluded.open_key, ended = excluded.ended, body = excluded.body
+                """, [record.id.rawValue, record.number, key, record.state.isFinal ? 1 : 0], record)
         case .attempt(let record):
             try put(
                 """
@@ -167,13 +231,16 @@ package final class SQLiteJournal: FarmJournal {
         case .input(let record): try put("INSERT OR REPLACE INTO inputs VALUES (?, ?)", [record.key], record)
         case .publication(let record):
             try put(
-                "INSERT INTO publications VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET body = excluded.body",
-                [record.job.rawValue], record)
+                """
+                INSERT INTO publications (job, done, body) VALUES (?, ?, ?)
+                ON CONFLICT (job) DO UPDATE SET done = excluded.done, body = excluded.body
+                """, [record.job.rawValue, record.step == .done ? 1 : 0], record)
         case .release(let record):
             try put(
                 "INSERT INTO releases VALUES (?, ?, ?) ON CONFLICT (digest) DO UPDATE SET body = excluded.body",
                 [Data(record.digest.bytes), record.job.rawValue], record)
         case .channel(let record): try put("INSERT OR REPLACE INTO channels VALUES (?, ?)", [record.name], record)
+        case .history(let record): try put("INSERT OR REPLACE INTO histories VALUES (?, ?)", [record.key], record)
         case .packs(let listings, let index): try apply(listings, index, to: database)
         case .forget(let pack):
             try database.execute(sql: "DELETE FROM chunks WHERE pack = ?", arguments: [Data(pack.bytes)])

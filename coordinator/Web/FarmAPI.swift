@@ -84,7 +84,11 @@ package struct FarmAPI: Sendable {
         let coordinator = coordinator
         router.get("api/v1/jobs") { request, _ in
             try await require(.reader, request)
-            return try json(await coordinator.jobViews())
+            let query = request.uri.queryParameters
+            if query["open"] != nil { return try json(try await coordinator.openJobViews()) }
+            let before = query["before"].flatMap { Int($0) } ?? .max
+            let limit = min(1000, max(1, query["limit"].flatMap { Int($0) } ?? 200))
+            return try json(try await coordinator.jobViews(before: before, limit: limit))
         }
         router.post("api/v1/jobs") { request, _ in
             let holder = try await require(.maintainer, request)
@@ -99,6 +103,10 @@ package struct FarmAPI: Sendable {
         router.get("api/v1/jobs/:id") { request, context in
             try await require(.reader, request)
             return try json(try await coordinator.jobView(JobID(try context.parameters.require("id"))))
+        }
+        router.get("api/v1/jobs/:id/why") { request, context in
+            try await require(.reader, request)
+            return try json(try await coordinator.explanation(of: JobID(try context.parameters.require("id"))))
         }
         router.post("api/v1/jobs/:id/cancel") { request, context in
             let holder = try await require(.maintainer, request)

@@ -47,14 +47,15 @@ extension Sciferry_V1_HostFacts {
             hostName: hostName, architecture: architecture, target: target, processors: Int(processors),
             memoryBytes: Int64(clamping: memoryBytes), diskFreeBytes: Int64(clamping: diskFreeBytes), engine: engine,
             kernel: kernel, slots: Int(slots), programVersion: programVersion,
-            hardware: cpuFeatures.isEmpty && cpuVendor.isEmpty
+            hardware: cpuFeatures.isEmpty && cpuVendor.isEmpty && emulated.isEmpty
                 ? nil
                 : HardwareFacts(
                     vendor: cpuVendor, model: cpuModel, features: cpuFeatures, refusedTargets: refusedTargets, numaNodes: Int(numaNodes),
                     gpus: gpus, virtualization: virtualization,
-                    emulated: emulated.map {
+                    emulated: emulated.prefix(16).map {
                         EmulatedPlatform(
-                            architecture: $0.architecture, emulator: String($0.emulator.prefix(100)), cost: $0.cost.isFinite ? $0.cost : 0)
+                            architecture: String($0.architecture.prefix(40)), emulator: String($0.emulator.prefix(100)),
+                            cost: $0.cost.isFinite ? max(1, $0.cost) : 1)
                     }))
     }
 }
@@ -109,8 +110,8 @@ package enum WorkOrder: Sendable, Hashable {
 package enum FetchSource: Sendable, Hashable {
     /// A blob of the coordinator's, from an offset on.
     case blob(Digest, offset: Int64)
-    /// An object of the first region, or a range of it.
-    case object(String, Range<Int64>?)
+    /// An object of a region, or a range of it that is not empty.
+    case object(String, Range<Int64>?, region: Int)
 }
 
 extension Sciferry_V1_Fetch {
@@ -120,8 +121,9 @@ extension Sciferry_V1_Fetch {
         case .blob(let digest, let offset):
             self.digest = Data(digest.bytes)
             self.offset = UInt64(clamping: offset)
-        case .object(let key, let range):
+        case .object(let key, let range, let region):
             object = key
+            self.region = UInt32(clamping: region)
             offset = UInt64(clamping: range?.lowerBound ?? 0)
             length = UInt64(clamping: range?.count ?? 0)
         }
@@ -131,7 +133,7 @@ extension Sciferry_V1_Fetch {
         guard offset <= UInt64(Int64.max) / 2, length <= UInt64(Int64.max) / 2 else { throw MessageFailure.meaningless("a wrong range") }
         guard object.isEmpty else {
             guard digest.isEmpty, length > 0 || offset == 0 else { throw MessageFailure.meaningless("a wrong fetch") }
-            return .object(object, length == 0 ? nil : Int64(offset)..<Int64(offset + length))
+            return .object(object, length == 0 ? nil : Int64(offset)..<Int64(offset + length), region: Int(region))
         }
         guard let digest = Digest(bytes: digest), length == 0 else { throw MessageFailure.meaningless("a wrong digest") }
         return .blob(digest, offset: Int64(offset))

@@ -8,12 +8,12 @@ package struct BaseProvider: Sendable {
     private let engine: DockerEngine
     private let scratch: String
     private let marks: [String: String]
-    private let isForeign: Bool
+    private let emulator: String?
 
-    /// - Parameter isForeign: the base is for another architecture than the host's.
-    package init(engine: DockerEngine, scratch: String, marks: [String: String], isForeign: Bool) {
+    /// - Parameter emulator: what runs the base's programs, where it is for another architecture than the host's.
+    package init(engine: DockerEngine, scratch: String, marks: [String: String], emulator: String?) {
         self.engine = engine
-        self.isForeign = isForeign
+        self.emulator = emulator
         self.scratch = scratch
         self.marks = marks
     }
@@ -56,7 +56,8 @@ package struct BaseProvider: Sendable {
         return Resolved(
             input: LockedInput(
                 kind: .base, name: order.name, architecture: order.architecture, digest: digest, size: Disk.size(tar) ?? 0,
-                origin: .bootstrap, bootstrap: source.title, lockedAt: .now), tar: tar)
+                origin: .bootstrap, bootstrap: emulator.map { "\(source.title), emulated by \($0)" } ?? source.title, lockedAt: .now,
+                emulator: emulator), tar: tar)
     }
 
     private func bootstrap(
@@ -64,7 +65,7 @@ package struct BaseProvider: Sendable {
     ) async throws -> String {
         let tar = "\(scratch)/base.tar"
         // That the machine's programs run here has been tried; mmdebstrap would want another program to try it with.
-        let foreign = isForeign ? ["--architectures=\(BaseProvider.debianName(architecture))", "--skip=check/qemu"] : []
+        let foreign = emulator != nil ? ["--architectures=\(BaseProvider.debianName(architecture))", "--skip=check/qemu"] : []
         var arguments = ["--variant=minbase", "--include=ca-certificates", "--mode=auto"] + foreign + [source.suite, tar]
         let mirror = source.mirror.replacingOccurrences(of: "{snapshot}", with: source.snapshot)
         if !mirror.isEmpty { arguments.append(mirror) }

@@ -78,14 +78,17 @@ package struct BuildOutput: Sendable {
 
     /// Why a build failed. The recipe is to blame when a step of it returned an error, or when an engine that still
     /// answers refused the Dockerfile or gave up in a step.
-    package func failure(status: Int32, engineAnswers: Bool) -> Failure {
+    package func failure(status: Int32, engineAnswers: Bool, emulator: String? = nil) -> Failure {
         let step = failed ?? step
         let place = "step \(step.number)/\(step.count)"
         let end = lines.suffix(60)
-        // Programs, the C library and the engine spell it differently.
-        if end.contains(where: { $0.lowercased().contains("no space left on device") }) {
+        let known = FailureCatalogue.shared.explain(end)
+        // What an emulator cannot do, the CPU could; where there is none, it is the recipe's own.
+        if let known, known.class.owner != .recipe, emulator != nil || known.class.code != "emulator.failed" {
             return Failure(
-                .infrastructure, code: "disk.full", message: "the worker's disk is full (\(place): \(step.instruction))", tail: tail)
+                known.class.owner, code: known.class.code,
+                message: "\(known.class.sentence) (\(place): \(step.instruction); \(known.line.prefix(200)))", tail: tail,
+                reason: known.class.code, retry: known.class.retry)
         }
         let code = end.last { $0.contains("exit code: ") }?.split(separator: " ").last.map(String.init)
         let text = end.joined(separator: "\n")
@@ -105,6 +108,9 @@ package struct BuildOutput: Sendable {
                     : "the engine gave up with status \(status) in \(place): \(step.instruction)", tail: tail)
         }
         let reason = code.map { "ended with status \($0)" } ?? "failed (\(tail.last ?? ""))"
-        return Failure(.recipe, code: "build.step-failed", message: "\(place) \(reason): \(step.instruction)", tail: tail)
+        let sentence = known.map { ". \($0.class.sentence)" } ?? ""
+        return Failure(
+            .recipe, code: "build.step-failed", message: "\(place) \(reason): \(step.instruction)\(sentence)", tail: tail,
+            reason: known?.class.code)
     }
 }

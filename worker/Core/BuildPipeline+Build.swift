@@ -90,8 +90,9 @@ extension BuildPipeline {
         let identifier = "\(directory)/image.id"
         let tag = context.home.buildTag(context.attempt.description)
         let allowed = context.configuration.buildHours
-        let patience = try emulator(for: plan.architecture)?.cost ?? 1
-        let hours = patience * (plan.limits.wallHours > 0 ? min(allowed, Double(plan.limits.wallHours)) : allowed)
+        let emulator = try emulator(for: plan.architecture)
+        // What the recipe allows is meant for its own CPU; what the worker's owner allows is not exceeded.
+        let hours = plan.limits.wallHours > 0 ? min(allowed, Double(plan.limits.wallHours) * (emulator?.cost ?? 1)) : allowed
         let output = Mutex(BuildOutput())
         let (context, log) = (context, log)
         let result = try await ProcessRunner.run(
@@ -122,7 +123,8 @@ extension BuildPipeline {
         guard result.succeeded else {
             // An engine that is gone explains everything; one that answers did what the recipe asked.
             let answers = (try? await engine.version()) != nil
-            throw AttemptFailure(output.withLock { $0.failure(status: result.status, engineAnswers: answers) })
+            throw AttemptFailure(
+                output.withLock { $0.failure(status: result.status, engineAnswers: answers, emulator: emulator?.emulator) })
         }
         return String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
     }

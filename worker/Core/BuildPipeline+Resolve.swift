@@ -10,7 +10,8 @@ extension BuildPipeline {
         switch order.kind {
         case .base:
             let provider = BaseProvider(
-                engine: engine, scratch: directory, marks: marks, isForeign: order.architecture != context.host.architecture)
+                engine: engine, scratch: directory, marks: marks,
+                emulator: order.bootstrap == nil ? nil : try emulator(for: order.architecture)?.emulator)
             let resolved = try await provider.resolve(order) { await log.write($0) }
             if let tar = resolved.tar {
                 try await importBase(

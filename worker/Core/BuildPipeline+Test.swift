@@ -13,7 +13,7 @@ extension BuildPipeline {
         let runner = try await SuiteRunner(
             imageDirectory: imageDirectory, scratch: "\(directory)/runtime",
             work: SuiteRunner.workDirectory(home: context.home.root, attempt: context.attempt.description), marks: marks,
-            patience: try emulator(for: plan.architecture)?.cost ?? 1)
+            patience: min(30, try emulator(for: plan.architecture)?.cost ?? 1))
         let (context, log) = (context, log)
         do {
             let runtime = try await runner.runtime()
@@ -50,7 +50,8 @@ extension BuildPipeline {
         await enter(.fetch)
         let path = "\(directory)/image/image.sif"
         try Disk.makeDirectory(Disk.parent(of: path))
-        let reader = RegionReader(regions: [FarmStore(line: context.line)])
+        let line = context.line
+        let reader = RegionReader(regions: (0..<max(1, min(16, order.regions))).map { FarmStore(line: line, region: $0) })
         let manifest = try await reader.manifest(order.manifest)
         let locations = try await reader.locations(of: manifest, digest: order.manifest)
         let rebuild = ImageRebuild(manifest: manifest, locations: locations, seeds: [])

@@ -53,7 +53,7 @@ package struct DockerEngine: Sendable {
     package func has(_ reference: String, _ architecture: String) async throws -> Bool {
         let seen = try await ProcessRunner.run(
             command(["image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", reference], deadlineSeconds: 60))
-        return seen.succeeded && seen.text.contains(DockerEngine.platform(architecture))
+        return seen.succeeded && seen.text.split(whereSeparator: \.isWhitespace).contains { $0 == DockerEngine.platform(architecture) }
     }
 
     /// What a registry says of an image.

@@ -10,8 +10,25 @@ package import SystemIO
 package actor FarmLine {
     private var connection: LinkConnection?
     private var waiters: [CheckedContinuation<LinkConnection, any Error>] = []
+    /// Fetches that run at a time: a connection has 64 streams for all that a worker does.
+    private static let mostFetches = 12
+    private var fetches = 0
+    private var fetchWaiters: [CheckedContinuation<Void, Never>] = []
 
     package init() {}
+
+    private func beginFetch() async {
+        if fetches < FarmLine.mostFetches {
+            fetches += 1
+        } else {
+            await withCheckedContinuation { fetchWaiters.append($0) }
+        }
+    }
+
+    /// Hands the place on to one who waits.
+    private func endFetch() {
+        if fetchWaiters.isEmpty { fetches -= 1 } else { fetchWaiters.removeFirst().resume() }
+    }
 
     func attach(_ connection: LinkConnection) {
         self.connection = connection
@@ -83,6 +100,8 @@ package actor FarmLine {
 
     /// Fetches a blob into a file and verifies it; throws `blob.damaged` when the bytes are others.
     package func fetch(_ digest: Digest, to path: String) async throws {
+        await beginFetch()
+        defer { endFetch() }
         try await withConnection { connection in
             let (stream, pieces) = try await connection.fetch(.blob(digest, offset: 0))
             // A stream that nobody reads any more would stay open for as long as the connection does.
@@ -101,10 +120,14 @@ package actor FarmLine {
         }
     }
 
-    /// Reads an object of the first region, or a range of it. Nothing is verified: whoever asks knows what it must be.
-    package func object(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
-        try await withConnection { connection in
-            let (stream, pieces) = try await connection.fetch(.object(key, range))
+    /// Reads an object of a region, or a range of it. Nothing is verified: whoever asks knows what it must be.
+    ///
+    /// - Parameter region: which of the farm's regions, counted from 0.
+    package func object(_ key: String, range: Range<Int64>?, region: Int) async throws -> [UInt8] {
+        await beginFetch()
+        defer { endFetch() }
+        return try await withConnection { connection in
+            let (stream, pieces) = try await connection.fetch(.object(key, range, region: region))
             defer { Task { try? await connection.end(stream) } }
             var bytes: [UInt8] = []
             for try await piece in pieces {

@@ -1,16 +1,22 @@
 import FarmModel
 import ObjectStorage
 
-/// The farm's first region as workers may read it: through the coordinator, and only what makes up images.
+/// One of the farm's regions as workers may read it: through the coordinator, and only what makes up images.
 struct FarmStore: ObjectStore {
     private let line: FarmLine
+    private let region: Int
 
-    init(line: FarmLine) { self.line = line }
+    /// - Parameter region: counted from 0.
+    init(line: FarmLine, region: Int) {
+        self.line = line
+        self.region = region
+    }
 
-    var name: String { "the farm's store" }
+    var name: String { "the farm's region \(region + 1)" }
 
     func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
-        let bytes = try await line.object(key, range: range)
+        if range?.isEmpty ?? false { return [] }
+        let bytes = try await line.object(key, range: range, region: region)
         if let range, bytes.count != range.count { throw StorageFailure.short(key, in: name) }
         return bytes
     }

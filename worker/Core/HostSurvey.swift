@@ -77,6 +77,13 @@ package enum HostSurvey {
         return facts?.features.contains("hypervisor") ?? false ? "virtual" : ""
     }
 
+    /// The machine's name as the kernel gives it.
+    static var machine: String {
+        var system = utsname()
+        uname(&system)
+        return text(of: system.machine)
+    }
+
     /// What the kernel says of this machine's processor; `nil` where it does not say it.
     package static func processor() -> ProcessorFacts? {
         var system = utsname()

@@ -4,6 +4,7 @@ import FarmLink
 import FarmMessages
 import FarmModel
 import FarmWire
+import Microarchitecture
 import Foundation
 import HTTPTransport
 package import Logging
@@ -102,6 +103,11 @@ package actor WorkerAgent {
                 "worker.link", .invalid, "\"\(configuration.link)\" is no HOST:PORT", hint: "correct \"link\" in \(home.configuration)")
         }
         facts.diskFreeBytes = try freeBytes()
+        // Emulators come and go with packages.
+        if let target = Microarchitecture.named(facts.target) {
+            facts.hardware?.emulated = await EmulationSurvey.platforms(own: HostSurvey.machine, scratch: home.root)
+                .filter { $0.architecture != target.family }
+        }
         var hello = Sciferry_V1_Hello()
         hello.versions = [1]
         hello.worker = configuration.name

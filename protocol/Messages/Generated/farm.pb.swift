@@ -345,11 +345,14 @@ package nonisolated struct Sciferry_V1_Fetch: Sendable {
 
   package var offset: UInt64 = 0
 
-  /// The key of an object in the first region, below packs/, indexes/, manifests/ or covers/.
+  /// The key of an object below packs/, indexes/, manifests/ or covers/.
   package var object: String = String()
 
   /// Bytes from offset on; 0 for all.
   package var length: UInt64 = 0
+
+  /// Which region it is read from, counted from 0.
+  package var region: UInt32 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1153,7 +1156,7 @@ nonisolated extension Sciferry_V1_Assignment: SwiftProtobuf.Message, SwiftProtob
 
 nonisolated extension Sciferry_V1_Fetch: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Fetch"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}digest\0\u{1}offset\0\u{1}object\0\u{1}length\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}digest\0\u{1}offset\0\u{1}object\0\u{1}length\0\u{1}region\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1165,6 +1168,7 @@ nonisolated extension Sciferry_V1_Fetch: SwiftProtobuf.Message, SwiftProtobuf._M
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.offset) }()
       case 3: try { try decoder.decodeSingularStringField(value: &self.object) }()
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.length) }()
+      case 5: try { try decoder.decodeSingularUInt32Field(value: &self.region) }()
       default: break
       }
     }
@@ -1183,6 +1187,9 @@ nonisolated extension Sciferry_V1_Fetch: SwiftProtobuf.Message, SwiftProtobuf._M
     if self.length != 0 {
       try visitor.visitSingularUInt64Field(value: self.length, fieldNumber: 4)
     }
+    if self.region != 0 {
+      try visitor.visitSingularUInt32Field(value: self.region, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1191,6 +1198,7 @@ nonisolated extension Sciferry_V1_Fetch: SwiftProtobuf.Message, SwiftProtobuf._M
     if lhs.offset != rhs.offset {return false}
     if lhs.object != rhs.object {return false}
     if lhs.length != rhs.length {return false}
+    if lhs.region != rhs.region {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -1,0 +1,185 @@
+import FarmModel
+import Foundation
+
+/// What is known of a recipe's builds for one CPU target.
+package struct RunHistory: Codable, Sendable, Hashable {
+    package var recipe: String
+    package var target: String
+    /// Successful builds.
+    package var count: Int
+    /// The mean of the logarithms of their seconds on a worker of speed 1, the newer ones counting more.
+    package var logSeconds: Double
+    /// Bytes of the newest image.
+    package var imageBytes: Int64
+
+    package init(recipe: String, target: String, count: Int, logSeconds: Double, imageBytes: Int64) {
+        self.recipe = recipe
+        self.target = target
+        self.count = count
+        self.logSeconds = logSeconds
+        self.imageBytes = imageBytes
+    }
+
+    static func key(_ recipe: String, _ target: String) -> String { "\(recipe)\n\(target)" }
+    var key: String { RunHistory.key(recipe, target) }
+}
+
+/// What scheduling learns from builds: how long they take, who has used the workers, and what workers have on their disks.
+package struct RunLedger: Sendable {
+    /// What one requester has used.
+    struct Account: Sendable, Hashable {
+        /// Worker seconds by the hour since 1970 in which they ended.
+        var hours: [Int: Double] = [:]
+        /// Seconds that what runs now is expected to take.
+        var running: Double = 0
+        var runningCount = 0
+    }
+
+    private(set) var histories: [String: RunHistory] = [:]
+    private(set) var accounts: [String: Account] = [:]
+    private(set) var runningRecipes: [String: Int] = [:]
+    /// The newest affinities of each worker, oldest first.
+    private var warm: [WorkerName: [UInt64]] = [:]
+    private var holders: [UInt64: Set<WorkerName>] = [:]
+    private var undo: [Undo] = []
+
+    private enum Undo: Sendable {
+        case history(String, RunHistory?)
+        case account(String, Account?)
+        case recipe(String, Int?)
+        case warm(WorkerName, [UInt64]?)
+    }
+
+    /// Recipes whose layers a worker is believed to keep: about what a disk of 100 GB holds.
+    private static let mostWarm = 64
+
+    init() {}
+
+    init(_ histories: [RunHistory], attempts: [AttemptRecord], jobs: [JobID: JobRecord], now: Timestamp) {
+        for history in histories { self.histories[history.key] = history }
+        for attempt in attempts.sorted(by: { $0.startedAt < $1.startedAt }) {
+            guard let job = jobs[attempt.id.job] else { continue }
+            began(attempt, job)
+            if !attempt.isOpen { _ = ended(attempt, job, speed: 1, learns: false) }
+        }
+        undo = []
+    }
+
+    mutating func accept() { undo = [] }
+
+    mutating func rollBack() {
+        for step in undo.reversed() {
+            switch step {
+            case .history(let key, let before): histories[key] = before
+            case .account(let name, let before): accounts[name] = before
+            case .recipe(let name, let before): runningRecipes[name] = before
+            case .warm(let worker, let before): setWarm(worker, before)
+            }
+        }
+        undo = []
+    }
+
+    // MARK: what happens
+
+    mutating func began(_ attempt: AttemptRecord, _ job: JobRecord) {
+        change(job.requestedBy) {
+            $0.running += attempt.expectedSeconds ?? 0
+            $0.runningCount += 1
+        }
+        count(job.recipe, by: 1)
+    }
+
+    /// Takes an ended attempt into account; what it taught of its recipe, if anything.
+    ///
+    /// - Parameter learns: `false` for what happened before this process, which histories tell already.
+    mutating func ended(_ attempt: AttemptRecord, _ job: JobRecord, speed: Double, learns: Bool = true) -> RunHistory? {
+        let end = attempt.finishedAt ?? attempt.startedAt
+        let seconds = max(0, end.seconds(since: attempt.startedAt))
+        let hour = Int(end.milliseconds / 3_600_000)
+        change(job.requestedBy) { account in
+            account.running = max(0, account.running - (attempt.expectedSeconds ?? 0))
+            account.runningCount = max(0, account.runningCount - 1)
+            account.hours[hour, default: 0] += seconds
+            account.hours = account.hours.filter { $0.key > hour - 24 }
+        }
+        count(job.recipe, by: -1)
+        guard job.kind == .build else { return nil }
+        if attempt.state == .succeeded || attempt.failure?.failureClass == .recipe { warmed(attempt.worker, job.affinity) }
+        guard learns, attempt.state == .succeeded, seconds > 0 else { return nil }
+        return learn(job, seconds: seconds * speed)
+    }
+
+    /// The image of a build is known.
+    mutating func measured(_ job: JobRecord, imageBytes: Int64) -> RunHistory? {
+        let key = RunHistory.key(job.recipe, job.target)
+        guard var history = histories[key] else { return nil }
+        history.imageBytes = imageBytes
+        set(key, history)
+        return history
+    }
+
+    private mutating func learn(_ job: JobRecord, seconds: Double) -> RunHistory {
+        let key = RunHistory.key(job.recipe, job.target)
+        var history =
+            histories[key] ?? RunHistory(recipe: job.recipe, target: job.target, count: 0, logSeconds: log(seconds), imageBytes: 0)
+        history.count += 1
+        // The mean of the first few, then the newer ones more: recipes change.
+        let weight = max(0.3, 1 / Double(history.count))
+        history.logSeconds += (log(seconds) - history.logSeconds) * weight
+        set(key, history)
+        return history
+    }
+
+    // MARK: what is asked
+
+    /// Seconds that a build is expected to take on a worker of speed 1, and whether its recipe was ever built.
+    func expectation(recipe: String, target: String) -> (seconds: Double, isKnown: Bool) {
+        if let history = histories[RunHistory.key(recipe, target)] { return (exp(history.logSeconds), true) }
+        return (JobQueue.unknownLength, false)
+    }
+
+    /// Worker seconds of the last 24 h, with those that what runs now will take.
+    func usage(_ requester: String, now: Timestamp) -> Double {
+        guard let account = accounts[requester] else { return 0 }
+        let hour = Int(now.milliseconds / 3_600_000)
+        return account.hours.reduce(account.running) { $1.key > hour - 24 ? $0 + $1.value : $0 }
+    }
+
+    func isWarm(_ worker: WorkerName, _ affinity: UInt64) -> Bool { holders[affinity]?.contains(worker) ?? false }
+
+    func holders(of affinity: UInt64) -> Set<WorkerName> { holders[affinity] ?? [] }
+
+    // MARK: changes that can be taken back
+
+    private mutating func set(_ key: String, _ history: RunHistory) {
+        undo.append(.history(key, histories.updateValue(history, forKey: key)))
+    }
+
+    private mutating func change(_ requester: String, _ body: (inout Account) -> Void) {
+        undo.append(.account(requester, accounts[requester]))
+        body(&accounts[requester, default: Account()])
+    }
+
+    private mutating func count(_ recipe: String, by number: Int) {
+        guard !recipe.isEmpty else { return }
+        let before = runningRecipes[recipe]
+        undo.append(.recipe(recipe, before))
+        let after = (before ?? 0) + number
+        runningRecipes[recipe] = after > 0 ? after : nil
+    }
+
+    private mutating func warmed(_ worker: WorkerName, _ affinity: UInt64) {
+        undo.append(.warm(worker, warm[worker]))
+        let list = (warm[worker] ?? []).filter { $0 != affinity } + [affinity]
+        setWarm(worker, list.suffix(RunLedger.mostWarm))
+    }
+
+    private mutating func setWarm(_ worker: WorkerName, _ list: [UInt64]?) {
+        for affinity in warm[worker] ?? [] {
+            holders[affinity]?.remove(worker)
+            if holders[affinity]?.isEmpty ?? false { holders[affinity] = nil }
+        }
+        warm[worker] = list
+        for affinity in list ?? [] { holders[affinity, default: []].insert(worker) }
+    }
+}

@@ -153,6 +153,12 @@ let package = Package(
             name: "sciferry-bench-scheduler", dependencies: ["CoordinatorCore", "FarmMessages", "FarmModel", "Microarchitecture"],
             path: "benchmarks/Scheduler", swiftSettings: settings),
         .executableTarget(
+            name: "sciferry-bench-fleet",
+            dependencies: [
+                "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport", "SystemIO", "WorkerCore", nioPosix,
+                nioSSL,
+            ], path: "benchmarks/Fleet", swiftSettings: settings),
+        .executableTarget(
             name: "sciferry", dependencies: ["Commands", argumentParser], path: "Sources/sciferry", swiftSettings: settings),
         .executableTarget(
             name: "sciferry-coordinator",

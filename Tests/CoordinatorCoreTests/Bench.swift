@@ -17,6 +17,12 @@ struct Bench {
         state = FarmState(JournalSnapshot(), rules: rules, now: now)
     }
 
+    /// The coordinator is killed and starts from its journal.
+    mutating func crash() {
+        guard let snapshot = try? journal.load(recent: 10_000) else { return }
+        state = FarmState(snapshot, rules: state.rules, now: now)
+    }
+
     mutating func commit() throws {
         try journal.commit(state.drainChanges().changes)
         state.accept()

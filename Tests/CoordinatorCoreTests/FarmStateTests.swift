@@ -1,6 +1,7 @@
 import CoordinatorCore
 import FarmMessages
 import FarmModel
+import Foundation
 import Microarchitecture
 import Support
 import Testing
@@ -208,9 +209,11 @@ import Testing
         #expect(try bench.report("w").assignments.map(\.attempt.job) == [ids[1]])
     }
 
+    static let lives = ProcessInfo.processInfo.environment["SCIFERRY_LIVES"].flatMap { Int($0) } ?? 60
+
     /// Random lives of a farm: whatever happens, in whatever order, the invariants hold and the journal, read again after
     /// every step, gives the same farm.
-    @Test(arguments: 0..<60) func randomLivesKeepTheInvariants(_ seed: Int) throws {
+    @Test(arguments: 0..<FarmStateTests.lives) func randomLivesKeepTheInvariants(_ seed: Int) throws {
         var generator = SeededGenerator(UInt64(seed))
         func pick(_ count: Int) -> Int { Int(generator.next() % UInt64(count)) }
         var bench = Bench(rules: FarmState.Rules(silenceSeconds: 20, mostSetbacks: 3, retrySeconds: 1))
@@ -239,7 +242,7 @@ import Testing
             case 4:
                 // The coordinator is killed and starts from its journal.
                 try bench.commit()
-                bench.state = FarmState(try bench.journal.load(recent: 10_000), rules: bench.state.rules, now: bench.now)
+                bench.crash()
             case 5:
                 if let record = bench.state.publications.values.first(where: { $0.step == .packs }) { try bench.stored(record.job) }
                 if let record = bench.state.publications.values.first(where: { $0.step == .release }) {
@@ -258,9 +261,21 @@ import Testing
                         reports[0].outcome = .verified(Bench.verification(order.on))
                     }
                 }
-                let desired = try bench.report(name, reports, slots: max(0, 2 - mine.count))
-                mine = desired.assignments.map(\.attempt)
-                held[name] = mine
+                let slots = max(0, 2 - mine.count)
+                switch pick(12) {
+                case 0:
+                    // Killed before the commit: nothing was said.
+                    let unheard = bench.report(of: reports, slots: slots)
+                    _ = try bench.raw { try $0.report(WorkerName(name), unheard, now: $1) }
+                    bench.crash()
+                case 1:
+                    // Killed after it: the answer never arrived.
+                    _ = try bench.report(name, reports, slots: slots)
+                    bench.crash()
+                default:
+                    mine = try bench.report(name, reports, slots: slots).assignments.map(\.attempt)
+                    held[name] = mine
+                }
             }
             try bench.commit()
             try checkInvariants(bench)

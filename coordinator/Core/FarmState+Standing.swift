@@ -21,8 +21,9 @@ extension FarmState {
         case .failed where attempt.failure?.failureClass == .infrastructure, .lost:
             avoid(name, job.id)
             let code = attempt.failure?.code ?? ""
-            let isShared = job.avoided?.contains { $0 != name } ?? false
-            if isShared || FarmState.notTheWorkers.contains(where: { code.hasPrefix($0) }) { return }
+            // One job says something once, and nothing when it failed elsewhere too.
+            let isNews = job.avoided?.isEmpty ?? true
+            if !isNews || FarmState.notTheWorkers.contains(where: { code.hasPrefix($0) }) { return }
             worker.failuresInARow = (worker.failuresInARow ?? 0) + 1
             if worker.failuresInARow ?? 0 >= rules.scheduling.mostFailuresInARow, worker.quarantine == nil {
                 let count = worker.failuresInARow ?? 0

@@ -169,13 +169,12 @@ extension Coordinator {
 
     private static func resolveJob(_ order: ResolveOrder, by who: String, allowsEmulation: Bool, in state: inout FarmState) -> JobID {
         let key = Digest(hashing: "resolve \(LockedInput.key(kind: order.kind, name: order.name, architecture: order.architecture))")
+        if let there = state.leader(of: JobRecord.lead(key, allowsEmulation: allowsEmulation)) { return there.id }
         var job = state.newJob(
             kind: .resolve, title: "resolve \(order.name)", recipe: "", version: "", target: order.architecture,
             requestedBy: who, now: .now)
         job.resolve = order
         job.allowsEmulation = allowsEmulation
-        job.key = key
-        if let there = job.lead.flatMap(state.leader(of:)) { return there.id }
         state.enqueue(job, key: key, diskBytes: 2 << 30, now: .now)
         return job.id
     }

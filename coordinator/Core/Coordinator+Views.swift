@@ -78,10 +78,13 @@ extension Coordinator {
                             .compactMap { $0 }.joined(separator: "; ")))
             }
         }
-        let choices = leader.attempts.map { attempt in
-            let expected = attempt.expectedSeconds.map { ", expected \(Int($0)) s" } ?? ""
-            return "\(attempt.id) went to \(attempt.worker)\(attempt.choice.map { ": \($0)" } ?? "")\(expected)"
-        }
+        let awaited = leader.job.state == .resolving ? try leader.job.waitsFor.compactMap { try self.file(of: $0)?.job } : []
+        let choices =
+            awaited.map { "waits for \($0.id), \($0.title), which is \($0.state.rawValue)" }
+            + leader.attempts.map { attempt in
+                let expected = attempt.expectedSeconds.map { ", expected \(Int($0)) s" } ?? ""
+                return "\(attempt.id) went to \(attempt.worker)\(attempt.choice.map { ": \($0)" } ?? "")\(expected)"
+            }
         return JobExplanation(
             job: file.job.id, state: leader.job.state, priority: leader.job.priority ?? .interactive, note: file.job.note, choices: choices,
             verdicts: verdicts)

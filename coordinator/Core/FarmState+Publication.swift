@@ -15,6 +15,14 @@ extension FarmState {
         var record = record
         record.lastError = nil
         record.notBefore = nil
+        // Two wishes for one build, one of which would have taken an emulator's, may have been built side by side.
+        if more.contains(where: { if case .release = $0 { true } else { false } }), let job = jobs[record.job], !job.state.isFinal,
+            let there = fulfilment(of: job), there.job != job.id
+        {
+            record.step = .cleanup
+            put(record)
+            return finish(job.id, .succeeded, release: there.digest, note: "\(there.job) has built the same meanwhile", now: now)
+        }
         put(record)
         for change in more {
             if case .release(let release) = change { put(release) } else { add(change) }

@@ -81,7 +81,11 @@ extension JobRecord {
     /// than a wish that may not.
     package var lead: Digest? {
         guard !state.isFinal, joined == nil, let key else { return nil }
-        return allowsEmulation ?? false ? Digest(hashing: "may be emulated \(key.hex)") : key
+        return JobRecord.lead(key, allowsEmulation: allowsEmulation ?? false)
+    }
+
+    static func lead(_ key: Digest, allowsEmulation: Bool) -> Digest {
+        allowsEmulation ? Digest(hashing: "may be emulated \(key.hex)") : key
     }
 }
 

@@ -56,7 +56,6 @@ package struct ElfFile: Sendable {
     package private(set) var staticSymbols: [Symbol] = []
     package private(set) var relocations: [Relocation] = []
     package private(set) var needed: [String] = []
-
     /// Exported symbols whose version says that they are nobody else's business (`GLIBC_PRIVATE`).
     package private(set) var privateSymbols: Set<String> = []
     /// The levels that GNU's property note demands: bit 0 is x86-64-baseline, bit 1 v2, and so on.
@@ -249,7 +248,6 @@ package struct ElfFile: Sendable {
         case (ElfFile.x86, 1), (ElfFile.x86, 6), (ElfFile.x86, 7): .symbol
         case (ElfFile.x86, 8): .relative
         case (ElfFile.x86, 37): .resolver
-
         default: nil
         }
     }
@@ -287,7 +285,6 @@ package struct ElfFile: Sendable {
                 if tag == 0 { break }
                 switch tag {
                 case 1: needed.append(text(names + Int(truncatingIfNeeded: min(value, 1 << 32))))
-
                 case 12, 13: starters.append(value)
                 default: values[tag] = value
                 }

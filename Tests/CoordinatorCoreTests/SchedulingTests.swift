@@ -91,6 +91,54 @@ import Testing
         #expect(try held("slow") == ["middle"])
     }
 
+    /// A faster worker that may not have a job, or does not have the room, does not keep it from those who do.
+    @Test func nothingIsLeftToAWorkerThatWouldNotTakeIt() throws {
+        for isFull in [true, false] {
+            var bench = bench()
+            try learn(&bench, ["long": 6000])
+            for (name, speed) in [("fast", 4.0), ("slow", 0.25)] {
+                try bench.enrol(name)
+                bench.state.setSpeed(WorkerName(name), speed)
+            }
+            let id = try bench.submit("night", disk: isFull ? 60 << 30 : 1, recipe: "long", priority: .nightly)
+            func report(_ name: String, _ attempts: [AttemptReport] = [], free: Int64) throws -> AttemptID? {
+                let report = WorkerReport(
+                    sequence: 1, attempts: attempts, diskFreeBytes: free << 30, refusal: "", freeSlots: 1, renewalRequest: [])
+                return try bench.state.report(WorkerName(name), report, now: bench.now).assignments.first?.attempt
+            }
+            if !isFull {
+                // It fails on the fast one, through no fault of its own.
+                _ = try bench.report("slow", slots: 0)
+                let attempt = try #require(try report("fast", free: 99))
+                bench.now = bench.now.adding(seconds: 100)
+                _ = try report(
+                    "fast", [bench.running(attempt, .failed(Failure(.infrastructure, code: "engine.failed", message: "")))], free: 99)
+                bench.now = bench.now.adding(seconds: 100)
+            }
+            #expect(try report("fast", free: isFull ? 10 : 99) == nil)
+            #expect(try report("slow", free: 99)?.job == id, "\(isFull)")
+        }
+    }
+
+    /// No worker is to blame for a network that is down, nor for a bucket that is full.
+    @Test func anOutageTakesOutNoWorker() throws {
+        var bench = bench { $0.mostFailuresInARow = 2 }
+        try bench.enrol("w")
+        for (number, phase) in [Phase.build, .build, .build, .upload, .upload, .upload].enumerated() {
+            let id = try bench.submit("job \(number)")
+            let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+            var report = bench.running(attempt)
+            report.phase = phase
+            _ = try bench.report("w", [report], slots: 0)
+            let code = phase == .build ? "name.unresolved" : "disk.full"
+            report.outcome = .failed(Failure(.infrastructure, code: .init(code), message: "m"))
+            _ = try bench.report("w", [report])
+            try bench.state.cancel(id, by: "me", now: bench.now)
+            try bench.commit()
+        }
+        #expect(bench.state.workers[WorkerName("w")]?.quarantine == nil)
+    }
+
     /// Builds of each recipe that took so long, on a worker of their own.
     private func learn(_ bench: inout Bench, _ seconds: [String: Double]) throws {
         try bench.enrol("teacher")

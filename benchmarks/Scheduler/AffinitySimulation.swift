@@ -6,6 +6,8 @@ import Foundation
 /// where their layers are, and does everybody get what is due?
 struct AffinitySimulation {
     let seed: UInt64
+    /// Recipes whose layers fit on a worker's disk.
+    private static let diskHolds = 64
 
     func run() throws {
         var chance = Chance(seed: seed)
@@ -23,6 +25,8 @@ struct AffinitySimulation {
         }
         final class Seen {
             var places: [String: Set<WorkerName>] = [:]
+            /// What each worker built last, oldest first.
+            var kept: [WorkerName: [String]] = [:]
             var repeats = 0.0
             var warm = 0.0
             var used: [String: Double] = [:]
@@ -40,6 +44,9 @@ struct AffinitySimulation {
             }
             // Disks are finite: what was built longest ago is thrown away.
             seen.places[job.recipe, default: []].insert(worker)
+            var kept = (seen.kept[worker] ?? []).filter { $0 != job.recipe } + [job.recipe]
+            if kept.count > AffinitySimulation.diskHolds { seen.places[kept.removeFirst()]?.remove(worker) }
+            seen.kept[worker] = kept
             seen.used[job.requestedBy, default: 0] += seconds
         }
         var waiting: [String: Int] = [:]

@@ -50,8 +50,7 @@ package struct FarmView: Codable, Sendable, Hashable {
 extension Coordinator {
     /// The newest jobs with a number below `number`, oldest first.
     package func jobViews(before number: Int = .max, limit: Int) throws -> [JobView] {
-        // What the journal has is what counts; only progress is newer in memory.
-        try journal.jobs(before: number, limit: limit).map { try view(current($0), explains: false) }
+        try journal.jobs(before: number, limit: limit).compactMap { try file(of: $0) }.map { try view($0, explains: false) }
     }
 
     /// All jobs that have not ended, oldest first.
@@ -92,8 +91,6 @@ extension Coordinator {
 
     /// A job with what belongs to it, from memory while it is there.
     private func file(of id: JobID) throws -> JobFile? { try state.file(of: id) ?? journal.job(id) }
-
-    private func current(_ file: JobFile) -> JobFile { state.file(of: file.job.id) ?? file }
 
     private func view(_ file: JobFile, explains: Bool) throws -> JobView {
         var shown = file.job

@@ -16,8 +16,15 @@ struct DispatchPass {
     var turns: [Turn] = []
     /// Expected seconds until the work that can wait is done, by the CPU target that it needs.
     var horizon: [String: Double] = [:]
-    /// Workers that run a CPU target, with the seconds until their hands are free.
-    var able: [String: [(name: WorkerName, rest: Double, speed: Double)]] = [:]
+    /// Workers that run a CPU target.
+    var able: [String: [Able]] = [:]
+
+    /// A worker with the seconds until its hands are free.
+    struct Able {
+        var worker: WorkerRecord
+        var rest: Double
+        var speed: Double
+    }
 }
 
 /// Who gets what next.
@@ -33,29 +40,32 @@ extension FarmState {
     /// - Parameter most: after so many a pass ends, so that none takes long; the next one goes on.
     package mutating func dispatch(now: Timestamp, most: Int = 64) -> [WorkerName] {
         guard table.queue.count > 0 else { return [] }
-        let free = workers.values.filter { worker in
-            slots(of: worker.name) > openAttempts(on: worker.name).filter { $0.state == .assigned }.count
-                && absence(of: worker, now: now) == nil
-        }
+        let free = workers.values.filter { freeHands(of: $0.name) > 0 && absence(of: $0, now: now) == nil }
         guard !free.isEmpty else { return [] }
         var pass = newPass(now: now)
         var served: [WorkerName] = []
         for worker in free.sorted(by: { (-($0.speed ?? 1), $0.name) < (-($1.speed ?? 1), $1.name) }) {
-            if assign(to: worker.name, slots: slots(of: worker.name), &pass, now: now) { served.append(worker.name) }
+            if assign(to: worker.name, &pass, now: now) { served.append(worker.name) }
             if served.count == most { break }
         }
         return served
     }
 
     /// Gives a worker work for its free slots.
-    mutating func assign(to name: WorkerName, slots: Int, now: Timestamp) {
-        guard slots > 0, table.queue.count > 0 else { return }
+    mutating func assign(to name: WorkerName, now: Timestamp) {
+        guard freeHands(of: name) > 0, table.queue.count > 0 else { return }
         var pass = newPass(now: now)
-        _ = assign(to: name, slots: slots, &pass, now: now)
+        _ = assign(to: name, &pass, now: now)
     }
 
-    private mutating func assign(to name: WorkerName, slots: Int, _ pass: inout DispatchPass, now: Timestamp) -> Bool {
-        var free = slots - openAttempts(on: name).filter { $0.state == .assigned }.count
+    /// Slots that a worker has left, as it said last, without those for what it has been given since.
+    private func freeHands(of name: WorkerName) -> Int {
+        let slots = slots(of: name)
+        return slots <= 0 ? 0 : slots - openAttempts(on: name).filter { $0.state == .assigned }.count
+    }
+
+    private mutating func assign(to name: WorkerName, _ pass: inout DispatchPass, now: Timestamp) -> Bool {
+        var free = freeHands(of: name)
         var gave = false
         while free > 0, let worker = workers[name], let entry = next(for: worker, pass, now: now), var job = jobs[entry.id] {
             let isWarm = ledger.isWarm(name, entry.affinity)
@@ -93,7 +103,17 @@ extension FarmState {
         let warm = ledger.isWarm(worker.name, job.affinity) ? "it has built \(job.recipe) for \(job.target) before" : ""
         let time = "expected \(Int((job.expectedSeconds ?? JobQueue.unknownLength) / (worker.speed ?? 1))) s"
         let place = before == 0 ? "next in turn" : "at most \(before) jobs come before it"
-        return [place, time, warm].filter { !$0.isEmpty }.joined(separator: "; ")
+        return [place, heldBack(job, own, worker, now: now), time, warm].filter { !$0.isEmpty }.joined(separator: "; ")
+    }
+
+    /// Why a job that a worker may have is left to another one; empty when it is not.
+    private func heldBack(_ job: JobRecord, _ kind: JobQueue.Kind, _ worker: WorkerRecord, now: Timestamp) -> String {
+        guard let entry = table.queue.entry(of: job.id) else { return "" }
+        if kind.isPatient, finishesSoonerElsewhere(entry, worker, kind, newPass(now: now)) {
+            return "another worker would finish it sooner"
+        }
+        let isWarm = ledger.isWarm(worker.name, entry.affinity)
+        return !isWarm && warmthElsewhere(entry, kind, worker, now: now) ?? false ? "it waits for a worker that has its layers" : ""
     }
 
     // MARK: the order
@@ -107,15 +127,13 @@ extension FarmState {
     }
 
     /// How well a job suits a worker's disk.
-    private enum Fit: Int, Comparable {
+    private enum Fit: Int {
         /// The worker has its layers.
         case warm
         /// No worker that could have it has them.
         case cold
         /// Another one has them.
         case warmElsewhere
-
-        static func < (one: Fit, other: Fit) -> Bool { one.rawValue < other.rawValue }
     }
 
     private func next(for worker: WorkerRecord, _ pass: DispatchPass, now: Timestamp) -> JobQueue.Entry? {
@@ -223,14 +241,21 @@ extension FarmState {
         return lastingObstacle(job, worker, now: now) == nil && !avoids(entry.avoided, worker.name, job, now: now)
     }
 
-    /// Whether a patient job would still run here when all the rest is done, and be done earlier on another worker that takes it up
-    /// when its hands are free.
+    /// Whether a patient job would still run here when all the rest is done, and be done earlier on another worker that may have it
+    /// and takes it up when its hands are free.
     private func finishesSoonerElsewhere(
         _ entry: JobQueue.Entry, _ worker: WorkerRecord, _ kind: JobQueue.Kind, _ pass: DispatchPass
     ) -> Bool {
         let here = entry.length / (worker.speed ?? 1)
         guard here > pass.horizon[kind.target] ?? 0 else { return false }
-        return (pass.able[kind.target] ?? []).contains { $0.name != worker.name && $0.rest + entry.length / $0.speed < here }
+        return (pass.able[kind.target] ?? []).contains { other in
+            guard other.worker.name != worker.name, other.rest + entry.length / other.speed < here, let facts = other.worker.facts else {
+                return false
+            }
+            // One that would not take it must not keep it from those who would.
+            return !entry.avoided.contains(other.worker.name) && entry.diskBytes <= facts.diskFreeBytes
+                && entry.memoryBytes <= facts.memoryBytes
+        }
     }
 
     /// Whether another worker has a job's layers and could have it: `nil` when none does, else whether the job may wait for that one,
@@ -240,16 +265,15 @@ extension FarmState {
             guard name != worker.name, let other = workers[name], let facts = other.facts, absence(of: other, now: now) == nil else {
                 return false
             }
-            return isPlain(kind, facts) && entry.diskBytes <= facts.diskFreeBytes
+            return isPlain(kind, facts) && entry.diskBytes <= facts.diskFreeBytes && !entry.avoided.contains(name)
         }
         guard !holders.isEmpty else { return nil }
         let limit = min(rules.scheduling.warmSeconds, entry.length * rules.scheduling.warmShare)
         let left = limit - now.seconds(since: entry.queuedAt)
         guard left > 0 else { return false }
         return holders.contains { name in
-            let held = openAttempts(on: name)
-            if slots(of: name) > held.filter({ $0.state == .assigned }).count { return true }
-            return held.contains { ($0.expectedSeconds ?? 0) - now.seconds(since: $0.startedAt) < left }
+            if freeHands(of: name) > 0 { return true }
+            return openAttempts(on: name).contains { ($0.expectedSeconds ?? 0) - now.seconds(since: $0.startedAt) < left }
         }
     }
 
@@ -267,12 +291,14 @@ extension FarmState {
             guard let host = worker.facts?.target else { continue }
             let speed = worker.speed ?? 1
             let attempts = openAttempts(on: worker.name)
+            // One that offers nothing and does nothing takes nothing up.
+            if attempts.isEmpty, slots(of: worker.name) <= 0 { continue }
             let slots = Double(max(1, slots(of: worker.name) + attempts.filter { $0.state == .running }.count))
             let rest = attempts.reduce(0) { $0 + max(0, ($1.expectedSeconds ?? 0) - now.seconds(since: $1.startedAt)) }
             for target in work.keys where target.isEmpty || Microarchitecture.runs(host, target) {
                 capacity[target, default: 0] += speed * slots
                 running[target, default: 0] += rest * speed
-                pass.able[target, default: []].append((worker.name, slots > Double(attempts.count) ? 0 : rest, speed))
+                pass.able[target, default: []].append(.init(worker: worker, rest: slots > Double(attempts.count) ? 0 : rest, speed: speed))
             }
         }
         var alone: [String: Double] = [:]

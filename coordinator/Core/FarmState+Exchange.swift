@@ -36,7 +36,7 @@ extension FarmState {
         }
         for attempt in report.attempts { take(attempt, from: name, now: now) }
         giveUpLost(name, Set(report.attempts.map(\.id)), now: now)
-        assign(to: name, slots: report.freeSlots, now: now)
+        assign(to: name, now: now)
         return desired(name, sequence: report.sequence)
     }
 

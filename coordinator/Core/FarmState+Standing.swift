@@ -3,8 +3,11 @@ import Foundation
 
 /// What an ended attempt says about the worker that ran it.
 extension FarmState {
-    /// Failures that say something of the farm's surroundings and nothing of the worker.
-    private static let notTheWorkers = ["base.", "download.", "git.", "attempt.outcome"]
+    /// Failures that say something of the farm's surroundings and nothing of the worker: an outage of the network must not take out
+    /// one worker after the other.
+    private static let notTheWorkers = ["base.", "download.", "git.", "attempt.outcome", "name.", "connection.", "tls."]
+    /// Phases whose failures say something of the farm's stores.
+    private static let notItsPhases: Set<Phase> = [.fetch, .upload]
 
     /// Takes an end into account: how fast the worker is, and whether something is wrong with it.
     mutating func noteStanding(of name: WorkerName, _ attempt: AttemptRecord, _ job: JobRecord, expected: Double?) {
@@ -23,7 +26,8 @@ extension FarmState {
             let code = attempt.failure?.code ?? ""
             // One job says something once, and nothing when it failed elsewhere too.
             let isNews = job.avoided?.isEmpty ?? true
-            if !isNews || FarmState.notTheWorkers.contains(where: { code.hasPrefix($0) }) { return }
+            if !isNews || FarmState.notItsPhases.contains(attempt.phase) && attempt.state == .failed { return }
+            if FarmState.notTheWorkers.contains(where: { code.hasPrefix($0) }) { return }
             worker.failuresInARow = (worker.failuresInARow ?? 0) + 1
             if worker.failuresInARow ?? 0 >= rules.scheduling.mostFailuresInARow, worker.quarantine == nil {
                 let count = worker.failuresInARow ?? 0

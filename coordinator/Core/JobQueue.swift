@@ -75,6 +75,7 @@ struct JobQueue: Sendable {
     var count: Int { places.count }
 
     func kind(of id: JobID) -> Kind? { places[id]?.kind }
+    func entry(of id: JobID) -> Entry? { places[id]?.entry }
 
     /// The members of every class, oldest first.
     var entries: [Kind: [Entry]] { classes.mapValues(\.byAge) }

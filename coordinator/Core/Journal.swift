@@ -68,8 +68,8 @@ package protocol FarmJournal: Sendable {
     func commit(_ changes: [JournalChange]) throws
     /// A job of any age with what belongs to it.
     func job(_ id: JobID) throws -> JobFile?
-    /// The newest jobs with a number below `number`, oldest first.
-    func jobs(before number: Int, limit: Int) throws -> [JobFile]
+    /// The names of the newest jobs with a number below `number`, oldest first.
+    func jobs(before number: Int, limit: Int) throws -> [JobID]
     /// Where those of the chunks lie that are in published packs.
     func locate(_ chunks: [Digest]) throws -> [Digest: ChunkLocation]
     /// The index that lists each of the packs.

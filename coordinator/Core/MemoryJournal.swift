@@ -78,11 +78,10 @@ package final class MemoryJournal: FarmJournal {
         }
     }
 
-    package func jobs(before number: Int, limit: Int) throws -> [JobFile] {
-        let ids = content.withLock { content in
+    package func jobs(before number: Int, limit: Int) throws -> [JobID] {
+        content.withLock { content in
             content.jobs.values.filter { $0.number < number }.sorted { $0.number < $1.number }.suffix(limit).map(\.id)
         }
-        return try ids.compactMap { try job($0) }
     }
 
     package func indexes(of packs: Set<Digest>) throws -> [Digest: Digest] {

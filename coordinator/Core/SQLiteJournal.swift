@@ -140,14 +140,14 @@ package final class SQLiteJournal: FarmJournal {
         }
     }
 
-    package func jobs(before number: Int, limit: Int) throws -> [JobFile] {
-        let ids = try wrap {
+    package func jobs(before number: Int, limit: Int) throws -> [JobID] {
+        try wrap {
             try database.read { database in
                 try String.fetchAll(
-                    database, sql: "SELECT id FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?", arguments: [number, limit])
+                    database, sql: "SELECT id FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?", arguments: [number, limit]
+                ).reversed().map { JobID($0) }
             }
         }
-        return try ids.reversed().compactMap { try job(JobID($0)) }
     }
 
     private static func one<Record: Decodable>(_ database: Database, _ query: String, _ id: JobID) throws -> Record? {

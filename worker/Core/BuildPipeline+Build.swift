@@ -148,27 +148,22 @@ extension BuildPipeline {
             "org.sciferry.name": plan.name, "org.sciferry.version": plan.version, "org.sciferry.target": plan.target,
             "org.sciferry.base": "\(plan.base.name)@sha256:\(plan.base.digest.hex)",
         ]
-        let (steps, continuation) = AsyncStream<Int>.makeStream(bufferingPolicy: .bufferingNewest(1))
-        let context = context
-        let follower = Task { for await permille in steps { await context.report(.assemble, permille, "") } }
-        defer {
-            continuation.finish()
-            follower.cancel()
-        }
         let cancelled = Switch()
-        let (report, instructions) = try await withTaskCancellationHandler {
-            try await Blocking.run {
-                var proof: InstructionReport?
-                let report = try assembler.assemble(archive: archive, to: path, labels: labels) { files in
-                    proof = try BuildPipeline.prove(files, keepTo: plan.target) { if cancelled.isRaised { throw CancellationError() } }
-                } progress: { share in
-                    if cancelled.isRaised { throw CancellationError() }
-                    continuation.yield(Int(share * 1000))
+        let (report, instructions) = try await following(.assemble) { progress in
+            try await withTaskCancellationHandler {
+                try await Blocking.run {
+                    var proof: InstructionReport?
+                    let report = try assembler.assemble(archive: archive, to: path, labels: labels) { files in
+                        proof = try BuildPipeline.prove(files, keepTo: plan.target) { if cancelled.isRaised { throw CancellationError() } }
+                    } progress: { share in
+                        if cancelled.isRaised { throw CancellationError() }
+                        progress(Int(share * 1000))
+                    }
+                    return (report, proof)
                 }
-                return (report, proof)
+            } onCancel: {
+                _ = cancelled.raise()
             }
-        } onCancel: {
-            _ = cancelled.raise()
         }
         try Disk.remove(archive)
         await log.say("image of \(report.size) bytes from \(report.contentBytes) bytes of files")

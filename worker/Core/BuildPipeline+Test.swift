@@ -55,14 +55,9 @@ extension BuildPipeline {
         let manifest = try await reader.manifest(order.manifest)
         let locations = try await reader.locations(of: manifest, digest: order.manifest)
         let rebuild = ImageRebuild(manifest: manifest, locations: locations, seeds: [])
-        let (steps, continuation) = AsyncStream<Int>.makeStream(bufferingPolicy: .bufferingNewest(1))
-        let context = context
-        let follower = Task { for await permille in steps { await context.report(.fetch, permille, "") } }
-        defer {
-            continuation.finish()
-            follower.cancel()
+        try await following(.fetch) { report in
+            try await rebuild.write(to: path, from: reader) { report(Int($0 * 1000 / max(1, manifest.size))) }
         }
-        try await rebuild.write(to: path, from: reader) { continuation.yield(Int($0 * 1000 / max(1, manifest.size))) }
         await log.say("image sha256:\(manifest.image.hex), \(manifest.size) bytes, \(rebuild.quote.fetchBytes) bytes fetched")
         await enter(.test)
         let partition = try await Blocking.run { try SitePull.partition(of: path) }

@@ -83,6 +83,22 @@ package struct BuildPipeline: Sendable {
         return outcome
     }
 
+    /// Reports how far `body`, which may be anywhere and calls back often, has come with a phase.
+    ///
+    /// - Parameter body: gets a function that takes thousandths.
+    func following<Value: Sendable>(
+        _ phase: Phase, _ body: (@escaping @Sendable (Int) -> Void) async throws -> Value
+    ) async rethrows -> Value {
+        let (steps, continuation) = AsyncStream<Int>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let context = context
+        let follower = Task { for await permille in steps { await context.report(phase, permille, "") } }
+        defer {
+            continuation.finish()
+            follower.cancel()
+        }
+        return try await body { continuation.yield($0) }
+    }
+
     /// What runs programs of an architecture here; `nil` for the host's own CPU. Throws `worker.platform` when nothing does.
     func emulator(for architecture: String) throws -> EmulatedPlatform? {
         if architecture == context.host.architecture { return nil }

@@ -113,14 +113,9 @@ package enum EmulationSurvey {
     ///   - own: this machine's architecture.
     ///   - scratch: a directory that programs may be started from.
     package static func platforms(
-        own: String, scratch: String, formats: String = "/proc/sys/fs/binfmt_misc"
+        own: String, scratch: String, formats: String = kernelsList
     ) async -> [EmulatedPlatform] {
-        let names = (try? Disk.list(formats)) ?? []
-        let known = names.sorted().compactMap { name -> ForeignFormat? in
-            guard name != "status", name != "register" else { return nil }
-            return Disk.kernelText("\(formats)/\(name)").flatMap(ForeignFormat.init)
-        }
-        let usable = known.filter { $0.worksInContainers && $0.architecture != own }
+        let usable = listed(formats).filter { $0.worksInContainers && $0.architecture != own }
         guard !usable.isEmpty, let native = await ProbeProgram.seconds(own, scratch: scratch) else { return [] }
         var platforms: [EmulatedPlatform] = []
         for format in usable where !platforms.contains(where: { $0.architecture == format.architecture }) {
@@ -130,6 +125,14 @@ package enum EmulationSurvey {
                 EmulatedPlatform(architecture: format.architecture, emulator: await version(of: format.interpreter), cost: cost))
         }
         return platforms
+    }
+
+    package static let kernelsList = "/proc/sys/fs/binfmt_misc"
+
+    /// What the kernel lists; cheap to ask, so that it is tried again only when this has changed.
+    static func listed(_ formats: String = kernelsList) -> [ForeignFormat] {
+        ((try? Disk.list(formats)) ?? []).sorted().filter { $0 != "status" && $0 != "register" }
+            .compactMap { Disk.kernelText("\(formats)/\($0)").flatMap(ForeignFormat.init) }
     }
 
     /// `qemu-aarch64 7.2.22` from what QEMU says of itself; of another emulator its file's name.

@@ -85,11 +85,7 @@ package enum HostSurvey {
     }
 
     /// What the kernel says of this machine's processor; `nil` where it does not say it.
-    package static func processor() -> ProcessorFacts? {
-        var system = utsname()
-        uname(&system)
-        return processor(text(of: system.machine))
-    }
+    package static func processor() -> ProcessorFacts? { processor(machine) }
 
     private static func processor(_ machine: String) -> ProcessorFacts? {
         Disk.kernelText("/proc/cpuinfo").map { ProcessorFacts(cpuInfo: $0, machine: machine) }

@@ -25,6 +25,8 @@ package actor WorkerAgent {
     private let process = Nonce.hex(bytes: 8)
     private let authority: [UInt8]
     private var facts: HostFacts
+    /// What the kernel listed when it was last tried which other machines' programs run.
+    private var foreignFormats = EmulationSurvey.listed()
     private var state: WorkerState
     private var tasks: [AttemptID: Task<Void, Never>] = [:]
     private var renewalRequest: [UInt8] = []
@@ -104,7 +106,9 @@ package actor WorkerAgent {
         }
         facts.diskFreeBytes = try freeBytes()
         // Emulators come and go with packages.
-        if let target = Microarchitecture.named(facts.target) {
+        let formats = EmulationSurvey.listed()
+        if formats != foreignFormats, let target = Microarchitecture.named(facts.target) {
+            foreignFormats = formats
             facts.hardware?.emulated = await EmulationSurvey.platforms(own: HostSurvey.machine, scratch: home.root)
                 .filter { $0.architecture != target.family }
         }

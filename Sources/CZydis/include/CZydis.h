@@ -34,7 +34,6 @@ struct sciferry_fact {
 struct sciferry_facts {
     struct sciferry_fact *items;
     size_t count;
-    
 };
 
 /// One instruction as data-flow analysis needs it.

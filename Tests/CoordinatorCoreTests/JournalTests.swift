@@ -15,7 +15,7 @@ private func job(_ number: Int, _ state: JobState, key: Digest? = nil, joined: J
     return record
 }
 
-private let history = RunHistory(recipe: "r", target: "x86_64", count: 2, logSeconds: 3, imageBytes: 9)
+private let history = RunHistory(recipe: "r", target: "x86_64", count: 2, logSeconds: 3)
 
 /// The contract of `FarmJournal`; `reopen` gives the same journal after a restart.
 private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> any FarmJournal) throws {

@@ -55,6 +55,26 @@ import Testing
         #expect(try bench.job(next.job).title == "carl")
     }
 
+    /// What a worker keeps after a silence counts as running, as before.
+    @Test func aReadoptedAttemptCountsAgainstTheCap() throws {
+        var rules = FarmState.Rules(silenceSeconds: 60, mostSetbacks: 9, retrySeconds: 1)
+        rules.scheduling.mostPerRequester = 1
+        var bench = Bench(rules: rules)
+        try bench.enrol("w")
+        let id = try bench.submit("a")
+        let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+        _ = try bench.report("w", [bench.running(attempt)], slots: 0)
+        bench.now = bench.now.adding(seconds: 61)
+        bench.state.expireLeases(now: bench.now)
+        _ = try bench.report("w", [bench.running(attempt)], slots: 0)
+        #expect(try bench.job(id).state == .running)
+        _ = try bench.submit("b")
+        try bench.enrol("v")
+        #expect(try bench.report("v").assignments.isEmpty)
+        _ = try bench.report("w", [bench.running(attempt, .failed(Failure(.recipe, code: "r", message: "")))], slots: 0)
+        #expect(try bench.report("v").assignments.count == 1)
+    }
+
     @Test func capsHold() throws {
         var bench = bench {
             $0.mostPerRequester = 2

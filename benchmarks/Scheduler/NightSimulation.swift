@@ -38,7 +38,7 @@ struct NightSimulation {
 
     private func makespan(_ builds: [Build], _ machines: [VirtualFarm.Machine], _ priority: JobPriority) -> Double {
         let histories = builds.map {
-            RunHistory(recipe: $0.recipe, target: $0.target, count: 1, logSeconds: log($0.predicted), imageBytes: 0)
+            RunHistory(recipe: $0.recipe, target: $0.target, count: 1, logSeconds: log($0.predicted))
         }
         let seconds = Dictionary(uniqueKeysWithValues: builds.map { ($0.recipe, $0.seconds) })
         var farm = VirtualFarm(machines, histories: histories, rules: SchedulingRules()) { job, _ in seconds[job.recipe] ?? 0 }

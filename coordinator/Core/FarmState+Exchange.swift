@@ -132,6 +132,8 @@ extension FarmState {
         attempt.failure = nil
         remark("attempt re-adopted", ["worker.name": attempt.worker.rawValue, "attempt.id": attempt.id.description])
         put(attempt)
+        // Its end had been taken into account; it runs again.
+        began(attempt, job)
         return true
     }
 
@@ -151,7 +153,6 @@ extension FarmState {
             put(
                 PublicationRecord(
                     job: job.id, attempt: attempt.id, plan: plan, result: result, builtOn: attempt.worker.rawValue, startedAt: now))
-            measured(job, imageBytes: result.imageSize)
         case .resolved(var input):
             guard let order = job.resolve, order.kind == input.kind, order.name == input.name,
                 order.architecture == input.architecture

@@ -182,11 +182,6 @@ package struct FarmState: Sendable {
         changes.append(.channel(channel))
     }
 
-    /// An image's size is known.
-    mutating func measured(_ job: JobRecord, imageBytes: Int64) {
-        if let history = ledger.measured(job, imageBytes: imageBytes) { changes.append(.history(history)) }
-    }
-
     /// A worker has got an attempt.
     mutating func began(_ attempt: AttemptRecord, _ job: JobRecord) { ledger.began(attempt, job) }
 

@@ -9,15 +9,12 @@ package struct RunHistory: Codable, Sendable, Hashable {
     package var count: Int
     /// The mean of the logarithms of their seconds on a worker of speed 1, the newer ones counting more.
     package var logSeconds: Double
-    /// Bytes of the newest image.
-    package var imageBytes: Int64
 
-    package init(recipe: String, target: String, count: Int, logSeconds: Double, imageBytes: Int64) {
+    package init(recipe: String, target: String, count: Int, logSeconds: Double) {
         self.recipe = recipe
         self.target = target
         self.count = count
         self.logSeconds = logSeconds
-        self.imageBytes = imageBytes
     }
 
     static func key(_ recipe: String, _ target: String) -> String { "\(recipe)\n\(target)" }
@@ -109,19 +106,10 @@ package struct RunLedger: Sendable {
         return learn(job, seconds: seconds * speed)
     }
 
-    /// The image of a build is known.
-    mutating func measured(_ job: JobRecord, imageBytes: Int64) -> RunHistory? {
-        let key = RunHistory.key(job.recipe, job.target)
-        guard var history = histories[key] else { return nil }
-        history.imageBytes = imageBytes
-        set(key, history)
-        return history
-    }
-
     private mutating func learn(_ job: JobRecord, seconds: Double) -> RunHistory {
         let key = RunHistory.key(job.recipe, job.target)
         var history =
-            histories[key] ?? RunHistory(recipe: job.recipe, target: job.target, count: 0, logSeconds: log(seconds), imageBytes: 0)
+            histories[key] ?? RunHistory(recipe: job.recipe, target: job.target, count: 0, logSeconds: log(seconds))
         history.count += 1
         // The mean of the first few, then the newer ones more: recipes change.
         let weight = max(0.3, 1 / Double(history.count))

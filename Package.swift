@@ -206,6 +206,7 @@ let package = Package(
         tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("Microarchitecture", ["ProcessRunner", "Support", "SystemIO"], exclude: ["cpuinfo"]),
         tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
+        tests("ProcessRunner", ["FarmModel", "Support"]),
         tests("Recipes", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"], exclude: ["collection"]),
         tests("SingularityImage", ["FarmModel", "Support"]),
         tests("SiteDelivery", ["Attestation", "FarmModel", "ProcessRunner", "Support", "SystemIO"]),

@@ -16,6 +16,7 @@ struct BuildCommand: AsyncParsableCommand {
               sciferry build recipes/dcm2niix --for x86_64_v3 --for zen4
               sciferry build recipes/dcm2niix --for portable --for native:worker1
               sciferry build recipes/dcm2niix --for aarch64 --emulated
+              sciferry build recipes/dcm2niix --needs fast-disk --avoids virtual-kvm
               sciferry build recipes/dcm2niix --no-wait --json
               sciferry build neurocontainers/recipes/ants --variant gpu
             --json prints one job, and of several targets a list.
@@ -34,6 +35,9 @@ struct BuildCommand: AsyncParsableCommand {
     @Flag(help: "Resolve base image and downloads anew.") var updateLock = false
     @Flag(help: "Where no worker has the CPU, let one that emulates it build; the release says so.") var emulated = false
     @Option(help: "How urgent it is: interactive, release, nightly or background.") var priority = "interactive"
+    @Option(help: "A label that the worker must have, for example gpu, beside those of the recipe; may be repeated.") var needs: [String] =
+        []
+    @Option(help: "A label that the worker must not have; may be repeated.") var avoids: [String] = []
     @Flag(inversion: .prefixedNo, help: "Wait for the end.") var wait = true
 
     func run() async throws {
@@ -54,7 +58,8 @@ struct BuildCommand: AsyncParsableCommand {
             // All are asked for before one is waited for, so that they run side by side.
             for target in wanted {
                 let submission = Submission(
-                    source, target: target, variant: variant, updatesLock: updateLock, allowsEmulation: emulated, priority: priority)
+                    source, target: target, variant: variant, updatesLock: updateLock, allowsEmulation: emulated, priority: priority,
+                    workers: LabelWish(needs: needs, avoids: avoids))
                 jobs.append((target, try await client.post("/api/v1/jobs", submission)))
             }
             guard wait else {

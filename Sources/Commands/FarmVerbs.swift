@@ -134,6 +134,9 @@ struct WorkersCommand: AsyncParsableCommand {
                     ]
                 })
             for view in workers {
+                if let labels = view.worker.facts?.labels, !labels.isEmpty {
+                    Console.print("\(view.worker.name) has the labels \(labels.joined(separator: ", "))")
+                }
                 for platform in view.worker.facts?.hardware?.emulated ?? [] {
                     Console.print(
                         "\(view.worker.name) emulates \(platform.architecture) with \(platform.emulator), \(platform.cost) times slower")

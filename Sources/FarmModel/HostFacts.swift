@@ -14,12 +14,15 @@ package struct HostFacts: Codable, Sendable, Hashable {
     package var slots: Int
     package var programVersion: String
     package var hardware: HardwareFacts?
+    /// What it offers beside: words of its operator and of its engine and hardware, sorted. Absent in facts of older versions.
+    package var labels: [String]?
 
     package init(
         hostName: String, architecture: String, target: String, processors: Int, memoryBytes: Int64,
         diskFreeBytes: Int64, engine: String, kernel: String, slots: Int, programVersion: String,
-        hardware: HardwareFacts? = nil
+        hardware: HardwareFacts? = nil, labels: [String] = []
     ) {
+        self.labels = labels
         self.hostName = hostName
         self.architecture = architecture
         self.target = target

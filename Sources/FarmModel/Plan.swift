@@ -178,8 +178,11 @@ package struct BuildLimits: Codable, Sendable, Hashable {
     package var memoryGiB: Int
     /// Hours until the build is ended.
     package var wallHours: Int
+    /// Minutes without a word of output until the build is ended; absent for what the worker allows, and in plans of older versions.
+    package var silentMinutes: Int?
 
-    package init(memoryGiB: Int = 0, wallHours: Int = 0) {
+    package init(memoryGiB: Int = 0, wallHours: Int = 0, silentMinutes: Int? = nil) {
+        self.silentMinutes = silentMinutes
         self.memoryGiB = memoryGiB
         self.wallHours = wallHours
     }

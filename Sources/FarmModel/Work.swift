@@ -180,12 +180,15 @@ package struct BuildResult: Codable, Sendable, Hashable {
     /// What ran the image's programs on that host where its CPU does not; `nil` for its CPU.
     package var emulator: String?
     package var phaseSeconds: [String: Double]
+    /// Bytes that the build took up on the worker's disks at most, its base and layers among them. Absent in results of older versions.
+    package var diskBytes: Int64?
 
     package init(
         image: Digest, imageSize: Int64, manifest: IncomingObject, packs: [IncomingObject], records: [ImageRecord], chunkCount: Int,
         newChunkCount: Int, newBytes: Int64, tests: [TestOutcome], testRuntime: String, commands: [String], hostTarget: String,
-        emulator: String? = nil, phaseSeconds: [String: Double]
+        emulator: String? = nil, phaseSeconds: [String: Double], diskBytes: Int64? = nil
     ) {
+        self.diskBytes = diskBytes
         self.image = image
         self.imageSize = imageSize
         self.manifest = manifest

@@ -16,12 +16,15 @@ package struct Command: Sendable {
     package var input: [UInt8]
     /// The whole tree is killed after so long.
     package var deadlineSeconds: Double?
+    /// The whole tree is killed after so long without output.
+    package var silenceSeconds: Double?
 
     /// - Parameter executable: a name looked up in PATH, or a path when it holds a slash.
     package init(
         _ executable: String, _ arguments: [String], environment: [String: String?] = [:], directory: String? = nil,
-        input: [UInt8] = [], deadlineSeconds: Double? = nil
+        input: [UInt8] = [], deadlineSeconds: Double? = nil, silenceSeconds: Double? = nil
     ) {
+        self.silenceSeconds = silenceSeconds
         self.executable = executable
         self.arguments = arguments
         self.environment = environment
@@ -38,10 +41,21 @@ package struct CommandResult: Sendable, CustomStringConvertible {
     /// The end of its combined output, at most 256 KiB.
     package var output: [UInt8]
     package var timedOut: Bool
+    /// It was killed because it had said nothing for too long.
+    package var fellSilent = false
 
     package var text: String { String(decoding: output, as: UTF8.self) }
-    package var succeeded: Bool { status == 0 && !timedOut }
-    package var description: String { "status \(status)\(timedOut ? ", out of time" : ""): \(text)" }
+    package var succeeded: Bool { status == 0 && !timedOut && !fellSilent }
+    package var description: String { "status \(status)\(timedOut ? ", out of time" : fellSilent ? ", silent" : ""): \(text)" }
+}
+
+/// When a command said something last.
+private final class LastWord: Sendable {
+    private let time = Mutex(Timestamp.now)
+
+    var at: Timestamp { time.withLock { $0 } }
+
+    func spoken() { time.withLock { $0 = .now } }
 }
 
 /// Runs commands in sessions of their own, streams their combined output, and leaves no process of the tree behind:
@@ -60,7 +74,8 @@ package enum ProcessRunner {
         options.createSession = true
         options.teardownSequence = [.send(signal: .terminate, toProcessGroup: true, allowedDurationToNextStep: .seconds(2))]
         let group = Atomic<Int32>(0)
-        let expired = Switch()
+        let (expired, silenced) = (Switch(), Switch())
+        let lastWord = LastWord()
         defer {
             let leader = group.load(ordering: .acquiring)
             if leader > 1 { kill(-leader, SIGKILL) }
@@ -80,10 +95,24 @@ package enum ProcessRunner {
                         if expired.raise() { kill(-leader, SIGKILL) }
                     }
                 }
-                defer { timer?.cancel() }
+                let listener = command.silenceSeconds.map { seconds in
+                    Task {
+                        while true {
+                            let left = seconds - Timestamp.now.seconds(since: lastWord.at)
+                            if left <= 0 { break }
+                            try await Task.sleep(for: .seconds(left))
+                        }
+                        if silenced.raise() { kill(-leader, SIGKILL) }
+                    }
+                }
+                defer {
+                    timer?.cancel()
+                    listener?.cancel()
+                }
                 var kept: [UInt8] = []
                 for try await buffer in execution.standardOutput {
                     let bytes = buffer.withUnsafeBytes { Array($0) }
+                    lastWord.spoken()
                     await onOutput?(bytes)
                     kept += bytes
                     if kept.count > 2 * keptOutput { kept.removeFirst(kept.count - keptOutput) }
@@ -93,7 +122,7 @@ package enum ProcessRunner {
             try Task.checkCancellation()
             return CommandResult(
                 status: status(result.terminationStatus), output: Array(result.closureResult.suffix(keptOutput)),
-                timedOut: expired.isRaised)
+                timedOut: expired.isRaised, fellSilent: silenced.isRaised)
         } catch let error as SubprocessError {
             try Task.checkCancellation()
             throw FarmError(
@@ -112,7 +141,9 @@ package enum ProcessRunner {
             // No further arguments: one of them may be a secret.
             let words = ([command.executable] + command.arguments.prefix(1)).joined(separator: " ")
             let tail = result.text.split(separator: "\n").suffix(8).joined(separator: "\n")
-            let reason = result.timedOut ? "took too long" : "ended with status \(result.status)"
+            let reason =
+                result.timedOut
+                ? "took too long" : result.fellSilent ? "said nothing for too long" : "ended with status \(result.status)"
             throw FarmError("process.failed", .unavailable, "\(words) … \(reason): \(tail)")
         }
         return result.text

@@ -6,6 +6,13 @@ package struct RenderedRecipe: Sendable {
     package var plan: Plan
     /// The bytes of the context's files that the recipe itself brings, by digest; downloads are not among them.
     package var blobs: [Digest: [UInt8]]
+    /// Labels of the workers that may have it.
+    package var workers: LabelWish
+    /// Whether the recipe itself says how much free space it needs.
+    package var declaresDisk: Bool
+    /// What the image is after its base and after each instruction, as numbers that are equal for builds with equal beginnings, and
+    /// so with equal layers.
+    package var layers: [UInt64]
 }
 
 /// A recipe interpreted for one CPU target; its inputs may not be locked yet.
@@ -141,10 +148,16 @@ package struct RecipeDraft: Sendable {
             commandPaths: definition.deployPath, programs: recipe.programs,
             runtimeArguments: recipe.runtimeArguments, description: definition.description, categories: definition.categories,
             licences: recipe.licences, suite: suite, image: recipe.settings.image,
-            diskBytes: Int64(recipe.settings.diskGiB) << 30, limits: recipe.settings.limits, network: recipe.settings.network,
+            diskBytes: Int64(recipe.settings.diskGiB ?? RecipeDraft.usualDiskGiB) << 30, limits: recipe.settings.limits,
+            network: recipe.settings.network,
             instructions: recipe.settings.instructions, verifyOn: verifyOn)
-        return RenderedRecipe(plan: plan, blobs: context.blobs)
+        return RenderedRecipe(
+            plan: plan, blobs: context.blobs, workers: recipe.settings.workers, declaresDisk: recipe.settings.diskGiB != nil,
+            layers: try BuildLayers.identities(of: plan))
     }
+
+    /// Free space for a recipe that was never built and says nothing.
+    private static let usualDiskGiB = 4
 
     /// The Dockerfile. Without `pin`, for looking at it where no lock is at hand, base images stand under their names.
     ///

@@ -126,10 +126,15 @@ package enum RecipeSchema {
             "limits",
             .mapping(
                 [
-                    Key("disk_gib", .number(1...4096), "Free space that a build needs; 4 unless said otherwise."),
+                    Key(
+                        "disk_gib", .number(1...4096),
+                        "Free space that a build needs at least; what earlier builds took up, or 4, unless said otherwise."),
                     Key("memory_gib", .number(1...4096), "Memory that a worker must have."),
                     Key("wall_hours", .number(1...168), "Hours until a build is ended."),
+                    Key("silent_minutes", .number(1...10080), "Minutes without output until a build is ended."),
                 ], required: []), "What a build may use."),
+        Key("needs", .several(.text), "Labels that a worker must have, for example gpu."),
+        Key("avoids", .several(.text), "Labels that a worker must not have."),
         Key("network", .choice(NetworkPolicy.allCases.map(\.rawValue)), "What steps may reach: full unless said otherwise."),
         Key(
             "instructions", .choice(InstructionPolicy.allCases.map(\.rawValue)),

@@ -8,7 +8,10 @@ package struct RecipeSettings: Sendable {
     /// CPU targets on which a release's tests shall run.
     package var verifyOn: [String] = []
     package var limits = BuildLimits()
-    package var diskGiB = 4
+    /// Free space that the recipe asks for; `nil` where it leaves that to what its builds have taken up.
+    package var diskGiB: Int?
+    /// Labels of the workers that may build and test it.
+    package var workers = LabelWish()
     package var network = NetworkPolicy.full
     package var instructions = InstructionPolicy.fail
     package var upstream: Upstream?
@@ -38,9 +41,14 @@ package struct RecipeSettings: Sendable {
         if let node = block["limits"], !node.isNull {
             let limits = try RecipeMapping(
                 node, in: document, what: "limits", keys: RecipeSchema.keys(RecipeSchema.settings, under: "limits"))
-            settings.diskGiB = try number("disk_gib", limits, 1...4096) ?? settings.diskGiB
+            settings.diskGiB = try number("disk_gib", limits, 1...4096)
             settings.limits.memoryGiB = try number("memory_gib", limits, 1...4096) ?? 0
             settings.limits.wallHours = try number("wall_hours", limits, 1...168) ?? 0
+            settings.limits.silentMinutes = try number("silent_minutes", limits, 1...10080)
+        }
+        settings.workers = LabelWish(needs: try block.texts("needs"), avoids: try block.texts("avoids"))
+        do { try settings.workers.check() } catch let error as FarmError {
+            throw document.fail(error.code, block["needs"] ?? block["avoids"] ?? node, error.message, hint: error.hint)
         }
         if let node = block["upstream"], !node.isNull {
             let upstream = try RecipeMapping(

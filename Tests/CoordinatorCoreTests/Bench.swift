@@ -29,12 +29,15 @@ struct Bench {
     }
 
     /// - Parameter emulates: platforms that it runs by emulation.
-    mutating func enrol(_ name: String, trusted: Bool = true, target: Microarchitecture? = nil, emulates: [String] = []) throws {
+    mutating func enrol(
+        _ name: String, trusted: Bool = true, target: Microarchitecture? = nil, emulates: [String] = [], labels: [String] = []
+    ) throws {
         state.enrol(WorkerName(name), trusted: trusted, keyDigest: Digest(hashing: name), now: now)
         var facts = Self.facts
         facts.hardware = HardwareFacts(
             vendor: "", model: "", features: [], refusedTargets: [], numaNodes: 1, gpus: [], virtualization: "",
             emulated: emulates.map { EmulatedPlatform(architecture: $0, emulator: "qemu-\($0) 7", cost: 8) })
+        facts.labels = labels
         if let target { (facts.target, facts.architecture) = (target.name, target.family) }
         try state.hello(WorkerName(name), facts: facts, now: now)
         try commit()
@@ -42,21 +45,27 @@ struct Bench {
 
     mutating func submit(
         _ key: String, target: String = "x86_64", disk: Int64 = 1, emulated: Bool = false, verifyOn: [String] = [],
-        recipe: String? = nil, by requester: String = "me", priority: JobPriority? = nil
+        recipe: String? = nil, by requester: String = "me", priority: JobPriority? = nil, labels: LabelWish = LabelWish(),
+        declaresDisk: Bool = true, layers: [UInt64] = []
     ) throws -> JobID {
         var job = state.newJob(
             kind: .build, title: key, recipe: recipe ?? key, version: "1", target: target, requestedBy: requester, now: now)
         job.allowsEmulation = emulated
         job.verifyOn = verifyOn
         job.priority = priority
-        state.enqueue(job, key: Digest(hashing: key), diskBytes: disk, now: now)
+        state.enqueue(
+            job, key: Digest(hashing: key), needs: JobNeeds(diskBytes: disk, declaresDisk: declaresDisk, labels: labels, layers: layers),
+            now: now)
         try commit()
         return job.id
     }
 
-    mutating func report(_ name: String, _ attempts: [AttemptReport] = [], slots: Int = 1, refusal: String = "") throws -> DesiredWork {
+    mutating func report(
+        _ name: String, _ attempts: [AttemptReport] = [], slots: Int = 1, refusal: String = "", pressure: Pressure? = nil
+    ) throws -> DesiredWork {
         let report = WorkerReport(
-            sequence: 1, attempts: attempts, diskFreeBytes: 50 << 30, refusal: refusal, freeSlots: slots, renewalRequest: [])
+            sequence: 1, attempts: attempts, diskFreeBytes: 50 << 30, refusal: refusal, freeSlots: slots, renewalRequest: [],
+            pressure: pressure)
         let desired = try state.report(WorkerName(name), report, now: now)
         try commit()
         return desired

@@ -299,7 +299,9 @@ import Testing
                     switch pick(6) {
                     case 0:
                         bench.raw {
-                            $0.enqueue(Bench.newJob(&$0, "key \(pick(5))", $1), key: Digest(hashing: "\(pick(5))"), diskBytes: 1, now: $1)
+                            $0.enqueue(
+                                Bench.newJob(&$0, "key \(pick(5))", $1), key: Digest(hashing: "\(pick(5))"), needs: JobNeeds(diskBytes: 1),
+                                now: $1)
                         }
                     case 1:
                         let report = bench.report(of: mine.map { bench.running($0, pick(2) == 0 ? .built(Bench.result) : nil) })

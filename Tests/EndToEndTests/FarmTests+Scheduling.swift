@@ -71,4 +71,30 @@ extension FarmTests {
         let order = try await farm.releases().sorted { $0.release.publishedAt < $1.release.publishedAt }.map(\.release.name)
         #expect(order == ["first", "now", "night"])
     }
+
+    /// What a recipe or a request asks of workers by labels is kept, and a build that says nothing is ended.
+    @Test(.timeLimit(.minutes(3))) func labelsChooseTheWorkerAndSilenceEndsABuild() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(
+            workers: ["w1", "w2"], settings: ["w1": "\"labels\": [\"spot\"]", "w2": "\"labels\": [\"fast-disk\"], \"silentMinutes\": 0.05"])
+        let choosy = try await farm.recipe("choosy", settings: "  needs: [fast-disk, storage-overlay2]")
+        #expect(try await farm.sciferry(["build", choosy]).succeeded)
+        #expect(try await farm.sciferry(["build", try await farm.recipe("fussy"), "--avoids", "fast-disk"]).succeeded)
+        let builders = Dictionary(uniqueKeysWithValues: try await farm.releases().map { ($0.release.name, $0.release.builtOn) })
+        #expect(builders == ["choosy": "w2", "fussy": "w1"])
+
+        #expect(try await farm.sciferry(["build", try await farm.recipe("never"), "--needs", "gpu", "--no-wait"]).succeeded)
+        let id = try #require(try await farm.jobs().first { $0.job.recipe == "never" }).job.id.rawValue
+        try await farm.eventually("it is queued") {
+            try await farm.sciferry(["why", id]).text.contains("it lacks the label gpu, which the job needs")
+        }
+        #expect(try await farm.sciferry(["workers"]).text.contains("w2 has the labels "))
+        let wrong = try await farm.sciferry(["build", choosy, "--needs", "GPU"])
+        #expect(wrong.status != 0 && wrong.text.contains("\"GPU\" is no label"), "\(wrong.text)")
+
+        let silent = try await farm.recipe("silent", run: ["echo begun; sleep 600"], settings: "  needs: fast-disk")
+        let build = try await farm.sciferry(["build", silent])
+        #expect(
+            build.status == 1 && build.text.contains("without a word in step") && build.text.contains("[build.silent]"), "\(build.text)")
+    }
 }

@@ -110,19 +110,28 @@ final class TestFarm: Sendable {
 
     /// Coordinator and workers, enrolled by token and connected.
     ///
-    /// - Parameter pretended: CPU targets that workers say they have, by name.
-    func up(workers: [String] = ["w1", "w2"], pretended: [String: String] = [:]) async throws {
+    /// - Parameters:
+    ///   - pretended: CPU targets that workers say they have, by name.
+    ///   - settings: members of their `worker.json`, by name.
+    func up(workers: [String] = ["w1", "w2"], pretended: [String: String] = [:], settings: [String: String] = [:]) async throws {
         try start("coordinator")
         try await eventually("the coordinator answers") { try await self.sciferry(["workers"]).succeeded }
         for worker in workers {
             try await enrol(worker)
-            guard let target = pretended[worker] else { continue }
-            let path = "\(workerHome(worker))/worker.json"
-            let text = String(decoding: try Disk.read(path), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
-            try Disk.replace(path, with: Array("\(text.dropLast()), \"pretendedTargetForTests\": \"\(target)\"}".utf8))
+            if let target = pretended[worker] { try set(worker, "\"pretendedTargetForTests\": \"\(target)\"") }
+            if let members = settings[worker] { try set(worker, members) }
         }
         for worker in workers { try start(worker) }
         try await connected(workers.count)
+    }
+
+    /// Adds members to a worker's settings, or replaces them.
+    private func set(_ worker: String, _ members: String) throws {
+        let path = "\(workerHome(worker))/worker.json"
+        var settings = try JSONSerialization.jsonObject(with: Data(try Disk.read(path))) as? [String: Any] ?? [:]
+        let added = try JSONSerialization.jsonObject(with: Data("{\(members)}".utf8)) as? [String: Any] ?? [:]
+        settings.merge(added) { $1 }
+        try Disk.replace(path, with: Array(try JSONSerialization.data(withJSONObject: settings)))
     }
 
     func enrol(_ worker: String) async throws {

@@ -41,7 +41,9 @@ import Testing
             x-sciferry:
               targets: [x86_64_v2, x86_64_v3]
               verify_on: x86_64_v3
-              limits: {disk_gib: 20, memory_gib: 8, wall_hours: 3}
+              limits: {disk_gib: 20, memory_gib: 8, wall_hours: 3, silent_minutes: 90}
+              needs: [gpu, fast-disk]
+              avoids: spot
               network: none
               upstream: {git: "https://git.example/tool", ref: "v{{ context.version }}"}
               squashfs: {level: 3, block_kib: 256}
@@ -54,8 +56,11 @@ import Testing
         let draft = try RecipeDraft(recipe, source, target: target)
         #expect(draft.inputs.map(\.name) == ["debian:12", "https://git.example/tool v1.2"])
         let commit = String(repeating: "ab", count: 20)
-        let plan = try draft.render(lock: lock(draft, commit: commit), suite: TestSuite()).plan
-        #expect(plan.diskBytes == 20 << 30 && plan.limits == BuildLimits(memoryGiB: 8, wallHours: 3) && plan.network == .none)
+        let rendered = try draft.render(lock: lock(draft, commit: commit), suite: TestSuite())
+        let plan = rendered.plan
+        let limits = BuildLimits(memoryGiB: 8, wallHours: 3, silentMinutes: 90)
+        #expect(plan.diskBytes == 20 << 30 && plan.limits == limits && plan.network == .none)
+        #expect(rendered.workers == LabelWish(needs: ["fast-disk", "gpu"], avoids: ["spot"]) && rendered.declaresDisk)
         #expect(plan.image.zstdLevel == 3 && plan.image.blockSize == 256 << 10)
         #expect(plan.dockerfile.contains("RUN git checkout \(commit)") && plan.dockerfile.contains("ARG JOBS=\"2\""))
         #expect(plan.dockerfile.contains("LABEL \"org.example.a\"=\"b c\""))
@@ -69,6 +74,7 @@ import Testing
         ("x-sciferry: {network: some}", "recipe.choice"), ("x-sciferry: {limits: {disk_gib: 0}}", "recipe.limit"),
         ("x-sciferry: {squashfs: {block_kib: 100}}", "recipe.squashfs"),
         ("x-sciferry: {upstream: {git: 'https://x'}}", "recipe.missing-key"),
+        ("x-sciferry: {needs: [GPU]}", "label.name"), ("x-sciferry: {needs: gpu, avoids: gpu}", "label.conflict"),
         ("x-sciferry: {limits: {wall_hours: long}}", "recipe.type"), ("x-sciferry: {arguments: {'A B': 1}}", "recipe.variable"),
     ]) func badSettingsNameTheirLine(_ settings: String, _ code: String) {
         let error = #expect(throws: FarmError.self) { try Recipe.read(source(settings)) }

@@ -72,6 +72,29 @@ import Testing
         #expect(try key("x86_64", lock()) != key("x86_64", other))
     }
 
+    /// Equal beginnings have equal identities, up to the first step that differs or takes in a file that does.
+    @Test func layersAreKnownByWhatTheyAreMadeOf() throws {
+        func layers(_ steps: String, _ file: String = "one", base: [String: LockedInput]? = nil) throws -> [UInt64] {
+            let text =
+                "name: tool\nversion: 1\nbuild:\n  kind: neurodocker\n  base-image: debian:bookworm\n  pkg-manager: apt\n  directives:\n\(steps)"
+            return try render(source(text, ["a.txt": file]), "x86_64", base).layers
+        }
+        let steps = ["    - run: [echo one]", "    - copy: a.txt /opt/a.txt", "    - run: [echo two]"]
+        let whole = try layers(steps.joined(separator: "\n"))
+        func shared(_ other: [UInt64]) -> Int { zip(whole, other).prefix { $0 == $1 }.count }
+        #expect(Set(whole).count == whole.count)
+        #expect(try layers(steps.joined(separator: "\n")) == whole)
+        let shorter = try layers(steps[0])
+        let common = shared(shorter)
+        #expect(common > 2 && common < whole.count)
+        // The same file again is the same layer; another one ends what is shared at the step that takes it.
+        #expect(shared(try layers(steps.joined(separator: "\n"), "two")) == common)
+        #expect(shared(try layers(([steps[0]] + [steps[1], "    - run: [echo three]"]).joined(separator: "\n"))) == common + 1)
+        var moved = lock()
+        for name in moved.keys { moved[name]?.digest = Digest(hashing: "moved") }
+        #expect(shared(try layers(steps.joined(separator: "\n"), base: moved)) == 0)
+    }
+
     @Test(arguments: [
         ("name: tool\n  version: [", "recipe.yaml", "build.yaml:2:"),
         ("nmae: tool", "recipe.unknown-key", "recipes/tool/build.yaml:1: \"nmae\" is not a key of the recipe"),

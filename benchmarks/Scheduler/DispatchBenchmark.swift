@@ -33,7 +33,8 @@ struct DispatchBenchmark {
                 kind: .build, title: "\(recipe) 1.0 for \(target)", recipe: recipe, version: "1.0", target: target,
                 requestedBy: "user-\(chance.next() % 20)", now: .now)
             job.priority = chance.pick([.interactive, .release, .nightly, .nightly, .background])
-            state.enqueue(job, key: Digest(hashing: "key \(job.number)"), diskBytes: Int64(1 + chance.next() % 40) << 30, now: .now)
+            state.enqueue(
+                job, key: Digest(hashing: "key \(job.number)"), needs: JobNeeds(diskBytes: Int64(1 + chance.next() % 40) << 30), now: .now)
         }
         for index in 0..<10_000 {
             submit()

@@ -93,7 +93,7 @@ struct VirtualFarm {
         var job = state.newJob(
             kind: .build, title: recipe, recipe: recipe, version: "1", target: target, requestedBy: requester, now: now)
         job.priority = priority
-        state.enqueue(job, key: Digest(hashing: "\(job.number)"), diskBytes: 1, now: now)
+        state.enqueue(job, key: Digest(hashing: "\(job.number)"), needs: JobNeeds(diskBytes: 1), now: now)
         settle()
     }
 

@@ -25,11 +25,14 @@ package struct Submission: Codable, Sendable, Hashable {
     package var allowsEmulation: Bool?
     /// How urgent it is; interactive unless said otherwise.
     package var priority: JobPriority?
+    /// Labels of the workers that may have it, beside the recipe's own.
+    package var workers: LabelWish?
 
     package init(
         _ source: RecipeSource, target: String, variant: String = "", updatesLock: Bool, allowsEmulation: Bool = false,
-        priority: JobPriority? = nil
+        priority: JobPriority? = nil, workers: LabelWish? = nil
     ) {
+        self.workers = workers
         self.allowsEmulation = allowsEmulation
         self.priority = priority
         path = source.path
@@ -69,6 +72,7 @@ extension Coordinator {
         let recipe = try Recipe.read(source)
         let target = try recipe.target(submission.target)
         let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
+        try recipe.settings.workers.union(submission.workers ?? LabelWish()).check()
         // What is wrong with files, steps or tests is said now, not by a job that fails later.
         _ = try (draft.ownFiles(), draft.dockerfile(), RecipeSuite.read(source))
         let blob = try blobs.put(try CanonicalJSON.encode(submission))
@@ -175,7 +179,7 @@ extension Coordinator {
             requestedBy: who, now: .now)
         job.resolve = order
         job.allowsEmulation = allowsEmulation
-        state.enqueue(job, key: key, diskBytes: 2 << 30, now: .now)
+        state.enqueue(job, key: key, needs: JobNeeds(diskBytes: 2 << 30), now: .now)
         return job.id
     }
 
@@ -211,7 +215,11 @@ extension Coordinator {
             try transition {
                 var job = job
                 job.verifyOn = plan.verifyOn
-                $0.enqueue(job, key: key, diskBytes: plan.diskBytes, memoryBytes: Int64(plan.limits.memoryGiB) << 30, now: .now)
+                $0.enqueue(
+                    job, key: key,
+                    needs: JobNeeds(
+                        diskBytes: plan.diskBytes, declaresDisk: rendered.declaresDisk, memoryBytes: Int64(plan.limits.memoryGiB) << 30,
+                        labels: rendered.workers.union(submission.workers ?? LabelWish()), layers: rendered.layers), now: .now)
             }
             planAgainAt[id] = nil
         } catch {

@@ -40,20 +40,23 @@ extension FarmState {
     /// - Parameter most: after so many a pass ends, so that none takes long; the next one goes on.
     package mutating func dispatch(now: Timestamp, most: Int = 64) -> [WorkerName] {
         guard table.queue.count > 0 else { return [] }
-        let free = workers.values.filter { freeHands(of: $0.name) > 0 && absence(of: $0, now: now) == nil }
+        let free = workers.values.filter { freeHands(of: $0.name) > 0 && absence(of: $0, now: now) == nil && strain(of: $0) == nil }
         guard !free.isEmpty else { return [] }
         var pass = newPass(now: now)
         var served: [WorkerName] = []
-        for worker in free.sorted(by: { (-($0.speed ?? 1), $0.name) < (-($1.speed ?? 1), $1.name) }) {
+        for worker in free.sorted(by: { (-presentSpeed(of: $0), $0.name) < (-presentSpeed(of: $1), $1.name) }) {
             if assign(to: worker.name, &pass, now: now) { served.append(worker.name) }
             if served.count == most { break }
         }
         return served
     }
 
+    /// How fast a worker is likely to be, with what strains it now.
+    private func presentSpeed(of worker: WorkerRecord) -> Double { (worker.speed ?? 1) * (1 - (worker.pressure?.strain ?? 0) / 200) }
+
     /// Gives a worker work for its free slots.
     mutating func assign(to name: WorkerName, now: Timestamp) {
-        guard freeHands(of: name) > 0, table.queue.count > 0 else { return }
+        guard freeHands(of: name) > 0, table.queue.count > 0, let worker = workers[name], strain(of: worker) == nil else { return }
         var pass = newPass(now: now)
         _ = assign(to: name, &pass, now: now)
     }
@@ -68,7 +71,7 @@ extension FarmState {
         var free = freeHands(of: name)
         var gave = false
         while free > 0, let worker = workers[name], let entry = next(for: worker, pass, now: now), var job = jobs[entry.id] {
-            let isWarm = ledger.isWarm(name, entry.affinity)
+            let warmth = warmth(of: job, on: name)
             job.attempts += 1
             job.failure = nil
             job.notBefore = nil
@@ -76,7 +79,7 @@ extension FarmState {
             var attempt = AttemptRecord(
                 id: AttemptID(job: job.id, number: job.attempts), worker: name, state: .assigned, startedAt: now)
             attempt.expectedSeconds = entry.length / (worker.speed ?? 1)
-            attempt.choice = isWarm ? "it has built \(job.recipe) for \(job.target) before" : nil
+            attempt.choice = warmth
             put(attempt)
             began(attempt, job)
             reorder(&pass, after: job.requestedBy, now: now)
@@ -91,7 +94,7 @@ extension FarmState {
         guard let facts = worker.facts, let own = table.queue.kind(of: job.id) else { return nil }
         var before = 0
         for turn in turns(now: now) {
-            guard isPlain(turn.kind, facts) || turn.kind.isVerification || turn.kind.allowsEmulation else { continue }
+            guard mayServe(turn.kind, facts) else { continue }
             let members = table.queue.classes[turn.kind]
             if turn.kind == own {
                 let list = own.isPatient ? members?.byLength : members?.byAge
@@ -100,7 +103,7 @@ extension FarmState {
             }
             before += members?.byAge.count ?? 0
         }
-        let warm = ledger.isWarm(worker.name, job.affinity) ? "it has built \(job.recipe) for \(job.target) before" : ""
+        let warm = warmth(of: job, on: worker.name) ?? ""
         let time = "expected \(Int((job.expectedSeconds ?? JobQueue.unknownLength) / (worker.speed ?? 1))) s"
         let place = before == 0 ? "next in turn" : "at most \(before) jobs come before it"
         return [place, heldBack(job, own, worker, now: now), time, warm].filter { !$0.isEmpty }.joined(separator: "; ")
@@ -141,7 +144,7 @@ extension FarmState {
         var best: Candidate?
         var group = (awaited: -1, rank: -1, limit: 0.0)
         for item in pass.turns {
-            guard isPlain(item.kind, facts) || item.kind.isVerification || item.kind.allowsEmulation else { continue }
+            guard mayServe(item.kind, facts) else { continue }
             if (item.awaited, item.rank) != (group.awaited, group.rank) {
                 if let best { return best.entry }
                 // Who is behind by little gives way to a job whose layers are here.
@@ -200,6 +203,22 @@ extension FarmState {
     /// How far down a list a job is looked for that suits better than the first.
     private static let window = 48
 
+    /// Whether any job of a class could go to a worker.
+    private func mayServe(_ kind: JobQueue.Kind, _ facts: HostFacts) -> Bool {
+        (kind.labels.isEmpty || kind.labels.obstacle(facts.labels ?? []) == nil)
+            && (isPlain(kind, facts) || kind.isVerification || kind.allowsEmulation)
+    }
+
+    /// What a worker has of a build already, in words; `nil` when it has nothing.
+    private func warmth(of job: JobRecord, on name: WorkerName) -> String? {
+        if let layers = job.layers {
+            let have = ledger.warmLayers(name, layers)
+            // The base alone is what many have.
+            return have > 1 ? "it has \(have - 1) of its \(layers.count - 1) steps" : nil
+        }
+        return ledger.isWarm(name, job.affinity) ? "it has built \(job.recipe) for \(job.target) before" : nil
+    }
+
     /// Whether all jobs of a class run on a worker's own CPU, and no other worker is to be preferred.
     private func isPlain(_ kind: JobQueue.Kind, _ facts: HostFacts) -> Bool {
         !kind.isVerification && (kind.target.isEmpty || Microarchitecture.runs(facts.target, kind.target))
@@ -253,7 +272,7 @@ extension FarmState {
                 return false
             }
             // One that would not take it must not keep it from those who would.
-            return !entry.avoided.contains(other.worker.name) && entry.diskBytes <= facts.diskFreeBytes
+            return mayServe(kind, facts) && !entry.avoided.contains(other.worker.name) && entry.diskBytes <= facts.diskFreeBytes
                 && entry.memoryBytes <= facts.memoryBytes
         }
     }
@@ -265,7 +284,7 @@ extension FarmState {
             guard name != worker.name, let other = workers[name], let facts = other.facts, absence(of: other, now: now) == nil else {
                 return false
             }
-            return isPlain(kind, facts) && entry.diskBytes <= facts.diskFreeBytes && !entry.avoided.contains(name)
+            return mayServe(kind, facts) && isPlain(kind, facts) && entry.diskBytes <= facts.diskFreeBytes && !entry.avoided.contains(name)
         }
         guard !holders.isEmpty else { return nil }
         let limit = min(rules.scheduling.warmSeconds, entry.length * rules.scheduling.warmShare)

@@ -28,10 +28,11 @@ extension FarmState {
         }
         try checkAdmitted(worker)
         noteContact(name, freeSlots: report.freeSlots, now: now)
-        if worker.refusal != report.refusal || worker.facts?.diskFreeBytes != report.diskFreeBytes {
+        if worker.refusal != report.refusal || worker.facts?.diskFreeBytes != report.diskFreeBytes || worker.pressure != report.pressure {
             worker.refusal = report.refusal
             worker.facts?.diskFreeBytes = report.diskFreeBytes
-            // Free bytes change all the time; a refusal is worth a row.
+            worker.pressure = report.pressure
+            // The others change all the time; a refusal is worth a row.
             if workers[name]?.refusal != worker.refusal { put(worker) } else { note(worker) }
         }
         for attempt in report.attempts { take(attempt, from: name, now: now) }
@@ -60,6 +61,11 @@ extension FarmState {
             } else if attempt.state == .assigned, now.seconds(since: max(attempt.startedAt, openedAt)) > rules.scheduling.assignSeconds {
                 let seconds = Int(rules.scheduling.assignSeconds)
                 lose(attempt, "the worker \(attempt.worker) did not take it up within \(seconds) s", now: now)
+            } else if attempt.state == .running, attempt.phase == .prepare,
+                now.seconds(since: max(attempt.movedAt ?? attempt.startedAt, openedAt)) > rules.scheduling.startSeconds
+            {
+                let seconds = Int(rules.scheduling.startSeconds)
+                lose(attempt, "the worker \(attempt.worker) has got no further with its preparation for \(seconds) s", now: now)
             }
         }
     }
@@ -111,6 +117,7 @@ extension FarmState {
         guard attempt.isOpen else { return }
         if let outcome = seen.outcome { return settle(attempt, outcome, now: now) }
         let changed = attempt.state != .running || attempt.phase != seen.phase
+        if changed || attempt.progressPermille != seen.progressPermille || attempt.note != seen.note { attempt.movedAt = now }
         attempt.state = .running
         attempt.phase = seen.phase
         attempt.progressPermille = seen.progressPermille
@@ -153,6 +160,7 @@ extension FarmState {
             put(
                 PublicationRecord(
                     job: job.id, attempt: attempt.id, plan: plan, result: result, builtOn: attempt.worker.rawValue, startedAt: now))
+            if let disk = result.diskBytes { measured(job, diskBytes: disk) }
         case .resolved(var input):
             guard let order = job.resolve, order.kind == input.kind, order.name == input.name,
                 order.architecture == input.architecture

@@ -7,6 +7,7 @@ extension FarmState {
     package func obstacle(_ job: JobRecord, _ worker: WorkerRecord, now: Timestamp) -> String? {
         if let why = lastingObstacle(job, worker, now: now) { return why }
         if slots(of: worker.name) <= 0 { return "busy" }
+        if let strain = strain(of: worker) { return strain }
         if let notBefore = job.notBefore, notBefore > now {
             return "the job waits \(Int(notBefore.seconds(since: now)) + 1) s after a failure"
         }
@@ -33,13 +34,29 @@ extension FarmState {
         {
             return why
         }
+        if let why = job.labels?.obstacle(facts.labels ?? []) { return why }
         if facts.diskFreeBytes < job.diskBytes {
-            return "has \(facts.diskFreeBytes >> 30) GiB free, the job wants \(job.diskBytes >> 30) GiB"
+            let source = ledger.diskBytes(recipe: job.recipe, target: job.target) == job.diskBytes ? ", as earlier builds took up" : ""
+            return "has \(FarmState.gib(facts.diskFreeBytes)) GiB free, the job wants \(FarmState.gib(job.diskBytes)) GiB\(source)"
         }
         if let memory = job.memoryBytes, facts.memoryBytes < memory {
             return "has \(facts.memoryBytes >> 30) GiB of memory, the job wants \(memory >> 30) GiB"
         }
         return nil
+    }
+
+    private static func gib(_ bytes: Int64) -> String {
+        let tenths = (bytes * 10) >> 30
+        return tenths % 10 == 0 ? "\(tenths / 10)" : "\(tenths / 10).\(tenths % 10)"
+    }
+
+    /// Why a worker that has work should get no more for now; `nil` for one that is not strained.
+    func strain(of worker: WorkerRecord) -> String? {
+        guard let pressure = worker.pressure, pressure.strain >= rules.scheduling.mostStrain, !openAttempts(on: worker.name).isEmpty else {
+            return nil
+        }
+        return "strained: in the last minute work stood still for \(Int(pressure.memory)) % for memory, \(Int(pressure.io)) % for disks, "
+            + "\(Int(pressure.cpu)) % for processors"
     }
 
     /// Why a worker gets no job at all; `nil` for one that is there and in good standing.

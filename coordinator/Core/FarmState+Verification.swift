@@ -52,6 +52,7 @@ extension FarmState {
         job.allowsEmulation = parent.allowsEmulation
         job.priority = parent.priority
         job.memoryBytes = parent.memoryBytes
+        job.labels = parent.labels
         job.diskBytes = FarmState.verificationBytes(record)
         job.state = .queued
         return job

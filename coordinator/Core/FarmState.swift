@@ -182,6 +182,11 @@ package struct FarmState: Sendable {
         changes.append(.channel(channel))
     }
 
+    /// What a build took up on its worker's disks is known.
+    mutating func measured(_ job: JobRecord, diskBytes: Int64) {
+        if let history = ledger.measured(job, diskBytes: diskBytes) { changes.append(.history(history)) }
+    }
+
     /// A worker has got an attempt.
     mutating func began(_ attempt: AttemptRecord, _ job: JobRecord) { ledger.began(attempt, job) }
 
@@ -248,13 +253,21 @@ package struct FarmState: Sendable {
     }
 
     /// Gives a job its key: it is done already, joins the one in flight, or is queued.
-    package mutating func enqueue(_ job: JobRecord, key: Digest, diskBytes: Int64, memoryBytes: Int64 = 0, now: Timestamp) {
+    package mutating func enqueue(_ job: JobRecord, key: Digest, needs: JobNeeds, now: Timestamp) {
         var job = job
         job.key = key
         job.waitsFor = []
-        job.diskBytes = diskBytes
-        job.memoryBytes = memoryBytes
-        if job.kind == .build { job.expectedSeconds = ledger.expectation(recipe: job.recipe, target: job.target).seconds }
+        job.diskBytes = needs.diskBytes
+        job.memoryBytes = needs.memoryBytes
+        if !needs.labels.isEmpty { job.labels = needs.labels }
+        if job.kind == .build {
+            job.expectedSeconds = ledger.expectation(recipe: job.recipe, target: job.target).seconds
+            if let learned = ledger.diskBytes(recipe: job.recipe, target: job.target) {
+                job.diskBytes = needs.declaresDisk ? max(learned, needs.diskBytes) : learned
+            }
+            job.layers = needs.layers.isEmpty ? nil : needs.layers
+            job.warmth = ledger.warmth(of: needs.layers)
+        }
         // The leader first: its release is known a step before readers see it.
         if let leader = job.lead.flatMap(leader(of:)), leader.id != job.id {
             job.state = leader.state

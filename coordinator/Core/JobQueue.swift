@@ -13,6 +13,7 @@ struct JobQueue: Sendable {
         /// The CPU target that a worker must run; empty when any will do.
         var target: String
         var allowsEmulation: Bool
+        var labels: LabelWish
     }
 
     /// A job as far as placing it needs it.
@@ -84,7 +85,7 @@ struct JobQueue: Sendable {
         let kind = Kind(
             isAwaited: job.kind != .build, isVerification: job.kind == .verify, priority: job.priority ?? .interactive,
             requester: job.requestedBy, target: job.needsCPU ? job.target : "",
-            allowsEmulation: job.allowsEmulation ?? false)
+            allowsEmulation: job.allowsEmulation ?? false, labels: job.labels ?? LabelWish())
         let entry = Entry(
             id: job.id, number: job.number, recipe: job.recipe, length: job.expectedSeconds ?? JobQueue.unknownLength,
             queuedAt: job.createdAt, diskBytes: job.diskBytes, memoryBytes: job.memoryBytes ?? 0, notBefore: job.notBefore,
@@ -111,6 +112,7 @@ extension JobRecord {
     /// Whether code for its CPU target is run: what a registry or a server has is the same bytes whoever asks.
     var needsCPU: Bool { resolve.map { $0.kind == .base && $0.bootstrap != nil } ?? true }
 
-    /// Equal for builds that share their base and most of their layers: those of one recipe for one CPU target.
-    var affinity: UInt64 { kind == .build ? Digest(hashing: "\(recipe)\n\(target)").leading : 0 }
+    /// Equal for builds that a worker can spare itself the same work of: that have the same layers up to a point, or, of those whose
+    /// layers are not known, are of one recipe and CPU target.
+    var affinity: UInt64 { warmth ?? (kind == .build ? Digest(hashing: "\(recipe)\n\(target)").leading >> 12 : 0) }
 }

@@ -50,6 +50,12 @@ package struct JobRecord: Codable, Sendable, Hashable {
     package var avoided: [WorkerName]?
     /// Jobs that test it on further CPUs.
     package var verifyJobs: [JobID]?
+    /// Labels of the workers that may have it.
+    package var labels: LabelWish?
+    /// What its image is after the base and after each instruction: equal numbers, equal layers.
+    package var layers: [UInt64]?
+    /// The last of them that some worker had when it was queued.
+    package var warmth: UInt64?
 
     package init(
         id: JobID, number: Int, kind: JobKind, state: JobState, title: String, recipe: String, version: String,
@@ -97,6 +103,8 @@ package struct AttemptRecord: Codable, Sendable, Hashable {
     package var expectedSeconds: Double?
     /// Why this worker was chosen, in words.
     package var choice: String?
+    /// When phase, progress or note changed last; for this process only.
+    package var movedAt: Timestamp?
 
     package init(id: AttemptID, worker: WorkerName, state: AttemptState, startedAt: Timestamp) {
         self.id = id
@@ -124,6 +132,8 @@ package struct WorkerRecord: Codable, Sendable, Hashable {
     package var failuresInARow: Int?
     /// Why it gets nothing more until an operator resumes it; `nil` for a worker in good standing.
     package var quarantine: String?
+    /// How strained it was when it spoke last.
+    package var pressure: Pressure?
 
     package init(name: WorkerName, trusted: Bool, enrolledAt: Timestamp) {
         self.name = name

@@ -9,8 +9,11 @@ package struct RunHistory: Codable, Sendable, Hashable {
     package var count: Int
     /// The mean of the logarithms of their seconds on a worker of speed 1, the newer ones counting more.
     package var logSeconds: Double
+    /// Bytes that they took up on disks: the most, less a tenth with each one that took less. Absent in histories of older versions.
+    package var diskBytes: Int64?
 
-    package init(recipe: String, target: String, count: Int, logSeconds: Double) {
+    package init(recipe: String, target: String, count: Int, logSeconds: Double, diskBytes: Int64? = nil) {
+        self.diskBytes = diskBytes
         self.recipe = recipe
         self.target = target
         self.count = count
@@ -35,8 +38,8 @@ package struct RunLedger: Sendable {
     private(set) var histories: [String: RunHistory] = [:]
     private(set) var accounts: [String: Account] = [:]
     private(set) var runningRecipes: [String: Int] = [:]
-    /// The newest affinities of each worker, oldest first.
-    private var warm: [WorkerName: [UInt64]] = [:]
+    /// What each worker has built last, oldest first: the identities of the layers of each.
+    private var warm: [WorkerName: [[UInt64]]] = [:]
     private var holders: [UInt64: Set<WorkerName>] = [:]
     private var undo: [Undo] = []
 
@@ -44,10 +47,10 @@ package struct RunLedger: Sendable {
         case history(String, RunHistory?)
         case account(String, Account?)
         case recipe(String, Int?)
-        case warm(WorkerName, [UInt64]?)
+        case warm(WorkerName, [[UInt64]]?)
     }
 
-    /// Recipes whose layers a worker is believed to keep: about what a disk of 100 GB holds.
+    /// Builds whose layers a worker is believed to keep: about what a disk of 100 GB holds.
     private static let mostWarm = 64
 
     init() {}
@@ -101,9 +104,18 @@ package struct RunLedger: Sendable {
         }
         count(job.recipe, by: -1)
         guard job.kind == .build else { return nil }
-        if attempt.state == .succeeded || attempt.failure?.failureClass == .recipe { warmed(attempt.worker, job.affinity) }
+        if attempt.state == .succeeded || attempt.failure?.failureClass == .recipe { warmed(attempt.worker, job.layers ?? [job.affinity]) }
         guard learns, attempt.state == .succeeded, seconds > 0 else { return nil }
         return learn(job, seconds: seconds * speed)
+    }
+
+    /// What a build took up is known.
+    mutating func measured(_ job: JobRecord, diskBytes: Int64) -> RunHistory? {
+        let key = RunHistory.key(job.recipe, job.target)
+        guard var history = histories[key] else { return nil }
+        history.diskBytes = max(diskBytes, (history.diskBytes ?? 0) / 10 * 9)
+        set(key, history)
+        return history
     }
 
     private mutating func learn(_ job: JobRecord, seconds: Double) -> RunHistory {
@@ -124,6 +136,22 @@ package struct RunLedger: Sendable {
     func expectation(recipe: String, target: String) -> (seconds: Double, isKnown: Bool) {
         if let history = histories[RunHistory.key(recipe, target)] { return (exp(history.logSeconds), true) }
         return (JobQueue.unknownLength, false)
+    }
+
+    /// Free bytes that a build should find: a quarter and a GiB more than earlier ones took up; `nil` for the first.
+    func diskBytes(recipe: String, target: String) -> Int64? {
+        histories[RunHistory.key(recipe, target)]?.diskBytes.map { $0 + $0 / 4 + 1 << 30 }
+    }
+
+    /// Of the layers of a build the last that some worker has, or else that of its first step, the first that is worth something;
+    /// `nil` for a build whose layers are not known.
+    func warmth(of layers: [UInt64]) -> UInt64? {
+        layers.dropFirst().last { holders[$0] != nil } ?? layers.dropFirst().first ?? layers.first
+    }
+
+    /// How many of a build's layers a worker has, from the first on.
+    func warmLayers(_ worker: WorkerName, _ layers: [UInt64]) -> Int {
+        (layers.lastIndex { isWarm(worker, $0) } ?? -1) + 1
     }
 
     /// Worker seconds of the last 24 h, with those that what runs now will take.
@@ -156,18 +184,19 @@ package struct RunLedger: Sendable {
         runningRecipes[recipe] = after > 0 ? after : nil
     }
 
-    private mutating func warmed(_ worker: WorkerName, _ affinity: UInt64) {
+    private mutating func warmed(_ worker: WorkerName, _ layers: [UInt64]) {
         undo.append(.warm(worker, warm[worker]))
-        let list = (warm[worker] ?? []).filter { $0 != affinity } + [affinity]
+        let list = (warm[worker] ?? []).filter { $0.last != layers.last } + [layers]
         setWarm(worker, list.suffix(RunLedger.mostWarm))
     }
 
-    private mutating func setWarm(_ worker: WorkerName, _ list: [UInt64]?) {
-        for affinity in warm[worker] ?? [] {
-            holders[affinity]?.remove(worker)
-            if holders[affinity]?.isEmpty ?? false { holders[affinity] = nil }
-        }
+    private mutating func setWarm(_ worker: WorkerName, _ list: [[UInt64]]?) {
+        let (before, after) = (Set((warm[worker] ?? []).joined()), Set((list ?? []).joined()))
         warm[worker] = list
-        for affinity in list ?? [] { holders[affinity, default: []].insert(worker) }
+        for layer in before.subtracting(after) {
+            holders[layer]?.remove(worker)
+            if holders[layer]?.isEmpty ?? false { holders[layer] = nil }
+        }
+        for layer in after.subtracting(before) { holders[layer, default: []].insert(worker) }
     }
 }

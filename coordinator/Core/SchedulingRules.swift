@@ -16,11 +16,16 @@ package struct SchedulingRules: Codable, Sendable, Hashable {
     package var mostFailuresInARow = 5
     /// Seconds for which a worker may leave an assigned attempt unconfirmed.
     package var assignSeconds: Double = 30
+    /// Seconds for which an attempt may stand still in its preparation.
+    package var startSeconds: Double = 900
+    /// Percent of strain (`Pressure`) from which a worker that has work gets no more.
+    package var mostStrain: Double = 40
 
     package init() {}
 
     private enum CodingKeys: String, CodingKey, CaseIterable {
-        case agingHours, shares, mostPerRequester, mostPerRecipe, warmShare, warmSeconds, mostFailuresInARow, assignSeconds
+        case agingHours, shares, mostPerRequester, mostPerRecipe, warmShare, warmSeconds, mostFailuresInARow, assignSeconds, startSeconds,
+            mostStrain
     }
 
     private struct AnyKey: CodingKey {
@@ -49,7 +54,9 @@ package struct SchedulingRules: Codable, Sendable, Hashable {
         try read(.warmSeconds, &warmSeconds)
         try read(.mostFailuresInARow, &mostFailuresInARow)
         try read(.assignSeconds, &assignSeconds)
-        let positive = [agingHours, assignSeconds] + shares.values
+        try read(.startSeconds, &startSeconds)
+        try read(.mostStrain, &mostStrain)
+        let positive = [agingHours, assignSeconds, startSeconds, mostStrain] + shares.values
         guard positive.allSatisfy({ $0 > 0 }), mostFailuresInARow > 0, warmShare >= 0, warmSeconds >= 0 else {
             throw FarmError(
                 "settings.value", .invalid, "a number under \"scheduling\" makes no sense",

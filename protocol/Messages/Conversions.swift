@@ -25,6 +25,7 @@ extension Sciferry_V1_HostFacts {
         kernel = facts.kernel
         slots = UInt32(clamping: facts.slots)
         programVersion = facts.programVersion
+        labels = facts.labels ?? []
         guard let hardware = facts.hardware else { return }
         cpuVendor = hardware.vendor
         cpuModel = hardware.model
@@ -56,7 +57,7 @@ extension Sciferry_V1_HostFacts {
                         EmulatedPlatform(
                             architecture: String($0.architecture.prefix(40)), emulator: String($0.emulator.prefix(100)),
                             cost: $0.cost.isFinite ? max(1, $0.cost) : 1)
-                    }))
+                    }), labels: Array(labels.filter(LabelWish.isLabel).prefix(64)))
     }
 }
 
@@ -85,11 +86,14 @@ package struct WorkerReport: Sendable, Hashable {
     package var refusal: String
     package var freeSlots: Int
     package var renewalRequest: [UInt8]
+    /// `nil` where the kernel does not tell.
+    package var pressure: Pressure?
 
     package init(
         sequence: UInt64, attempts: [AttemptReport], diskFreeBytes: Int64, refusal: String, freeSlots: Int,
-        renewalRequest: [UInt8]
+        renewalRequest: [UInt8], pressure: Pressure? = nil
     ) {
+        self.pressure = pressure
         self.sequence = sequence
         self.attempts = attempts
         self.diskFreeBytes = diskFreeBytes
@@ -191,6 +195,11 @@ extension Sciferry_V1_WorkerState {
         refusal = report.refusal
         freeSlots = UInt32(clamping: report.freeSlots)
         renewalRequest = Data(report.renewalRequest)
+        if let pressure = report.pressure {
+            self.pressure.cpu = pressure.cpu
+            self.pressure.memory = pressure.memory
+            self.pressure.io = pressure.io
+        }
     }
 
     package func model() throws -> WorkerReport {
@@ -209,7 +218,8 @@ extension Sciferry_V1_WorkerState {
                     id: id, phase: phase, progressPermille: Int(min(1000, attempt.progressPermille)),
                     note: String(attempt.note.prefix(200)), outcome: outcome)
             }, diskFreeBytes: Int64(clamping: diskFreeBytes), refusal: String(refusal.prefix(400)),
-            freeSlots: Int(min(1024, freeSlots)), renewalRequest: Array(renewalRequest))
+            freeSlots: Int(min(1024, freeSlots)), renewalRequest: Array(renewalRequest),
+            pressure: hasPressure ? Pressure(cpu: pressure.cpu, memory: pressure.memory, io: pressure.io) : nil)
     }
 }
 

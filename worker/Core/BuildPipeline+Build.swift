@@ -56,7 +56,12 @@ extension BuildPipeline {
             image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs, records: [packages, instructions],
             chunkCount: manifest.chunks.count, newChunkCount: sent.newChunks, newBytes: sent.newBytes, tests: tested.outcomes,
             testRuntime: tested.runtime, commands: tested.commands, hostTarget: context.host.target, emulator: emulator?.emulator,
-            phaseSeconds: clock.seconds)
+            phaseSeconds: clock.seconds, diskBytes: try await diskBytes(plan, image, sif.path))
+    }
+
+    /// Bytes that a build takes up at most: its layers in the engine, their archive, the image and as much again of packs on their way.
+    private func diskBytes(_ plan: Plan, _ image: String, _ sif: String) async throws -> Int64 {
+        2 * (try await engine.size(image)) + 2 * (Disk.size(sif) ?? 0) + plan.context.reduce(0) { $0 + $1.size }
     }
 
     /// Uploads a document about the image.
@@ -88,11 +93,14 @@ extension BuildPipeline {
     /// Builds and gives the image's identifier, which no other build can take over as it could a name.
     func dockerBuild(_ plan: Plan) async throws -> String {
         let identifier = "\(directory)/image.id"
-        let tag = context.home.buildTag(context.attempt.description)
-        let allowed = context.configuration.buildHours
+        let tag = self.context.home.buildTag(self.context.attempt.description)
+        let allowed = self.context.configuration.buildHours
         let emulator = try emulator(for: plan.architecture)
         // What the recipe allows is meant for its own CPU; what the worker's owner allows is not exceeded.
-        let hours = plan.limits.wallHours > 0 ? min(allowed, Double(plan.limits.wallHours) * (emulator?.cost ?? 1)) : allowed
+        let patience = emulator?.cost ?? 1
+        let mostSilent = self.context.configuration.silentMinutes
+        let minutes = plan.limits.silentMinutes.map { min(mostSilent, Double($0) * patience) } ?? mostSilent
+        let hours = plan.limits.wallHours > 0 ? min(allowed, Double(plan.limits.wallHours) * patience) : allowed
         let output = Mutex(BuildOutput())
         let (context, log) = (context, log)
         let result = try await ProcessRunner.run(
@@ -101,7 +109,7 @@ extension BuildPipeline {
                     "build", "--platform", DockerEngine.platform(plan.architecture), "--tag", tag, "--iidfile", identifier, "--network",
                     plan.network == .none ? "none" : "default", "--file",
                     "\(directory)/Dockerfile", "\(directory)/context",
-                ], deadlineSeconds: hours * 3600)
+                ], deadlineSeconds: hours * 3600, silenceSeconds: minutes * 60)
         ) { bytes in
             await log.write(bytes)
             let began = output.withLock { $0.take(bytes) }
@@ -111,13 +119,14 @@ extension BuildPipeline {
                     .build, (step.number - 1) * 1000 / max(1, step.count), "step \(step.number)/\(step.count) \(step.instruction)")
             }
         }
-        if result.timedOut {
+        if result.timedOut || result.fellSilent {
             let state = output.withLock { $0 }
+            let why = result.timedOut ? "after \(hours) hours" : "after \(minutes) minutes without a word"
             throw AttemptFailure(
                 Failure(
-                    .recipe, code: "build.too-long",
+                    .recipe, code: result.timedOut ? "build.too-long" : "build.silent",
                     message:
-                        "the build was ended after \(hours) hours in step \(state.step.number)/\(state.step.count): \(state.step.instruction)",
+                        "the build was ended \(why) in step \(state.step.number)/\(state.step.count): \(state.step.instruction); the recipe's x-sciferry.limits and the worker's settings say how long it may take",
                     tail: state.tail))
         }
         guard result.succeeded else {

@@ -131,7 +131,9 @@ package struct BuildPipeline: Sendable {
     func fetchContext(_ plan: Plan) async throws {
         let root = "\(directory)/context"
         try Disk.makeDirectory(root)
-        for file in plan.context {
+        for (index, file) in plan.context.enumerated() {
+            // A coordinator gives up on preparations that stand still.
+            await context.report(.prepare, index * 1000 / plan.context.count, file.path)
             let parts = file.path.split(separator: "/", omittingEmptySubsequences: false)
             guard !file.path.hasPrefix("/"), !parts.contains(where: { $0.isEmpty || $0 == "." || $0 == ".." }) else {
                 throw FarmError("plan.path", .invalid, "the plan names the context file \"\(file.path)\"")

@@ -21,13 +21,32 @@ package struct DockerEngine: Sendable {
     }
 
     /// A client command.
-    package func command(_ arguments: [String], deadlineSeconds: Double? = nil) -> Command {
+    package func command(_ arguments: [String], deadlineSeconds: Double? = nil, silenceSeconds: Double? = nil) -> Command {
         var environment: [String: String?] = [
             "DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "DOCKER_CLI_HINTS": "false",
         ]
         for (name, value) in marks { environment[name] = value }
         if !host.isEmpty { environment["DOCKER_HOST"] = host }
-        return Command(program, arguments, environment: environment, deadlineSeconds: deadlineSeconds)
+        return Command(program, arguments, environment: environment, deadlineSeconds: deadlineSeconds, silenceSeconds: silenceSeconds)
+    }
+
+    /// What the engine can do, as labels; nothing of one that does not answer.
+    package func labels() async -> [String] {
+        let format = "{{.Driver}} cgroup{{.CgroupVersion}}{{range $name, $_ := .Runtimes}} {{$name}}{{end}}"
+        guard let seen = try? await ProcessRunner.run(command(["info", "--format", format], deadlineSeconds: 20)), seen.succeeded,
+            let line = seen.text.split(separator: "\n").last
+        else { return [] }
+        let words = line.split(separator: " ").map(String.init)
+        guard words.count >= 2 else { return [] }
+        let runtimes = words.dropFirst(2).map { "runtime-\($0.lowercased())" }
+        return (["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes).filter(LabelWish.isLabel)
+    }
+
+    /// Bytes of all layers of an image.
+    package func size(_ reference: String) async throws -> Int64 {
+        let text = try await ProcessRunner.require(
+            command(["image", "inspect", "--format", "{{.Size}}", reference], deadlineSeconds: 60))
+        return Int64(text.trimmingCharacters(in: .whitespacesAndNewlines)) ?? 0
     }
 
     /// The engine's version; throws `engine.unreachable`.

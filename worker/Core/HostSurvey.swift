@@ -15,16 +15,20 @@ package enum HostSurvey {
         let machine = text(of: system.machine)
         let facts = processor(machine)
         let tried = facts.flatMap { ProbedTarget($0) }
+        let gpus = await gpus()
+        let virtualization = virtualization(facts)
         let hardware = HardwareFacts(
             vendor: facts?.vendor ?? "", model: facts?.model ?? "", features: (facts?.features ?? []).sorted(),
-            refusedTargets: tried?.refused ?? [], numaNodes: numaNodes(), gpus: await gpus(), virtualization: virtualization(facts),
+            refusedTargets: tried?.refused ?? [], numaNodes: numaNodes(), gpus: gpus.flatMap(\.names), virtualization: virtualization,
             emulated: await EmulationSurvey.platforms(own: machine, scratch: home))
         return HostFacts(
             hostName: text(of: system.nodename), architecture: machine, target: tried?.target.name ?? machine,
             processors: sysconf(Int32(_SC_NPROCESSORS_ONLN)),
             memoryBytes: Int64(sysconf(Int32(_SC_PHYS_PAGES))) * Int64(sysconf(Int32(_SC_PAGESIZE))),
             diskFreeBytes: try Disk.freeBytes(at: home), engine: engine, kernel: text(of: system.release), slots: slots,
-            programVersion: Program.version, hardware: hardware)
+            programVersion: Program.version, hardware: hardware,
+            labels: (gpus.isEmpty ? [] : ["gpu"]) + gpus.map { "gpu-\($0.vendor)" }
+                + (virtualization.isEmpty ? [] : ["virtual-\(virtualization)"]))
     }
 
     /// The facts of a machine of another CPU target, for tests; throws `worker.target` for one that is not known.
@@ -48,8 +52,18 @@ package enum HostSurvey {
         return max(1, names.filter { $0.hasPrefix("node") && Int($0.dropFirst(4)) != nil }.count)
     }
 
+    /// How strained the machine is; `nil` where the kernel does not tell.
+    package static func pressure() -> Pressure? {
+        func average(_ name: String, _ line: String) -> Double? {
+            Disk.kernelText("/proc/pressure/\(name)").map { Pressure.average(line, of: $0) }
+        }
+        guard let cpu = average("cpu", "some"), let memory = average("memory", "full"), let io = average("io", "full") else { return nil }
+        return Pressure(cpu: cpu, memory: memory, io: io)
+    }
+
     /// What NVIDIA's and AMD's tools list; nothing where they are not installed or find none.
-    private static func gpus() async -> [String] {
+    private static func gpus() async -> [(vendor: String, names: [String])] {
+        var found: [(vendor: String, names: [String])] = []
         for (name, arguments) in [
             ("nvidia-smi", ["--query-gpu=name", "--format=csv,noheader"]), ("rocm-smi", ["--showproductname", "--csv"]),
         ] {
@@ -58,9 +72,10 @@ package enum HostSurvey {
                 continue
             }
             let lines = result.text.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) }.filter { !$0.isEmpty }
-            return Array((name == "rocm-smi" ? Array(lines.dropFirst()) : lines).prefix(16))
+            let cards = Array((name == "rocm-smi" ? Array(lines.dropFirst()) : lines).prefix(16))
+            if !cards.isEmpty { found.append((name == "rocm-smi" ? "amd" : "nvidia", cards)) }
         }
-        return []
+        return found
     }
 
     /// What the machine runs in, as far as its firmware and CPU say it.

@@ -25,6 +25,8 @@ package actor WorkerAgent {
     private let process = Nonce.hex(bytes: 8)
     private let authority: [UInt8]
     private var facts: HostFacts
+    /// Labels that do not change while the process runs.
+    private let ownLabels: [String]
     /// What the kernel listed when it was last tried which other machines' programs run.
     private var foreignFormats = EmulationSurvey.listed()
     private var state: WorkerState
@@ -59,6 +61,7 @@ package actor WorkerAgent {
         } else {
             facts = surveyed
         }
+        ownLabels = (surveyed.labels ?? []) + configuration.labels
     }
 
     /// Works until the task is cancelled.
@@ -134,7 +137,8 @@ package actor WorkerAgent {
             while true {
                 try planRenewal()
                 let report = state.report(
-                    diskFreeBytes: try freeBytes(), refusal: try refusal(), renewalRequest: renewalRequest)
+                    diskFreeBytes: try freeBytes(), refusal: try refusal(), renewalRequest: renewalRequest,
+                    pressure: HostSurvey.pressure())
                 try await connection.send(Frame(.state, try Sciferry_V1_WorkerState(report)))
                 let sent = Timestamp.now
                 while answered != report.sequence {
@@ -194,6 +198,7 @@ package actor WorkerAgent {
     private func askEngine() async throws {
         let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
         facts.engine = (try? await engine.version()) ?? "none"
+        facts.labels = Set(ownLabels + (await engine.labels())).sorted()
         engineAskedAt = .now
     }
 

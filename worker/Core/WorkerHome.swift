@@ -24,6 +24,10 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
     package var keepDays: Double
     /// Hours after which a build is ended.
     package var buildHours: Double
+    /// Minutes without a word after which a build is ended.
+    package var silentMinutes: Double
+    /// Words that recipes may ask for or avoid, beside those that the machine gives itself.
+    package var labels: [String]
     /// For tests only: a CPU target that the worker says it has, whatever it has. A farm with it would hand out broken images.
     package var pretendedTargetForTests: String?
 
@@ -38,6 +42,8 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
         dockerHost = ""
         keepDays = 7
         buildHours = 12
+        silentMinutes = 120
+        labels = []
     }
 }
 
@@ -76,6 +82,11 @@ package struct WorkerHome: Sendable, Hashable {
             throw FarmError(
                 "worker.settings", .invalid, "\(configuration) lacks \"name\", \"link\" or \"api\"",
                 hint: "enrol the worker again: sciferry-worker join TOKEN --home \(root)")
+        }
+        if let word = value.labels.first(where: { !LabelWish.isLabel($0) }) {
+            throw FarmError(
+                "worker.settings", .invalid, "\(configuration): \"\(word)\" is no label",
+                hint: "lower-case letters, digits, dots and hyphens, at most 63")
         }
         return value
     }

@@ -88,7 +88,9 @@ package struct WorkerState: Sendable {
     }
 
     /// The next report.
-    package mutating func report(diskFreeBytes: Int64, refusal: String, renewalRequest: [UInt8]) -> WorkerReport {
+    package mutating func report(
+        diskFreeBytes: Int64, refusal: String, renewalRequest: [UInt8], pressure: Pressure? = nil
+    ) -> WorkerReport {
         sequence += 1
         let shown = attempts.filter { !$0.value.isUnwanted }.sorted { $0.key.description < $1.key.description }
         let busy = attempts.values.filter { !$0.isOver }.count
@@ -101,7 +103,8 @@ package struct WorkerState: Sendable {
                 return AttemptReport(
                     id: id, phase: running.phase, progressPermille: running.progressPermille, note: running.note,
                     outcome: budget >= 0 ? running.outcome : nil)
-            }, diskFreeBytes: diskFreeBytes, refusal: refusal, freeSlots: max(0, slots - busy), renewalRequest: renewalRequest)
+            }, diskFreeBytes: diskFreeBytes, refusal: refusal, freeSlots: max(0, slots - busy), renewalRequest: renewalRequest,
+            pressure: pressure)
     }
 
     package var isIdle: Bool { attempts.isEmpty }

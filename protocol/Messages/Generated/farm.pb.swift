@@ -157,6 +157,12 @@ package nonisolated struct Sciferry_V1_HostFacts: @unchecked Sendable {
     set {_uniqueStorage()._emulated = newValue}
   }
 
+  /// What it offers beside, for example gpu-nvidia or a word of its operator.
+  package var labels: [String] {
+    get {_storage._labels}
+    set {_uniqueStorage()._labels = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -226,6 +232,35 @@ package nonisolated struct Sciferry_V1_WorkerState: Sendable {
 
   /// A certificate signing request (DER), when the leaf is to be renewed.
   package var renewalRequest: Data = Data()
+
+  /// Absent where the kernel does not tell.
+  package var pressure: Sciferry_V1_Pressure {
+    get {_pressure ?? Sciferry_V1_Pressure()}
+    set {_pressure = newValue}
+  }
+  /// Returns true if `pressure` has been explicitly set.
+  package var hasPressure: Bool {self._pressure != nil}
+  /// Clears the value of `pressure`. Subsequent reads from it will return its default value.
+  package mutating func clearPressure() {self._pressure = nil}
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+
+  fileprivate var _pressure: Sciferry_V1_Pressure? = nil
+}
+
+/// Percent of the last minute for which work stood still: some for want of a processor, all for want of memory or a disk.
+package nonisolated struct Sciferry_V1_Pressure: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var cpu: Double = 0
+
+  package var memory: Double = 0
+
+  package var io: Double = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -647,7 +682,7 @@ nonisolated extension Sciferry_V1_Hello: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".HostFacts"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}host_name\0\u{1}architecture\0\u{1}target\0\u{1}processors\0\u{3}memory_bytes\0\u{3}disk_free_bytes\0\u{1}engine\0\u{1}kernel\0\u{1}slots\0\u{3}program_version\0\u{3}cpu_vendor\0\u{3}cpu_model\0\u{3}cpu_features\0\u{3}refused_targets\0\u{3}numa_nodes\0\u{1}gpus\0\u{1}virtualization\0\u{1}emulated\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}host_name\0\u{1}architecture\0\u{1}target\0\u{1}processors\0\u{3}memory_bytes\0\u{3}disk_free_bytes\0\u{1}engine\0\u{1}kernel\0\u{1}slots\0\u{3}program_version\0\u{3}cpu_vendor\0\u{3}cpu_model\0\u{3}cpu_features\0\u{3}refused_targets\0\u{3}numa_nodes\0\u{1}gpus\0\u{1}virtualization\0\u{1}emulated\0\u{1}labels\0")
 
   fileprivate class _StorageClass {
     var _hostName: String = String()
@@ -668,6 +703,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
     var _gpus: [String] = []
     var _virtualization: String = String()
     var _emulated: [Sciferry_V1_EmulatedPlatform] = []
+    var _labels: [String] = []
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -696,6 +732,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
       _gpus = source._gpus
       _virtualization = source._virtualization
       _emulated = source._emulated
+      _labels = source._labels
     }
   }
 
@@ -732,6 +769,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
         case 16: try { try decoder.decodeRepeatedStringField(value: &_storage._gpus) }()
         case 17: try { try decoder.decodeSingularStringField(value: &_storage._virtualization) }()
         case 18: try { try decoder.decodeRepeatedMessageField(value: &_storage._emulated) }()
+        case 19: try { try decoder.decodeRepeatedStringField(value: &_storage._labels) }()
         default: break
         }
       }
@@ -794,6 +832,9 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
       if !_storage._emulated.isEmpty {
         try visitor.visitRepeatedMessageField(value: _storage._emulated, fieldNumber: 18)
       }
+      if !_storage._labels.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._labels, fieldNumber: 19)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -821,6 +862,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
         if _storage._gpus != rhs_storage._gpus {return false}
         if _storage._virtualization != rhs_storage._virtualization {return false}
         if _storage._emulated != rhs_storage._emulated {return false}
+        if _storage._labels != rhs_storage._labels {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -922,7 +964,7 @@ nonisolated extension Sciferry_V1_Welcome: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".WorkerState"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{1}attempts\0\u{3}disk_free_bytes\0\u{1}refusal\0\u{3}free_slots\0\u{3}renewal_request\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{1}attempts\0\u{3}disk_free_bytes\0\u{1}refusal\0\u{3}free_slots\0\u{3}renewal_request\0\u{1}pressure\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -936,12 +978,17 @@ nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProto
       case 4: try { try decoder.decodeSingularStringField(value: &self.refusal) }()
       case 5: try { try decoder.decodeSingularUInt32Field(value: &self.freeSlots) }()
       case 6: try { try decoder.decodeSingularBytesField(value: &self.renewalRequest) }()
+      case 7: try { try decoder.decodeSingularMessageField(value: &self._pressure) }()
       default: break
       }
     }
   }
 
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if self.sequence != 0 {
       try visitor.visitSingularUInt64Field(value: self.sequence, fieldNumber: 1)
     }
@@ -960,6 +1007,9 @@ nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProto
     if !self.renewalRequest.isEmpty {
       try visitor.visitSingularBytesField(value: self.renewalRequest, fieldNumber: 6)
     }
+    try { if let v = self._pressure {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -970,6 +1020,47 @@ nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProto
     if lhs.refusal != rhs.refusal {return false}
     if lhs.freeSlots != rhs.freeSlots {return false}
     if lhs.renewalRequest != rhs.renewalRequest {return false}
+    if lhs._pressure != rhs._pressure {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Sciferry_V1_Pressure: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".Pressure"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}cpu\0\u{1}memory\0\u{1}io\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularDoubleField(value: &self.cpu) }()
+      case 2: try { try decoder.decodeSingularDoubleField(value: &self.memory) }()
+      case 3: try { try decoder.decodeSingularDoubleField(value: &self.io) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.cpu.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.cpu, fieldNumber: 1)
+    }
+    if self.memory.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.memory, fieldNumber: 2)
+    }
+    if self.io.bitPattern != 0 {
+      try visitor.visitSingularDoubleField(value: self.io, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Sciferry_V1_Pressure, rhs: Sciferry_V1_Pressure) -> Bool {
+    if lhs.cpu != rhs.cpu {return false}
+    if lhs.memory != rhs.memory {return false}
+    if lhs.io != rhs.io {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

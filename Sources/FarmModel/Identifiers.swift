@@ -29,6 +29,16 @@ package enum IdentifierKind {
 /// `j1`, `j2`, …: the wish for one result.
 package typealias JobID = Identifier<IdentifierKind.Job>
 
+extension Identifier where Kind == IdentifierKind.Job {
+    package init(number: Int) { self.init("j\(number)") }
+
+    /// What counts the jobs of a farm from 1; 0 for a text that names no job.
+    package var number: Int {
+        guard rawValue.first == "j", let number = Int(rawValue.dropFirst()), rawValue == "j\(number)" else { return 0 }
+        return max(0, number)
+    }
+}
+
 /// A worker's name, unique in the farm.
 package typealias WorkerName = Identifier<IdentifierKind.Worker>
 

@@ -2,6 +2,8 @@ import ChunkStore
 import CoordinatorCore
 import FarmIdentity
 import FarmModel
+import Foundation
+import GRDB
 import Support
 import SystemIO
 import Testing
@@ -78,6 +80,37 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
     @Test func memoryConforms() throws {
         let journal = MemoryJournal()
         try checkConformance(journal) { journal }
+    }
+
+    /// A journal as version 2 of its layout wrote it.
+    @Test func anOlderLayoutIsTakenOver() throws {
+        let scratch = try Scratch()
+        let path = "\(scratch.path)/journal.sqlite"
+        let key = Digest(hashing: "key")
+        let jobs = [job(1, .succeeded, key: Digest(hashing: "old")), job(12, .running, key: key)]
+        let attempt = AttemptRecord(
+            id: AttemptID(job: JobID("j12"), number: 1), worker: WorkerName("w"), state: .running, startedAt: Timestamp(seconds: 2))
+        let old = try DatabaseQueue(path: path)
+        try SQLiteJournal.migrator.migrate(old, upTo: "2")
+        try old.write { database in
+            for record in jobs {
+                try database.execute(
+                    sql: "INSERT INTO jobs (id, number, open_key, ended, body) VALUES (?, ?, ?, ?, ?)",
+                    arguments: [
+                        record.id.rawValue, record.number, record.lead.map { Data($0.bytes) }, record.state.isFinal ? 1 : 0,
+                        Data(try CanonicalJSON.encode(record)),
+                    ])
+            }
+            try database.execute(
+                sql: "INSERT INTO attempts VALUES ('j12', 1, 'j12', ?)", arguments: [Data(try CanonicalJSON.encode(attempt))])
+        }
+        try old.close()
+        let journal = try SQLiteJournal(path: path)
+        let snapshot = try journal.load(recent: 0)
+        #expect(snapshot.jobs == [jobs[1]] && snapshot.attempts == [attempt] && snapshot.nextNumber == 13)
+        #expect(try journal.job(JobID("j1"))?.job == jobs[0])
+        #expect(throws: FarmError.self) { try journal.commit([.job(job(13, .queued, key: key))]) }
+        for name in ["j012", "x12", "j-1", "12"] { #expect(try journal.job(JobID(name)) == nil, "\(name)") }
     }
 
     @Test func sqliteConforms() throws {

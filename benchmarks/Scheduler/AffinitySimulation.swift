@@ -9,6 +9,13 @@ struct AffinitySimulation {
     /// Recipes whose layers fit on a worker's disk.
     private static let diskHolds = 64
 
+    /// A base that many have, steps that all builds of a recipe begin with, and one that is new each time.
+    private func layers(_ recipe: String, _ chance: inout Chance) -> [UInt64] {
+        let base = Digest(hashing: recipe).leading % 5
+        let steps = (0..<8).map { Digest(hashing: "\(recipe) \($0)").leading >> 12 }
+        return [base, 100 + base] + steps + [chance.next() >> 12]
+    }
+
     func run() throws {
         var chance = Chance(seed: seed)
         let machines = (0..<20).map {
@@ -54,7 +61,8 @@ struct AffinitySimulation {
             for requester in requesters {
                 waiting[requester] = farm.state.openJobs.filter { $0.job.requestedBy == requester }.count
                 while waiting[requester] ?? 0 < 12 {
-                    farm.submit(chance.pick(recipes[requester] ?? []), "x86_64", by: requester, .interactive)
+                    let recipe = chance.pick(recipes[requester] ?? [])
+                    farm.submit(recipe, "x86_64", by: requester, .interactive, layers: layers(recipe, &chance))
                     waiting[requester, default: 0] += 1
                 }
             }

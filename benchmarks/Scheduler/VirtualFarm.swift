@@ -89,11 +89,11 @@ struct VirtualFarm {
     }
 
     /// Adds a build to the queue.
-    mutating func submit(_ recipe: String, _ target: String, by requester: String, _ priority: JobPriority) {
+    mutating func submit(_ recipe: String, _ target: String, by requester: String, _ priority: JobPriority, layers: [UInt64] = []) {
         var job = state.newJob(
             kind: .build, title: recipe, recipe: recipe, version: "1", target: target, requestedBy: requester, now: now)
         job.priority = priority
-        state.enqueue(job, key: Digest(hashing: "\(job.number)"), needs: JobNeeds(diskBytes: 1), now: now)
+        state.enqueue(job, key: Digest(hashing: "\(job.number)"), needs: JobNeeds(diskBytes: 1, layers: layers), now: now)
         settle()
     }
 

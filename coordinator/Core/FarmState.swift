@@ -205,7 +205,7 @@ package struct FarmState: Sendable {
         undo.append(.number(nextNumber))
         defer { nextNumber += 1 }
         return JobRecord(
-            id: JobID("j\(nextNumber)"), number: nextNumber, kind: kind, state: .resolving, title: title, recipe: recipe,
+            id: JobID(number: nextNumber), number: nextNumber, kind: kind, state: .resolving, title: title, recipe: recipe,
             version: version, target: target, requestedBy: requestedBy, createdAt: now)
     }
 

@@ -38,8 +38,8 @@ package struct RunLedger: Sendable {
     private(set) var histories: [String: RunHistory] = [:]
     private(set) var accounts: [String: Account] = [:]
     private(set) var runningRecipes: [String: Int] = [:]
-    /// What each worker has built last, oldest first: the identities of the layers of each.
-    private var warm: [WorkerName: [[UInt64]]] = [:]
+    /// The identities of the layers that each worker has used last, the one used longest ago first.
+    private var warm: [WorkerName: [UInt64]] = [:]
     private var holders: [UInt64: Set<WorkerName>] = [:]
     private var undo: [Undo] = []
 
@@ -47,11 +47,11 @@ package struct RunLedger: Sendable {
         case history(String, RunHistory?)
         case account(String, Account?)
         case recipe(String, Int?)
-        case warm(WorkerName, [[UInt64]]?)
+        case warm(WorkerName, [UInt64]?)
     }
 
-    /// Builds whose layers a worker is believed to keep: about what a disk of 100 GB holds.
-    private static let mostWarm = 64
+    /// Layers that a worker is believed to keep: those of some 64 recipes, about what a disk of 100 GB holds.
+    private static let mostWarm = 768
 
     init() {}
 
@@ -186,12 +186,13 @@ package struct RunLedger: Sendable {
 
     private mutating func warmed(_ worker: WorkerName, _ layers: [UInt64]) {
         undo.append(.warm(worker, warm[worker]))
-        let list = (warm[worker] ?? []).filter { $0.last != layers.last } + [layers]
+        let used = Set(layers)
+        let list = (warm[worker] ?? []).filter { !used.contains($0) } + layers
         setWarm(worker, list.suffix(RunLedger.mostWarm))
     }
 
-    private mutating func setWarm(_ worker: WorkerName, _ list: [[UInt64]]?) {
-        let (before, after) = (Set((warm[worker] ?? []).joined()), Set((list ?? []).joined()))
+    private mutating func setWarm(_ worker: WorkerName, _ list: [UInt64]?) {
+        let (before, after) = (Set(warm[worker] ?? []), Set(list ?? []))
         warm[worker] = list
         for layer in before.subtracting(after) {
             holders[layer]?.remove(worker)

@@ -2,7 +2,7 @@ package import ChunkStore
 import FarmIdentity
 package import FarmModel
 import Foundation
-import GRDB
+package import GRDB
 
 /// The journal in one SQLite file: write-ahead log, `synchronous=FULL`, one writer. Records are rows whose key columns
 /// carry the constraints and whose body is canonical JSON.
@@ -31,7 +31,8 @@ package final class SQLiteJournal: FarmJournal {
         }
     }
 
-    private static var migrator: DatabaseMigrator {
+    /// The layouts of the file, one after the other; a journal of any earlier one is brought to the newest when it is opened.
+    package static var migrator: DatabaseMigrator {
         var migrator = DatabaseMigrator()
         migrator.registerMigration("1") { database in
             try database.execute(
@@ -76,6 +77,33 @@ package final class SQLiteJournal: FarmJournal {
                     CREATE INDEX open_publications ON publications (job) WHERE done = 0;
                     """)
         }
+        // Rows in the order in which they come, and indexes that hold only what is open: a commit touches the same few pages
+        // however many jobs there were.
+        migrator.registerMigration("3") { database in
+            try database.execute(
+                sql: """
+                    CREATE TABLE new_jobs (number INTEGER PRIMARY KEY, open_key BLOB, ended INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+                    INSERT INTO new_jobs SELECT number, open_key, ended, body FROM jobs;
+                    CREATE TABLE new_attempts (job INTEGER NOT NULL REFERENCES jobs(number), number INTEGER NOT NULL,
+                        open INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID;
+                    INSERT INTO new_attempts SELECT CAST(substr(job, 2) AS INTEGER), number, open_job IS NOT NULL, body FROM attempts;
+                    CREATE TABLE new_publications (job INTEGER PRIMARY KEY REFERENCES jobs(number), done INTEGER NOT NULL,
+                        body BLOB NOT NULL) STRICT;
+                    INSERT INTO new_publications SELECT CAST(substr(job, 2) AS INTEGER), done, body FROM publications;
+                    CREATE TABLE new_releases (digest BLOB PRIMARY KEY, job INTEGER NOT NULL UNIQUE REFERENCES jobs(number),
+                        body BLOB NOT NULL) STRICT;
+                    INSERT INTO new_releases SELECT digest, CAST(substr(job, 2) AS INTEGER), body FROM releases;
+                    DROP TABLE attempts; DROP TABLE publications; DROP TABLE releases; DROP TABLE jobs;
+                    ALTER TABLE new_jobs RENAME TO jobs;
+                    ALTER TABLE new_attempts RENAME TO attempts;
+                    ALTER TABLE new_publications RENAME TO publications;
+                    ALTER TABLE new_releases RENAME TO releases;
+                    CREATE UNIQUE INDEX leads ON jobs (open_key) WHERE open_key IS NOT NULL;
+                    CREATE INDEX open_jobs ON jobs (number) WHERE ended = 0;
+                    CREATE UNIQUE INDEX open_attempts ON attempts (job) WHERE open = 1;
+                    CREATE INDEX open_publications ON publications (job) WHERE done = 0;
+                    """)
+        }
         return migrator
     }
 
@@ -89,18 +117,14 @@ package final class SQLiteJournal: FarmJournal {
                 // What is open, what is being published, and the newest of the rest.
                 try database.execute(
                     sql: """
-                        CREATE TEMP TABLE IF NOT EXISTS wanted (id TEXT PRIMARY KEY);
+                        CREATE TEMP TABLE IF NOT EXISTS wanted (job INTEGER PRIMARY KEY);
                         DELETE FROM wanted;
-                        INSERT OR IGNORE INTO wanted SELECT id FROM jobs WHERE ended = 0;
+                        INSERT OR IGNORE INTO wanted SELECT number FROM jobs WHERE ended = 0;
                         INSERT OR IGNORE INTO wanted SELECT job FROM publications WHERE done = 0;
-                        INSERT OR IGNORE INTO wanted SELECT id FROM jobs ORDER BY number DESC LIMIT \(recent);
+                        INSERT OR IGNORE INTO wanted SELECT number FROM jobs ORDER BY number DESC LIMIT \(recent);
                         """)
-                snapshot.jobs = try all("SELECT body FROM jobs JOIN wanted USING (id) ORDER BY number")
-                snapshot.attempts = try all(
-                    """
-                    SELECT attempts.body FROM attempts JOIN wanted ON wanted.id = attempts.job JOIN jobs ON jobs.id = attempts.job
-                    ORDER BY jobs.number, attempts.number
-                    """)
+                snapshot.jobs = try all("SELECT body FROM wanted JOIN jobs ON jobs.number = wanted.job ORDER BY jobs.number")
+                snapshot.attempts = try all("SELECT body FROM wanted JOIN attempts USING (job) ORDER BY job, number")
                 snapshot.nextNumber = 1 + (try Int.fetchOne(database, sql: "SELECT max(number) FROM jobs") ?? 0)
                 snapshot.histories = try all("SELECT body FROM histories ORDER BY key")
                 snapshot.workers = try all("SELECT body FROM workers ORDER BY name")
@@ -108,7 +132,7 @@ package final class SQLiteJournal: FarmJournal {
                 snapshot.access = try all("SELECT body FROM access ORDER BY token")
                 snapshot.inputs = try all("SELECT body FROM inputs ORDER BY key")
                 snapshot.publications = try all(
-                    "SELECT publications.body FROM publications JOIN wanted ON wanted.id = publications.job ORDER BY job")
+                    "SELECT body FROM wanted JOIN publications USING (job) ORDER BY job")
                 snapshot.releases = try all("SELECT body FROM releases ORDER BY digest")
                 snapshot.channels = try all("SELECT body FROM channels ORDER BY name")
                 return snapshot
@@ -130,9 +154,9 @@ package final class SQLiteJournal: FarmJournal {
     package func job(_ id: JobID) throws -> JobFile? {
         try wrap {
             try database.read { database in
-                guard let job: JobRecord = try SQLiteJournal.one(database, "SELECT body FROM jobs WHERE id = ?", id) else { return nil }
+                guard let job: JobRecord = try SQLiteJournal.one(database, "SELECT body FROM jobs WHERE number = ?", id) else { return nil }
                 let attempts = try Data.fetchAll(
-                    database, sql: "SELECT body FROM attempts WHERE job = ? ORDER BY number", arguments: [id.rawValue])
+                    database, sql: "SELECT body FROM attempts WHERE job = ? ORDER BY number", arguments: [id.number])
                 return JobFile(
                     job: job, attempts: try attempts.map { try CanonicalJSON.decode(from: $0, source: "the journal") },
                     publication: try SQLiteJournal.one(database, "SELECT body FROM publications WHERE job = ?", id))
@@ -143,15 +167,15 @@ package final class SQLiteJournal: FarmJournal {
     package func jobs(before number: Int, limit: Int) throws -> [JobID] {
         try wrap {
             try database.read { database in
-                try String.fetchAll(
-                    database, sql: "SELECT id FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?", arguments: [number, limit]
-                ).reversed().map { JobID($0) }
+                try Int.fetchAll(
+                    database, sql: "SELECT number FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?", arguments: [number, limit]
+                ).reversed().map { JobID(number: $0) }
             }
         }
     }
 
     private static func one<Record: Decodable>(_ database: Database, _ query: String, _ id: JobID) throws -> Record? {
-        try Data.fetchOne(database, sql: query, arguments: [id.rawValue]).map { try CanonicalJSON.decode(from: $0, source: "the journal") }
+        try Data.fetchOne(database, sql: query, arguments: [id.number]).map { try CanonicalJSON.decode(from: $0, source: "the journal") }
     }
 
     package func locate(_ chunks: [Digest]) throws -> [Digest: ChunkLocation] {
@@ -218,16 +242,16 @@ package final class SQLiteJournal: FarmJournal {
             let key = record.lead.map { Data($0.bytes) }
             try put(
                 """
-                INSERT INTO jobs (id, number, open_key, ended, body) VALUES (?, ?, ?, ?, ?)
-                ON CONFLICT (id) DO UPDATE SET open_key = excluded.open_key, ended = excluded.ended, body = excluded.body
-                """, [record.id.rawValue, record.number, key, record.state.isFinal ? 1 : 0], record)
+                INSERT INTO jobs (number, open_key, ended, body) VALUES (?, ?, ?, ?)
+                ON CONFLICT (number) DO UPDATE SET open_key = excluded.open_key, ended = excluded.ended, body = excluded.body
+                """, [record.id.number, key, record.state.isFinal ? 1 : 0], record)
         case .attempt(let record):
             try put(
                 """
-                INSERT INTO attempts (job, number, open_job, body) VALUES (?, ?, ?, ?)
-                ON CONFLICT (job, number) DO UPDATE SET open_job = excluded.open_job, body = excluded.body
+                INSERT INTO attempts (job, number, open, body) VALUES (?, ?, ?, ?)
+                ON CONFLICT (job, number) DO UPDATE SET open = excluded.open, body = excluded.body
                 """,
-                [record.id.job.rawValue, record.id.number, record.isOpen ? record.id.job.rawValue : nil], record)
+                [record.id.job.number, record.id.number, record.isOpen ? 1 : 0], record)
         case .worker(let record): try put("INSERT OR REPLACE INTO workers VALUES (?, ?)", [record.name.rawValue], record)
         case .token(let record): try put("INSERT OR REPLACE INTO tokens VALUES (?, ?)", [record.id], record)
         case .access(let record):
@@ -238,11 +262,11 @@ package final class SQLiteJournal: FarmJournal {
                 """
                 INSERT INTO publications (job, done, body) VALUES (?, ?, ?)
                 ON CONFLICT (job) DO UPDATE SET done = excluded.done, body = excluded.body
-                """, [record.job.rawValue, record.step == .done ? 1 : 0], record)
+                """, [record.job.number, record.step == .done ? 1 : 0], record)
         case .release(let record):
             try put(
                 "INSERT INTO releases VALUES (?, ?, ?) ON CONFLICT (digest) DO UPDATE SET body = excluded.body",
-                [Data(record.digest.bytes), record.job.rawValue], record)
+                [Data(record.digest.bytes), record.job.number], record)
         case .channel(let record): try put("INSERT OR REPLACE INTO channels VALUES (?, ?)", [record.name], record)
         case .history(let record): try put("INSERT OR REPLACE INTO histories VALUES (?, ?)", [record.key], record)
         case .packs(let listings, let index): try apply(listings, index, to: database)

@@ -190,7 +190,7 @@ let package = Package(
             "CoordinatorCore",
             [
                 "Attestation", "ChunkStore", "FarmIdentity", "FarmMessages", "FarmModel", "Microarchitecture", "ObjectStorage", "Support",
-                "SystemIO", .product(name: "GRDB", package: "GRDB.swift"),
+                "SystemIO", "WorkerCore", .product(name: "GRDB", package: "GRDB.swift"),
             ]),
         .testTarget(
             name: "EndToEndTests",

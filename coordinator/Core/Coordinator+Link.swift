@@ -28,7 +28,7 @@ package struct WorkerDesk: LinkServerDelegate {
     }
 
     package func state(_ worker: WorkerName, _ report: WorkerReport, session: LinkServerSession) async throws -> DesiredWork {
-        try await coordinator.exchange(worker, report)
+        try await coordinator.exchange(worker, report, session: session)
     }
 
     package func send(_ source: FetchSource, worker: WorkerName, piece: @Sendable ([UInt8]) async throws -> Void) async throws {
@@ -170,7 +170,11 @@ extension Coordinator {
         return (welcome, attach(worker, session))
     }
 
-    func exchange(_ worker: WorkerName, _ report: WorkerReport) throws -> DesiredWork {
+    func exchange(_ worker: WorkerName, _ report: WorkerReport, session: LinkServerSession) throws -> DesiredWork {
+        // What an earlier connection still brings is older than what this one has said.
+        guard isCurrent(session, of: worker) else {
+            throw FarmError("protocol.superseded", .conflict, "the worker connected anew")
+        }
         var desired = stamped(try transition { try $0.report(worker, report, now: .now) })
         if !report.renewalRequest.isEmpty {
             let keyDigest = try CertificateAuthority.keyDigest(ofRequest: report.renewalRequest)

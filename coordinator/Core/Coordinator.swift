@@ -434,4 +434,6 @@ extension Coordinator {
 
 extension Coordinator {
     func sessionIsOpen(_ worker: WorkerName) -> Bool { sessions[worker] != nil }
+
+    func isCurrent(_ session: LinkServerSession, of worker: WorkerName) -> Bool { sessions[worker] === session }
 }

@@ -26,6 +26,9 @@ package struct WorkerState: Sendable {
     private var sequence: UInt64 = 0
     private var revision: UInt64 = 0
     private var coordinatorProcess = ""
+    /// Attempts that the coordinator wanted no more: should an old report of them have changed its mind, they are gone all the same, and
+    /// the next report says so.
+    private var dropped: Set<AttemptID> = []
     package private(set) var isDraining = false
 
     package init(slots: Int) { self.slots = slots }
@@ -43,7 +46,9 @@ package struct WorkerState: Sendable {
         isDraining = desired.draining
         var actions: [Action] = []
         let wanted = Set(desired.assignments.map(\.attempt))
+        if dropped.count > 10_000 { dropped = [] }
         for (id, running) in attempts where !wanted.contains(id) && !running.isUnwanted {
+            dropped.insert(id)
             if running.isOver {
                 attempts[id] = nil
             } else {
@@ -51,7 +56,7 @@ package struct WorkerState: Sendable {
                 actions.append(.kill(id))
             }
         }
-        for assignment in desired.assignments where attempts[assignment.attempt] == nil {
+        for assignment in desired.assignments where attempts[assignment.attempt] == nil && !dropped.contains(assignment.attempt) {
             attempts[assignment.attempt] = Running()
             actions.append(.start(assignment))
         }

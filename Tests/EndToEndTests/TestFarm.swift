@@ -71,10 +71,15 @@ final class TestFarm: Sendable {
 
     /// Settings of every process, for example keys of S3 buckets.
     private let environment: [String: String]
+    /// Where worker w1 runs, if not beside the coordinator.
+    private let network: TestNetwork?
 
-    init(regions: [String]? = nil, environment: [String: String] = [:], leafSeconds: Double = 86400) async throws {
+    init(
+        regions: [String]? = nil, environment: [String: String] = [:], leafSeconds: Double = 86400, network: TestNetwork? = nil
+    ) async throws {
         scratch = try Scratch()
         self.environment = environment
+        self.network = network
         home = "\(scratch.path)/home"
         var arguments = ["init", "--home", home, "--name", "test", "--silence", "3"]
         for region in regions ?? [] { arguments += ["--region", region] }
@@ -83,6 +88,9 @@ final class TestFarm: Sendable {
         configuration.contactSeconds = 0.3
         configuration.leafSeconds = leafSeconds
         configuration.retrySeconds = 0.2
+        if let network {
+            (configuration.linkHost, configuration.apiHost, configuration.advertise) = ("0.0.0.0", "0.0.0.0", network.here)
+        }
         try Disk.replace("\(home)/farm.json", with: Array(try CanonicalJSON.pretty(configuration).utf8))
     }
 
@@ -93,10 +101,10 @@ final class TestFarm: Sendable {
 
     func start(_ name: String) throws {
         let log = "\(scratch.path)/\(name).log"
-        let child =
-            name == "coordinator"
-            ? try Child("\(Self.bin)/sciferry-coordinator", ["--home", home], log: log, environment: environment)
-            : try Child("\(Self.bin)/sciferry-worker", ["run", "--home", workerHome(name)], log: log, environment: environment)
+        var (program, arguments) = ("\(Self.bin)/sciferry-coordinator", ["--home", home])
+        if name != "coordinator" { (program, arguments) = ("\(Self.bin)/sciferry-worker", ["run", "--home", workerHome(name)]) }
+        if let network, name == "w1" { (program, arguments) = network.inside([program] + arguments) }
+        let child = try Child(program, arguments, log: log, environment: environment)
         children.withLock { $0[name] = child }
     }
 

@@ -17,6 +17,7 @@ struct BuildCommand: AsyncParsableCommand {
               sciferry build recipes/dcm2niix --for portable --for native:worker1
               sciferry build recipes/dcm2niix --for aarch64 --emulated
               sciferry build recipes/dcm2niix --needs fast-disk --avoids virtual-kvm
+              sciferry build recipes/dcm2niix --candidate
               sciferry build recipes/dcm2niix --no-wait --json
               sciferry build neurocontainers/recipes/ants --variant gpu
             --json prints one job, and of several targets a list.
@@ -38,6 +39,8 @@ struct BuildCommand: AsyncParsableCommand {
     @Option(help: "A label that the worker must have, for example gpu, beside those of the recipe; may be repeated.") var needs: [String] =
         []
     @Option(help: "A label that the worker must not have; may be repeated.") var avoids: [String] = []
+    @Flag(help: "Build a candidate on a worker of the untrusted pool: tested, and not released until somebody promotes it.") var candidate =
+        false
     @Flag(inversion: .prefixedNo, help: "Wait for the end.") var wait = true
 
     func run() async throws {
@@ -59,7 +62,7 @@ struct BuildCommand: AsyncParsableCommand {
             for target in wanted {
                 let submission = Submission(
                     source, target: target, variant: variant, updatesLock: updateLock, allowsEmulation: emulated, priority: priority,
-                    workers: LabelWish(needs: needs, avoids: avoids))
+                    workers: LabelWish(needs: needs, avoids: avoids), isCandidate: candidate)
                 jobs.append((target, try await client.post("/api/v1/jobs", submission)))
             }
             guard wait else {
@@ -73,7 +76,7 @@ struct BuildCommand: AsyncParsableCommand {
             for (target, job) in jobs {
                 let view = try await JobFollower(client: client, quiet: farm.json).follow(job.id)
                 views.append(view)
-                if view.job.state == .succeeded {
+                if view.job.state == .succeeded, !candidate {
                     // Whatever this target, variant or a new file added is held from now on.
                     try await RecipeLocking.write(
                         held, target: target, variant: variant, client: client, updates: false, emulated: emulated, quiet: farm.json)
@@ -165,7 +168,7 @@ struct JobFollower: Sendable {
                     if !tail.line.isEmpty { Console.print("  | \(tail.line.prefix(200))") }
                 }
             }
-            if view.job.state.isFinal {
+            if view.job.state.isFinal || view.job.state == .review {
                 line.clear()
                 if !quiet { conclude(view) }
                 return view
@@ -240,7 +243,14 @@ struct JobFollower: Sendable {
             for found in view.publication?.verified ?? [] {
                 Console.print("  \(found.title)")
             }
-            Console.print("\(job.id)  released: \(job.release.map { "sha256:\($0.hex)" } ?? "")")
+            if let comparison = view.publication?.comparison { Console.print("  \(comparison.title)") }
+            if let release = job.release {
+                Console.print("\(job.id)  released: sha256:\(release.hex)")
+            } else {
+                Console.print("\(job.id)  a candidate; `sciferry promote \(job.id)` releases it")
+            }
+        case .review:
+            for text in view.publication?.comparison?.differences.prefix(20) ?? [] { Console.print("  \(text)") }
         default:
             if let failure = job.failure {
                 for text in failure.tail { Console.print("  | \(text)") }

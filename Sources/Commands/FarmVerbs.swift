@@ -98,7 +98,7 @@ struct AccessCommand: AsyncParsableCommand {
 
     @OptionGroup var farm: FarmOptions
     @Argument(help: "Whose token it is.") var name: String
-    @Option(help: "reader, maintainer, releaser, operator or admin.") var role = "reader"
+    @Option(help: "reader, contributor, maintainer, releaser, operator or admin.") var role = "reader"
 
     func run() async throws {
         try await reporting {

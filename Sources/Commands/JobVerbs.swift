@@ -75,6 +75,11 @@ struct JobCommand: AsyncParsableCommand {
                 Console.print(
                     "  built and tested on a CPU of \(result.hostTarget)\(result.emulator.map { ", emulated by \($0)" } ?? "")")
                 for found in publication.verified ?? [] { Console.print("  \(found.title)") }
+                if let comparison = publication.comparison {
+                    Console.print("  \(comparison.title)")
+                    for text in comparison.differences { Console.print("    \(text)") }
+                    if comparison.count > comparison.differences.count { Console.print("    …") }
+                }
                 for test in publication.result.tests { Console.print("  \(test.passed ? "passed" : "FAILED")  \(test.name)") }
                 for (phase, seconds) in publication.result.phaseSeconds.sorted(by: { $0.key < $1.key }) {
                     Console.print("  \(phase) took \(Console.seconds(seconds))")

@@ -240,6 +240,7 @@ struct ShowCommand: AsyncParsableCommand {
                 Console.print(
                     "  base       \(shown.base.name)@sha256:\(shown.base.digest.hex) (\(shown.base.origin.rawValue)\(shown.base.bootstrap.map { ": \($0)" } ?? ""))"
                 )
+                if let candidate = shown.candidate { Console.print("  candidate  \(candidate.title)") }
                 Console.print("  built      by \(record.job) on \(shown.builder), published \(Console.date(shown.publishedAt))")
                 Console.print(
                     "  tests      \(shown.tests.filter(\.passed).count) of \(shown.tests.count) passed through \(shown.testRuntime)")

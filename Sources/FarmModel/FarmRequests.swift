@@ -35,11 +35,25 @@ package struct EnrolmentReply: Codable, Sendable, Hashable {
 
 /// What a holder of an API token may do; each role may do what those before it may.
 package enum AccessRole: String, Codable, Sendable, Hashable, CaseIterable, Comparable {
-    case reader, maintainer, releaser, `operator`, admin
+    /// A contributor may ask for candidates; each role may do what the ones before it may.
+    case reader, contributor, maintainer, releaser, `operator`, admin
 
     private var rank: Int { AccessRole.allCases.firstIndex(of: self) ?? 0 }
 
     package static func < (one: AccessRole, other: AccessRole) -> Bool { one.rank < other.rank }
+}
+
+/// Asks for a candidate's release.
+package struct PromotionRequest: Codable, Sendable, Hashable {
+    /// The very image, instead of one that a trusted worker builds again.
+    package var bytes: Bool
+    /// Whatever differs in what is built again.
+    package var acceptsDifferences: Bool
+
+    package init(bytes: Bool, acceptsDifferences: Bool) {
+        self.bytes = bytes
+        self.acceptsDifferences = acceptsDifferences
+    }
 }
 
 /// Asks for an API token.

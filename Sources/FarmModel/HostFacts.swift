@@ -16,6 +16,8 @@ package struct HostFacts: Codable, Sendable, Hashable {
     package var hardware: HardwareFacts?
     /// What it offers beside: words of its operator and of its engine and hardware, sorted. Absent in facts of older versions.
     package var labels: [String]?
+    /// The engine's own name for itself; workers with the same one share its layers.
+    package var engineID: String?
 
     package init(
         hostName: String, architecture: String, target: String, processors: Int, memoryBytes: Int64,

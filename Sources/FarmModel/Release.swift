@@ -47,12 +47,16 @@ package struct Release: Codable, Sendable, Hashable {
     package var emulator: String?
     /// The same tests on other CPUs.
     package var verified: [Verification]?
+    /// The candidate that it was, if it was one.
+    package var candidate: CandidateOrigin?
 
     package static let currentFormat = 1
 
     package init(
-        plan: Plan, buildKey: Digest, result: BuildResult, builtOn: String, verified: [Verification] = [], publishedAt: Timestamp
+        plan: Plan, buildKey: Digest, result: BuildResult, builtOn: String, verified: [Verification] = [],
+        candidate: CandidateOrigin? = nil, publishedAt: Timestamp
     ) {
+        self.candidate = candidate
         format = Release.currentFormat
         name = plan.name
         version = plan.version

@@ -17,6 +17,8 @@ package enum JobState: String, Codable, Sendable, Hashable, CaseIterable {
     case running
     /// Built and stored; other workers run its tests before it is released.
     case verifying
+    /// A candidate built again: somebody has to say whether the differences matter.
+    case review
     /// Built; the publication is under way.
     case publishing
     case succeeded
@@ -142,6 +144,8 @@ package struct ImageRecord: Codable, Sendable, Hashable {
         case packages
         /// What the machine code needs of the CPU: `Statement<InstructionReport>`.
         case instructions
+        /// The files that it consists of: `ImageListing`.
+        case files
     }
     package var kind: Kind
     /// The document's canonical bytes.

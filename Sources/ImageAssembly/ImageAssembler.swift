@@ -31,6 +31,8 @@ package struct ImageAssembler: Sendable {
         package var contentBytes: Int64
         /// What package managers left word of.
         package var survey: PackageSurvey
+        /// Its files, without those that every image gets.
+        package var listing: ImageListing
     }
 
     /// One file of an image.
@@ -97,6 +99,12 @@ package struct ImageAssembler: Sendable {
                     }
                 }
             })
+        let listing = try ImageListing(tree) { content, body in
+            guard case .archive(_, let offset, let size) = content else { return }
+            for start in stride(from: 0, to: size, by: 4 << 20) {
+                body(try archive.read(at: offset + start, count: Int(min(4 << 20, size - start))))
+            }
+        }
         try SingularityDirectory.add(to: &tree, configuration: runtime(configuration), labels: labels)
         let summary = ImageAssembler.summarise(tree.root)
         let image = try OpenFile(output, flags: O_RDWR | O_CREAT | O_TRUNC)
@@ -110,7 +118,7 @@ package struct ImageAssembler: Sendable {
         try image.sync()
         return Report(
             size: offset + size, partition: SingularityImage.Partition(offset: offset, size: size),
-            contentBytes: summary.content, survey: survey)
+            contentBytes: summary.content, survey: survey, listing: listing)
     }
 
     private func writeHead(_ image: OpenFile, offset: Int64, size: Int64, created: Int64) throws {

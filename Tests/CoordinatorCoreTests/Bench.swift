@@ -30,14 +30,16 @@ struct Bench {
 
     /// - Parameter emulates: platforms that it runs by emulation.
     mutating func enrol(
-        _ name: String, trusted: Bool = true, target: Microarchitecture? = nil, emulates: [String] = [], labels: [String] = []
+        _ name: String, trusted: Bool = true, target: Microarchitecture? = nil, emulates: [String] = [], labels: [String] = [],
+        engine: String? = nil
     ) throws {
-        state.enrol(WorkerName(name), trusted: trusted, keyDigest: Digest(hashing: name), now: now)
+        try state.enrol(WorkerName(name), trusted: trusted, keyDigest: Digest(hashing: name), now: now)
         var facts = Self.facts
         facts.hardware = HardwareFacts(
             vendor: "", model: "", features: [], refusedTargets: [], numaNodes: 1, gpus: [], virtualization: "",
             emulated: emulates.map { EmulatedPlatform(architecture: $0, emulator: "qemu-\($0) 7", cost: 8) })
         facts.labels = labels
+        facts.engineID = engine
         if let target { (facts.target, facts.architecture) = (target.name, target.family) }
         try state.hello(WorkerName(name), facts: facts, now: now)
         try commit()
@@ -46,12 +48,13 @@ struct Bench {
     mutating func submit(
         _ key: String, target: String = "x86_64", disk: Int64 = 1, emulated: Bool = false, verifyOn: [String] = [],
         recipe: String? = nil, by requester: String = "me", priority: JobPriority? = nil, labels: LabelWish = LabelWish(),
-        declaresDisk: Bool = true, layers: [UInt64] = []
+        declaresDisk: Bool = true, layers: [UInt64] = [], candidate: Bool = false
     ) throws -> JobID {
         var job = state.newJob(
             kind: .build, title: key, recipe: recipe ?? key, version: "1", target: target, requestedBy: requester, now: now)
         job.allowsEmulation = emulated
         job.verifyOn = verifyOn
+        job.isCandidate = candidate ? true : nil
         job.priority = priority
         state.enqueue(
             job, key: Digest(hashing: key), needs: JobNeeds(diskBytes: disk, declaresDisk: declaresDisk, labels: labels, layers: layers),

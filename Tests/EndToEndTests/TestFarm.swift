@@ -75,7 +75,8 @@ final class TestFarm: Sendable {
     private let network: TestNetwork?
 
     init(
-        regions: [String]? = nil, environment: [String: String] = [:], leafSeconds: Double = 86400, network: TestNetwork? = nil
+        regions: [String]? = nil, environment: [String: String] = [:], leafSeconds: Double = 86400, network: TestNetwork? = nil,
+        configure: (inout FarmConfiguration) -> Void = { _ in }
     ) async throws {
         scratch = try Scratch()
         self.environment = environment
@@ -91,6 +92,7 @@ final class TestFarm: Sendable {
         if let network {
             (configuration.linkHost, configuration.apiHost, configuration.advertise) = ("0.0.0.0", "0.0.0.0", network.here)
         }
+        configure(&configuration)
         try Disk.replace("\(home)/farm.json", with: Array(try CanonicalJSON.pretty(configuration).utf8))
     }
 
@@ -121,11 +123,14 @@ final class TestFarm: Sendable {
     /// - Parameters:
     ///   - pretended: CPU targets that workers say they have, by name.
     ///   - settings: members of their `worker.json`, by name.
-    func up(workers: [String] = ["w1", "w2"], pretended: [String: String] = [:], settings: [String: String] = [:]) async throws {
+    ///   - untrusted: those of the untrusted pool.
+    func up(
+        workers: [String] = ["w1", "w2"], pretended: [String: String] = [:], settings: [String: String] = [:], untrusted: [String] = []
+    ) async throws {
         try start("coordinator")
         try await eventually("the coordinator answers") { try await self.sciferry(["workers"]).succeeded }
         for worker in workers {
-            try await enrol(worker)
+            try await enrol(worker, untrusted: untrusted.contains(worker))
             if let target = pretended[worker] { try set(worker, "\"pretendedTargetForTests\": \"\(target)\"") }
             if let members = settings[worker] { try set(worker, members) }
         }
@@ -142,8 +147,9 @@ final class TestFarm: Sendable {
         try Disk.replace(path, with: Array(try JSONSerialization.data(withJSONObject: settings)))
     }
 
-    func enrol(_ worker: String) async throws {
-        let token = try await sciferry(["worker", "token", worker]).text.trimmingCharacters(in: .whitespacesAndNewlines)
+    func enrol(_ worker: String, untrusted: Bool = false) async throws {
+        let token = try await sciferry(["worker", "token", worker] + (untrusted ? ["--untrusted"] : [])).text.trimmingCharacters(
+            in: .whitespacesAndNewlines)
         try await ProcessRunner.require(Command("\(Self.bin)/sciferry-worker", ["join", token, "--home", workerHome(worker)]))
     }
 

@@ -84,3 +84,34 @@ import Testing
         #expect(ShellWord.quoted("a'b $(c)") == #"'a'\''b $(c)'"#)
     }
 }
+
+@Suite struct ImageListingTests {
+    @Test func whatIsWrittenIsReadWhateverTheNamesAre() throws {
+        var listing = ImageListing()
+        listing.add(Array("/usr/bin/tool".utf8), kind: "f", mode: 0o4755, owner: 0, group: 5, size: "12", content: "ab")
+        listing.add([0x2F, 0xFF, 0x20, 0x0A, 0x5C], kind: "l", mode: 0o777, owner: 1, group: 2, content: ImageListing.escaped([0x20]))
+        let text = String(decoding: listing.bytes, as: UTF8.self)
+        #expect(text == "l 777 1 2 - \\x20 - /\\xff\\x20\\x0a\\x5c\nf 4755 0 5 12 ab - /usr/bin/tool\n")
+        #expect(try ImageListing(listing.bytes) == listing)
+        for wrong in ["f 1 2\n", "f 755 0 0 1 a - b /x\n"] { #expect(throws: FarmError.self) { try ImageListing(Array(wrong.utf8)) } }
+    }
+
+    @Test func differencesAreToldInWords() throws {
+        var (one, other) = (ImageListing(), ImageListing())
+        for path in ["/same", "/gone"] { one.add(Array(path.utf8), kind: "f", mode: 0o644, owner: 0, group: 0, size: "1", content: "a") }
+        one.add(Array("/changed".utf8), kind: "f", mode: 0o644, owner: 0, group: 0, size: "1", content: "a")
+        for path in ["/same", "/new"] { other.add(Array(path.utf8), kind: "f", mode: 0o644, owner: 0, group: 0, size: "1", content: "a") }
+        other.add(Array("/changed".utf8), kind: "f", mode: 0o755, owner: 0, group: 0, size: "1", content: "b")
+        let (a, b) = (Digest(hashing: "a"), Digest(hashing: "b"))
+        let comparison = ImageComparison(candidate: a, rebuilt: b, one, other)
+        #expect(
+            comparison.differences
+                == ["/changed: mode 644 became 755, content", "/gone: only in the candidate", "/new: only in the rebuilt image"])
+        #expect(comparison.count == 3 && !comparison.hasSameFiles)
+        #expect(ImageComparison(candidate: a, rebuilt: b, one, one).hasSameFiles)
+        var many = ImageListing()
+        for number in 0..<900 { many.add(Array("/\(number)".utf8), kind: "f", mode: 0, owner: 0, group: 0) }
+        let long = ImageComparison(candidate: a, rebuilt: b, ImageListing(), many)
+        #expect(long.count == 900 && long.differences.count == 500)
+    }
+}

@@ -20,7 +20,7 @@ struct DispatchBenchmark {
         }
         let names = (0..<200).map { WorkerName("w\($0)") }
         for name in names {
-            state.enrol(name, trusted: true, keyDigest: Digest(hashing: name.rawValue), now: .now)
+            try state.enrol(name, trusted: true, keyDigest: Digest(hashing: name.rawValue), now: .now)
             try state.hello(name, facts: VirtualFarm.facts(chance.pick(kinds)), now: .now)
         }
         try commit()

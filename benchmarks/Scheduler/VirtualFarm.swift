@@ -66,7 +66,7 @@ struct VirtualFarm {
         places = Dictionary(uniqueKeysWithValues: machines.enumerated().map { ($1.name, $0) })
         running = machines.map { _ in nil }
         for machine in machines {
-            state.enrol(machine.name, trusted: true, keyDigest: Digest(hashing: machine.name.rawValue), now: now)
+            try? state.enrol(machine.name, trusted: true, keyDigest: Digest(hashing: machine.name.rawValue), now: now)
             try? state.hello(machine.name, facts: VirtualFarm.facts(machine.target), now: now)
             _ = try? state.report(machine.name, report([], slots: 1), now: now)
         }

@@ -45,7 +45,12 @@ extension Coordinator {
     }
 
     /// A published record's bytes; throws `storage.absent`.
-    package nonisolated func record(_ digest: Digest) async throws -> [UInt8] { try await firstRegion.get(ImageRecord.key(digest)) }
+    package func record(_ digest: Digest) async throws -> [UInt8] {
+        for record in state.openPublications where record.step == .held {
+            if let bytes = try await publisher.heldRecord(digest, of: record) { return bytes }
+        }
+        return try await firstRegion.get(ImageRecord.key(digest))
+    }
 
     /// Makes sure that a blob lies in the home: one that does not is brought back from the archive and checked.
     func recall(_ digest: Digest) async throws {

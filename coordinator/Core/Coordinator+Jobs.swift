@@ -27,11 +27,14 @@ package struct Submission: Codable, Sendable, Hashable {
     package var priority: JobPriority?
     /// Labels of the workers that may have it, beside the recipe's own.
     package var workers: LabelWish?
+    /// Nobody has reviewed it: for the untrusted pool, and not to be released as it is.
+    package var isCandidate: Bool?
 
     package init(
         _ source: RecipeSource, target: String, variant: String = "", updatesLock: Bool, allowsEmulation: Bool = false,
-        priority: JobPriority? = nil, workers: LabelWish? = nil
+        priority: JobPriority? = nil, workers: LabelWish? = nil, isCandidate: Bool = false
     ) {
+        self.isCandidate = isCandidate
         self.workers = workers
         self.allowsEmulation = allowsEmulation
         self.priority = priority
@@ -87,6 +90,7 @@ extension Coordinator {
             job.submission = blob
             job.allowsEmulation = submission.allowsEmulation
             job.priority = submission.priority
+            job.isCandidate = submission.isCandidate
             // The build job takes its number before the jobs it waits for.
             state.wait(job, for: [])
             let waits = orders.map {
@@ -231,6 +235,23 @@ extension Coordinator {
             try? transition { $0.fail(id, Failure(.recipe, error), now: .now) }
         }
     }
+
+    /// Brings a candidate to a release; throws what `FarmState.promote` does.
+    package func promote(_ id: JobID, _ request: PromotionRequest, by who: String) throws -> JobRecord {
+        let next = try transition { try $0.promote(id, request, by: who, now: .now) }
+        logger.notice("promotion", metadata: ["job.id": "\(id)", "by": "\(who)", "as": "\(next)"])
+        guard let job = state.jobs[next] else { throw FarmState.unknown(next) }
+        return job
+    }
+
+    /// Who asked for a job; throws `job.unknown`.
+    package func requester(of id: JobID) throws -> String {
+        guard let job = state.jobs[id] else { throw FarmState.unknown(id) }
+        return job.requestedBy
+    }
+
+    /// Candidates that wait for a decision.
+    package func candidateViews() throws -> [JobView] { try state.candidates.map { try view($0, explains: false) } }
 
     /// Ends a job, and tells the workers that have it; throws `job.unknown`.
     package func cancel(_ id: JobID, by who: String) throws {

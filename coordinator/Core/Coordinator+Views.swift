@@ -92,7 +92,7 @@ extension Coordinator {
     /// A job with what belongs to it, from memory while it is there.
     private func file(of id: JobID) throws -> JobFile? { try state.file(of: id) ?? journal.job(id) }
 
-    private func view(_ file: JobFile, explains: Bool) throws -> JobView {
+    func view(_ file: JobFile, explains: Bool) throws -> JobView {
         var shown = file.job
         // A job that joined another is where that one is.
         let leader = try shown.joined.flatMap { try self.file(of: $0) }

@@ -27,7 +27,7 @@ package actor Coordinator {
     private let executor = SerialQueueExecutor(label: "sciferry.coordinator")
     private let lock: FileLock
     nonisolated let journal: any FarmJournal
-    private let publisher: Publisher
+    let publisher: Publisher
     nonisolated let regions: [any ObjectStore]
     nonisolated var firstRegion: any ObjectStore { regions[0] }
     private let uploadKey: [UInt8]
@@ -74,6 +74,8 @@ package actor Coordinator {
             retrySeconds: configuration.retrySeconds)
         rules.scheduling = configuration.scheduling
         rules.regions = configuration.regions.count
+        rules.promotion = configuration.promotion
+        rules.candidateSeconds = configuration.candidateDays * 86400
         let snapshot = try journal.load(recent: rules.keptJobs)
         state = FarmState(snapshot, rules: rules, now: .now)
         tokens = Dictionary(uniqueKeysWithValues: snapshot.tokens.map { ($0.id, $0) })
@@ -151,7 +153,10 @@ package actor Coordinator {
     private func keepHouse() async throws {
         while !Task.isCancelled {
             reportingFaults {
-                try transition { $0.expireLeases(now: .now) }
+                try transition {
+                    $0.expireLeases(now: .now)
+                    $0.expireCandidates(now: .now)
+                }
                 advanceResolving()
                 try dispatch()
             }
@@ -263,6 +268,16 @@ package actor Coordinator {
     private func work(on record: PublicationRecord) async {
         do {
             switch record.step {
+            // Somebody has to decide.
+            case .held: break
+            case .compare:
+                guard let candidate = state.jobs[record.job].flatMap(state.candidate(of:)) else {
+                    var next = record
+                    next.step = .packs
+                    return try take(Publisher.StepResult(record: next))
+                }
+                let comparison = try await publisher.compare(record, with: candidate)
+                try transition { $0.compared(record.job, comparison) }
             case .packs: try take(try await publisher.takePacks(record))
             case .manifest:
                 try take(try await publisher.writeManifest(record, plan: try plan(record.plan)))
@@ -270,7 +285,10 @@ package actor Coordinator {
                 try? await publisher.cleanUp(record)
             // Verify jobs carry it on.
             case .verify: break
-            case .release: try take(try await publisher.signRelease(record, plan: try plan(record.plan), now: .now))
+            case .release:
+                try take(
+                    try await publisher.signRelease(
+                        record, plan: try plan(record.plan), candidate: state.origin(of: record), now: .now))
             case .pointer: try await point(record)
             case .mirrors: try await mirror(record)
             case .cleanup:
@@ -393,7 +411,7 @@ extension Coordinator {
                 record.accept(issued)
                 let (worker, trusted) = (record.worker, record.trusted)
                 try transition {
-                    $0.enrol(worker, trusted: trusted, keyDigest: keyDigest, now: .now)
+                    try $0.enrol(worker, trusted: trusted, keyDigest: keyDigest, now: .now)
                     $0.add(.token(record))
                 }
                 tokens[id] = record

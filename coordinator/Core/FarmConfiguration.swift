@@ -14,6 +14,14 @@ package struct RegionConfiguration: Codable, Sendable, Hashable {
     }
 }
 
+/// How a candidate becomes a release.
+package enum PromotionPolicy: String, Codable, Sendable, Hashable {
+    /// A trusted worker builds it again, and what differs is listed.
+    case rebuild
+    /// Its very image may be released too, once a trusted worker has run its tests.
+    case bytes
+}
+
 /// `farm.json` in a farm's home: what an operator sets. Every key has a default except the regions.
 package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var farm: String
@@ -39,6 +47,10 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     /// Base images that may be bootstrapped when no registry offers them.
     package var bootstrap: [String: BootstrapSource]
     package var scheduling: SchedulingRules
+    /// How candidates of the untrusted pool become releases.
+    package var promotion: PromotionPolicy
+    /// Days for which a candidate is kept.
+    package var candidateDays: Double
 
     package init(farm: String, regions: [RegionConfiguration]) {
         self.farm = farm
@@ -55,6 +67,8 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         contactSeconds = 2
         retrySeconds = 2
         scheduling = SchedulingRules()
+        promotion = .rebuild
+        candidateDays = 14
         bootstrap = [
             "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
         ]

@@ -94,7 +94,7 @@ extension FarmState {
         guard let facts = worker.facts, let own = table.queue.kind(of: job.id) else { return nil }
         var before = 0
         for turn in turns(now: now) {
-            guard mayServe(turn.kind, facts) else { continue }
+            guard mayServe(turn.kind, worker, facts) else { continue }
             let members = table.queue.classes[turn.kind]
             if turn.kind == own {
                 let list = own.isPatient ? members?.byLength : members?.byAge
@@ -144,7 +144,7 @@ extension FarmState {
         var best: Candidate?
         var group = (awaited: -1, rank: -1, limit: 0.0)
         for item in pass.turns {
-            guard mayServe(item.kind, facts) else { continue }
+            guard mayServe(item.kind, worker, facts) else { continue }
             if (item.awaited, item.rank) != (group.awaited, group.rank) {
                 if let best { return best.entry }
                 // Who is behind by little gives way to a job whose layers are here.
@@ -204,8 +204,9 @@ extension FarmState {
     private static let window = 48
 
     /// Whether any job of a class could go to a worker.
-    private func mayServe(_ kind: JobQueue.Kind, _ facts: HostFacts) -> Bool {
-        (kind.labels.isEmpty || kind.labels.obstacle(facts.labels ?? []) == nil)
+    private func mayServe(_ kind: JobQueue.Kind, _ worker: WorkerRecord, _ facts: HostFacts) -> Bool {
+        poolObstacle(worker, isCandidate: kind.isCandidate) == nil
+            && (kind.labels.isEmpty || kind.labels.obstacle(facts.labels ?? []) == nil)
             && (isPlain(kind, facts) || kind.isVerification || kind.allowsEmulation)
     }
 
@@ -272,7 +273,8 @@ extension FarmState {
                 return false
             }
             // One that would not take it must not keep it from those who would.
-            return mayServe(kind, facts) && !entry.avoided.contains(other.worker.name) && entry.diskBytes <= facts.diskFreeBytes
+            return mayServe(kind, other.worker, facts) && !entry.avoided.contains(other.worker.name)
+                && entry.diskBytes <= facts.diskFreeBytes
                 && entry.memoryBytes <= facts.memoryBytes
         }
     }
@@ -284,7 +286,8 @@ extension FarmState {
             guard name != worker.name, let other = workers[name], let facts = other.facts, absence(of: other, now: now) == nil else {
                 return false
             }
-            return mayServe(kind, facts) && isPlain(kind, facts) && entry.diskBytes <= facts.diskFreeBytes && !entry.avoided.contains(name)
+            return mayServe(kind, other, facts) && isPlain(kind, facts) && entry.diskBytes <= facts.diskFreeBytes
+                && !entry.avoided.contains(name)
         }
         guard !holders.isEmpty else { return nil }
         let limit = min(rules.scheduling.warmSeconds, entry.length * rules.scheduling.warmShare)
@@ -306,7 +309,7 @@ extension FarmState {
         guard !work.isEmpty else { return pass }
         var capacity: [String: Double] = [:]
         var running: [String: Double] = [:]
-        for worker in workers.values where absence(of: worker, now: now) == nil {
+        for worker in workers.values where worker.trusted && absence(of: worker, now: now) == nil {
             guard let host = worker.facts?.target else { continue }
             let speed = worker.speed ?? 1
             let attempts = openAttempts(on: worker.name)
@@ -335,5 +338,5 @@ extension FarmState {
 
 extension JobQueue.Kind {
     /// Nobody sits and waits: such work is ordered for an early end of all of it.
-    var isPatient: Bool { !isAwaited && (priority == .nightly || priority == .background) }
+    var isPatient: Bool { !isAwaited && !isCandidate && (priority == .nightly || priority == .background) }
 }

@@ -87,6 +87,10 @@ extension FarmState {
         worker.revoked = true
         put(worker)
         for attempt in openAttempts(on: name) { lose(attempt, "the worker \(name) was revoked", now: now) }
+        // Nobody can tell what it has built.
+        for record in openPublications where record.step == .held && record.builtOn == name.rawValue {
+            drop(record, "its builder, \(name), was revoked", now: now)
+        }
     }
 
     static func unknownWorker(_ name: WorkerName) -> FarmError {
@@ -94,7 +98,14 @@ extension FarmState {
     }
 
     /// Adds a worker, or takes a known name's new key: the identity before it is worth nothing any more.
-    package mutating func enrol(_ name: WorkerName, trusted: Bool, keyDigest: Digest, now: Timestamp) {
+    ///
+    /// - Throws: `worker.pool` for a name of the untrusted pool that shall be trusted: what is on its disk must not get into releases.
+    package mutating func enrol(_ name: WorkerName, trusted: Bool, keyDigest: Digest, now: Timestamp) throws {
+        if let there = workers[name], !there.trusted, trusted {
+            throw FarmError(
+                "worker.pool", .denied, "the worker \(name) is of the untrusted pool; what is on its disk must not get into releases",
+                hint: "set the machine up anew and enrol it under another name")
+        }
         var worker = workers[name] ?? WorkerRecord(name: name, trusted: trusted, enrolledAt: now)
         if worker.keyDigest != keyDigest { worker.enrolledAt = now }
         worker.trusted = trusted
@@ -157,9 +168,13 @@ extension FarmState {
             job.state = .publishing
             put(job)
             let result = attested(result, by: attempt.worker, job)
-            put(
-                PublicationRecord(
-                    job: job.id, attempt: attempt.id, plan: plan, result: result, builtOn: attempt.worker.rawValue, startedAt: now))
+            var record = PublicationRecord(
+                job: job.id, attempt: attempt.id, plan: plan, result: result, builtOn: attempt.worker.rawValue, startedAt: now)
+            record.step = job.isCandidate ?? false ? .held : candidate(of: job) == nil ? .packs : .compare
+            put(record)
+            if job.isCandidate ?? false {
+                finish(job.id, .succeeded, note: "a candidate, tested and not released; sciferry promote \(job.id)", now: now)
+            }
             if let disk = result.diskBytes { measured(job, diskBytes: disk) }
         case .resolved(var input):
             guard let order = job.resolve, order.kind == input.kind, order.name == input.name,

@@ -27,7 +27,7 @@ extension FarmState {
 
     /// Why a worker could not do a job, whoever else could.
     private func inability(_ job: JobRecord, _ worker: WorkerRecord, now: Timestamp) -> String? {
-        if let why = absence(of: worker, now: now) { return why }
+        if let why = absence(of: worker, now: now) ?? poolObstacle(worker, isCandidate: job.isCandidate ?? false) { return why }
         guard let facts = worker.facts, let host = Microarchitecture.named(facts.target) else { return "its CPU is unknown" }
         if job.needsCPU, let target = Microarchitecture.named(job.target), !host.dominates(target),
             let why = emulation(job, facts, target, now: now)
@@ -64,9 +64,21 @@ extension FarmState {
         if worker.revoked { return "revoked" }
         guard isConnected(worker.name, now: now) else { return "not connected" }
         if worker.drained { return "drained by an operator" }
-        if !worker.trusted { return "not trusted with releases" }
         if let quarantine = worker.quarantine { return "quarantined: \(quarantine)" }
         return worker.refusal.isEmpty ? nil : worker.refusal
+    }
+
+    /// Why a worker is not of the pool that a job is for. Layers of one pool must not get into images of the other, so an engine that
+    /// both pools use is used by neither.
+    func poolObstacle(_ worker: WorkerRecord, isCandidate: Bool) -> String? {
+        if worker.trusted == isCandidate {
+            return isCandidate ? "trusted with releases; candidates are for the untrusted pool" : "not trusted with releases"
+        }
+        guard let engine = worker.facts?.engineID, mixedEngines.contains(engine) else { return nil }
+        let other = workers.values.first {
+            $0.name != worker.name && !$0.revoked && $0.trusted != worker.trusted && $0.facts?.engineID == engine
+        }
+        return other.map { "its container engine is also that of \($0.name), which is \($0.trusted ? "" : "not ")trusted with releases" }
     }
 
     /// A worker on which a job failed gets it again only when no other may have it.
@@ -95,14 +107,14 @@ extension FarmState {
         workers.values.filter { other in
             guard let between = other.facts.flatMap({ Microarchitecture.named($0.target) }) else { return false }
             guard between < host, between >= target, !(job.avoided ?? []).contains(other.name) else { return false }
-            return inability(job, other, now: now) == nil || mayBeBack(other, now: now)
+            let isOfPool = poolObstacle(other, isCandidate: job.isCandidate ?? false) == nil
+            return inability(job, other, now: now) == nil || isOfPool && mayBeBack(other, now: now)
         }.min { $0.name < $1.name }
     }
 
     /// After a start of the coordinator nobody has been heard yet.
     private func mayBeBack(_ worker: WorkerRecord, now: Timestamp) -> Bool {
-        now.seconds(since: openedAt) < rules.silenceSeconds && lastHeard(worker.name) == nil && worker.trusted && !worker.revoked
-            && !worker.drained
+        now.seconds(since: openedAt) < rules.silenceSeconds && lastHeard(worker.name) == nil && !worker.revoked && !worker.drained
     }
 
     /// Why a worker without the CPU does not get a job: it does not emulate it, it may not, or another has it.
@@ -119,7 +131,8 @@ extension FarmState {
                 "its CPU (\(facts.target)) cannot run \(target), only emulate it, \(cost) times slower, which was not allowed (--emulated)"
         }
         let able = workers.values.sorted { $0.name < $1.name }.filter { other in
-            other.trusted && !other.revoked && other.facts.flatMap { Microarchitecture.named($0.target) }?.dominates(target) ?? false
+            poolObstacle(other, isCandidate: job.isCandidate ?? false) == nil && !other.revoked
+                && other.facts.flatMap { Microarchitecture.named($0.target) }?.dominates(target) ?? false
         }
         if let native = able.first(where: { inability(job, $0, now: now) == nil }) {
             return "it would emulate \(target), and \(native.name) has such a CPU"

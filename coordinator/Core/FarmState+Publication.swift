@@ -6,7 +6,7 @@ extension FarmState {
 
     /// The publication that should be worked on now.
     package func duePublications(now: Timestamp) -> [PublicationRecord] {
-        openPublications.filter { $0.step != .verify && ($0.notBefore.map { $0 <= now } ?? true) }
+        openPublications.filter { $0.step != .verify && $0.step != .held && ($0.notBefore.map { $0 <= now } ?? true) }
             .sorted { ($0.startedAt, $0.job.rawValue) < ($1.startedAt, $1.job.rawValue) }
     }
 
@@ -69,6 +69,7 @@ extension FarmState {
     /// The first region shows the release: the job is done, whatever the mirrors do.
     package mutating func released(_ job: JobID, document: Digest, now: Timestamp) {
         finish(job, .succeeded, release: document, now: now)
+        if let ended = jobs[job], let candidate = candidate(of: ended) { drop(candidate, "released by \(job)", now: now) }
         guard let record = releases[document] else { return }
         for other in table.wanting(record.release.image.buildKey)
         where other.state == .queued && record.satisfies(other) && table.openAttempt(of: other.id) == nil {
@@ -90,6 +91,8 @@ extension FarmState {
         if record.step == .packs || record.step == .manifest, worker.contains(error.code.rawValue) {
             record.step = .done
             put(record)
+            // A candidate's image is not another one's to replace.
+            if record.attempt.job != record.job { return finish(record.job, .failed, failure: Failure(.infrastructure, error), now: now) }
             retry(record.job, Failure(.infrastructure, error), now: now)
             return
         }

@@ -34,7 +34,8 @@ extension FarmState {
         job.kind = .verify
         job.diskBytes = FarmState.verificationBytes(record)
         job.avoided = nil
-        guard result.emulator == nil, let host = Microarchitecture.named(result.hostTarget), let target = Microarchitecture.named(asked),
+        guard record.attempt.job == record.job, result.emulator == nil, let host = Microarchitecture.named(result.hostTarget),
+            let target = Microarchitecture.named(asked),
             host >= target, nearer(than: host, to: target, for: job, now: now) == nil
         else { return nil }
         return Verification(
@@ -120,7 +121,8 @@ extension FarmState {
     /// Ends what was to be published and the verify jobs that are still open.
     mutating func dropVerification(of id: JobID, now: Timestamp) {
         if var record = publications[id], record.step == .verify {
-            record.step = .cleanup
+            // Uploads of a candidate that is promoted as it is belong to the candidate.
+            record.step = record.attempt.job == id ? .cleanup : .done
             put(record)
         }
         for job in table.children(of: id) where !job.state.isFinal {

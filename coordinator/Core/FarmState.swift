@@ -22,6 +22,9 @@ package struct FarmState: Sendable {
         package var scheduling = SchedulingRules()
         /// How many regions the farm has.
         package var regions = 1
+        /// Seconds for which a candidate is kept.
+        package var candidateSeconds: Double = 14 * 86400
+        package var promotion = PromotionPolicy.rebuild
 
         package init(
             silenceSeconds: Double = 60, contactSeconds: Double = 2, mostSetbacks: Int = 5, retrySeconds: Double = 2
@@ -37,6 +40,8 @@ package struct FarmState: Sendable {
     /// Jobs that are open or ended lately, with what belongs to them; older ones lie in the journal.
     package private(set) var table = JobTable()
     package internal(set) var workers: [WorkerName: WorkerRecord] = [:]
+    /// Container engines that workers of both pools use.
+    private(set) var mixedEngines: Set<String> = []
     package internal(set) var inputs: [String: LockedInput] = [:]
     package private(set) var releases: [Digest: ReleaseRecord] = [:]
     package internal(set) var channels: [String: ChannelRecord] = [:]
@@ -90,6 +95,7 @@ package struct FarmState: Sendable {
         for channel in snapshot.channels { channels[channel.name] = channel }
         ledger = RunLedger(snapshot.histories, attempts: snapshot.attempts, jobs: table.jobs, now: now)
         for attempt in table.openAttempts { heard[attempt.worker] = now }
+        findMixedEngines()
         table.accept(keep: rules.keptJobs)
     }
 
@@ -117,7 +123,9 @@ package struct FarmState: Sendable {
         ledger.rollBack()
         for step in undo.reversed() {
             switch step {
-            case .worker(let name, let record): workers[name] = record
+            case .worker(let name, let record):
+                workers[name] = record
+                findMixedEngines()
             case .input(let key, let input): inputs[key] = input
             case .release(let digest):
                 if let key = releases.removeValue(forKey: digest)?.release.image.buildKey { releasesByKey[key]?.removeAll { $0 == digest } }
@@ -150,8 +158,19 @@ package struct FarmState: Sendable {
 
     /// Facts that change all the time and are worth no row.
     mutating func note(_ worker: WorkerRecord) {
-        undo.append(.worker(worker.name, workers[worker.name]))
-        workers[worker.name] = worker
+        let before = workers.updateValue(worker, forKey: worker.name)
+        undo.append(.worker(worker.name, before))
+        if before?.facts?.engineID != worker.facts?.engineID || before?.trusted != worker.trusted || before?.revoked != worker.revoked {
+            findMixedEngines()
+        }
+    }
+
+    private mutating func findMixedEngines() {
+        var pools: [String: Set<Bool>] = [:]
+        for worker in workers.values where !worker.revoked {
+            if let engine = worker.facts?.engineID { pools[engine, default: []].insert(worker.trusted) }
+        }
+        mixedEngines = Set(pools.filter { $0.value.count > 1 }.keys)
     }
 
     mutating func put(_ publication: PublicationRecord) {
@@ -318,6 +337,10 @@ package struct FarmState: Sendable {
         handLead(of: id, now: now)
         finish(id, .cancelled, note: "cancelled by \(who)", now: now)
         if job.state == .verifying { dropVerification(of: id, now: now) }
+        if job.state == .review, var record = publications[id] {
+            record.step = .cleanup
+            put(record)
+        }
     }
 
     /// Others who joined a job that is cancelled still want it: the first of them leads from now on.

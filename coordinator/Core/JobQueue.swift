@@ -14,6 +14,8 @@ struct JobQueue: Sendable {
         var target: String
         var allowsEmulation: Bool
         var labels: LabelWish
+        /// For the untrusted pool, and for no other.
+        var isCandidate: Bool
     }
 
     /// A job as far as placing it needs it.
@@ -85,7 +87,8 @@ struct JobQueue: Sendable {
         let kind = Kind(
             isAwaited: job.kind != .build, isVerification: job.kind == .verify, priority: job.priority ?? .interactive,
             requester: job.requestedBy, target: job.needsCPU ? job.target : "",
-            allowsEmulation: job.allowsEmulation ?? false, labels: job.labels ?? LabelWish())
+            allowsEmulation: job.allowsEmulation ?? false, labels: job.labels ?? LabelWish(),
+            isCandidate: job.isCandidate ?? false)
         let entry = Entry(
             id: job.id, number: job.number, recipe: job.recipe, length: job.expectedSeconds ?? JobQueue.unknownLength,
             queuedAt: job.createdAt, diskBytes: job.diskBytes, memoryBytes: job.memoryBytes ?? 0, notBefore: job.notBefore,

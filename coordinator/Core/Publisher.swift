@@ -165,13 +165,36 @@ package struct Publisher: Sendable {
         }
     }
 
+    /// Compares what was built again with the candidate, by the lists of files that both builders have uploaded.
+    package func compare(_ record: PublicationRecord, with candidate: PublicationRecord) async throws -> ImageComparison {
+        let (one, other) = (try await listing(of: candidate), try await listing(of: record))
+        return ImageComparison(candidate: candidate.result.image, rebuilt: record.result.image, one, other)
+    }
+
+    private func listing(of record: PublicationRecord) async throws -> ImageListing {
+        guard let object = record.result.records.first(where: { $0.kind == .files })?.object else {
+            throw FarmError(
+                "listing.absent", .invalid, "the worker \(record.builtOn) sent no list of the image's files", hint: "upgrade the worker")
+        }
+        let bytes = try await upload(object, of: record.attempt, settled: ImageRecord.key(object.digest))
+        return try await Blocking.run { try ImageListing(bytes) }
+    }
+
+    /// A document about an image whose publication waits.
+    package func heldRecord(_ digest: Digest, of record: PublicationRecord) async throws -> [UInt8]? {
+        guard let object = record.result.records.first(where: { $0.object.digest == digest })?.object else { return nil }
+        return try await upload(object, of: record.attempt, settled: ImageRecord.key(digest))
+    }
+
     /// Signs the release, once: a repetition finds the document in the record.
-    package func signRelease(_ record: PublicationRecord, plan: Plan, now: Timestamp) async throws -> StepResult {
+    package func signRelease(
+        _ record: PublicationRecord, plan: Plan, candidate: CandidateOrigin? = nil, now: Timestamp
+    ) async throws -> StepResult {
         var record = record
         if record.document == nil {
             let release = Release(
                 plan: plan, buildKey: record.plan, result: record.result, builtOn: record.builtOn, verified: record.verified ?? [],
-                publishedAt: now)
+                candidate: candidate, publishedAt: now)
             let envelope = try Envelope.sign(release, type: PayloadType.release, with: key)
             record.document = String(decoding: try CanonicalJSON.encode(envelope), as: UTF8.self)
             // Back to the journal first, so that the signed bytes are the same whatever happens next.

@@ -56,6 +56,12 @@ package struct JobRecord: Codable, Sendable, Hashable {
     package var layers: [UInt64]?
     /// The last of them that some worker had when it was queued.
     package var warmth: UInt64?
+    /// Of a recipe that nobody has reviewed: built by the untrusted pool, never released as it is.
+    package var isCandidate: Bool?
+    /// The candidate that it brings to a release.
+    package var promotes: JobID?
+    /// Whatever differs from that one is accepted.
+    package var acceptsDifferences: Bool?
 
     package init(
         id: JobID, number: Int, kind: JobKind, state: JobState, title: String, recipe: String, version: String,
@@ -145,6 +151,10 @@ package struct WorkerRecord: Codable, Sendable, Hashable {
 /// How far a publication has come. Steps are idempotent; the record says which need not be repeated.
 package struct PublicationRecord: Codable, Sendable, Hashable {
     package enum Step: String, Codable, Sendable, Hashable, CaseIterable {
+        /// Nothing is done until somebody decides: a candidate, or one built again that differs.
+        case held
+        /// What was built again is compared with the candidate.
+        case compare
         /// Packs are re-hashed and moved from `incoming/` to their names in the first region.
         case packs
         /// Index, manifest and cover are written.
@@ -179,6 +189,8 @@ package struct PublicationRecord: Codable, Sendable, Hashable {
     package var regionsDone: [String] = []
     /// What verify jobs found. Absent in records of older versions.
     package var verified: [Verification]?
+    /// What building a candidate again has shown.
+    package var comparison: ImageComparison?
 
     package init(
         job: JobID, attempt: AttemptID, plan: Digest, result: BuildResult, builtOn: String, startedAt: Timestamp

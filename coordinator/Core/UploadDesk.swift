@@ -15,7 +15,7 @@ package enum UploadKind: String, Codable, Sendable, Hashable {
         switch self {
         case .pack: 64 << 20
         case .manifest: 256 << 20
-        case .record: 64 << 20
+        case .record: 256 << 20
         case .input: 64 << 30
         }
     }

@@ -77,7 +77,7 @@ extension FarmAPI {
                 var position = offset
                 while true {
                     let now = try await coordinator.jobView(source)
-                    let isOver = now.job.state.isFinal || now.job.state == .publishing || now.job.state == .verifying
+                    let isOver = now.job.state.isFinal || [.publishing, .verifying, .review].contains(now.job.state)
                     if wanted == nil, now.job.attempts > number {
                         number = now.job.attempts
                         position = 0

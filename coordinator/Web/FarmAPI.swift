@@ -91,9 +91,24 @@ package struct FarmAPI: Sendable {
             return try json(try await coordinator.jobViews(before: before, limit: limit))
         }
         router.post("api/v1/jobs") { request, _ in
-            let holder = try await require(.maintainer, request)
+            let holder = try await require(.contributor, request)
             let submission: Submission = try await read(request, limit: FarmAPI.submissionLimit)
+            // Whoever may ask for candidates only must not move what releases are built from either.
+            if holder.role < .maintainer, !(submission.isCandidate ?? false) || submission.updatesLock {
+                throw FarmError(
+                    "api.role", .denied, "\(holder.name) is contributor and may ask for candidates only, with the inputs that are locked",
+                    hint: "sciferry build --candidate")
+            }
             return try json(try await coordinator.submit(submission, by: holder.name))
+        }
+        router.get("api/v1/candidates") { request, _ in
+            try await require(.reader, request)
+            return try json(try await coordinator.candidateViews())
+        }
+        router.post("api/v1/jobs/:id/promote") { request, context in
+            let holder = try await require(.releaser, request)
+            let body: PromotionRequest = try await read(request)
+            return try json(try await coordinator.promote(JobID(try context.parameters.require("id")), body, by: holder.name))
         }
         router.post("api/v1/locks") { request, _ in
             let holder = try await require(.maintainer, request)
@@ -109,8 +124,10 @@ package struct FarmAPI: Sendable {
             return try json(try await coordinator.explanation(of: JobID(try context.parameters.require("id"))))
         }
         router.post("api/v1/jobs/:id/cancel") { request, context in
-            let holder = try await require(.maintainer, request)
-            try await coordinator.cancel(JobID(try context.parameters.require("id")), by: holder.name)
+            let holder = try await require(.contributor, request)
+            let id = JobID(try context.parameters.require("id"))
+            if try await coordinator.requester(of: id) != holder.name { try await require(.maintainer, request) }
+            try await coordinator.cancel(id, by: holder.name)
             return Response(status: .noContent)
         }
         router.get("api/v1/jobs/:id/log") { request, context in

@@ -26,6 +26,7 @@ extension Sciferry_V1_HostFacts {
         slots = UInt32(clamping: facts.slots)
         programVersion = facts.programVersion
         labels = facts.labels ?? []
+        engineID = facts.engineID ?? ""
         guard let hardware = facts.hardware else { return }
         cpuVendor = hardware.vendor
         cpuModel = hardware.model
@@ -44,6 +45,12 @@ extension Sciferry_V1_HostFacts {
     }
 
     package var model: HostFacts {
+        var facts = machine
+        if !engineID.isEmpty { facts.engineID = String(engineID.prefix(200)) }
+        return facts
+    }
+
+    private var machine: HostFacts {
         HostFacts(
             hostName: hostName, architecture: architecture, target: target, processors: Int(processors),
             memoryBytes: Int64(clamping: memoryBytes), diskFreeBytes: Int64(clamping: diskFreeBytes), engine: engine,

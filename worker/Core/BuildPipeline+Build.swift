@@ -45,6 +45,7 @@ extension BuildPipeline {
             Statement(
                 about: "\(plan.name)-\(plan.version)-\(plan.target).sif", image: manifest.image, predicateType: PredicateType.instructions,
                 predicate: sif.instructions), uploader)
+        let files = try await record(.files, sif.listing, uploader)
         let bytes = try CanonicalJSON.encode(manifest)
         let object = try await uploader.send(
             .bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
@@ -53,7 +54,7 @@ extension BuildPipeline {
         )
         clock.enter(.done)
         return BuildResult(
-            image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs, records: [packages, instructions],
+            image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs, records: [packages, instructions, files],
             chunkCount: manifest.chunks.count, newChunkCount: sent.newChunks, newBytes: sent.newBytes, tests: tested.outcomes,
             testRuntime: tested.runtime, commands: tested.commands, hostTarget: context.host.target, emulator: emulator?.emulator,
             phaseSeconds: clock.seconds, diskBytes: try await diskBytes(plan, image, sif.path))
@@ -66,7 +67,10 @@ extension BuildPipeline {
 
     /// Uploads a document about the image.
     func record(_ kind: ImageRecord.Kind, _ document: some Encodable, _ uploader: Uploader) async throws -> ImageRecord {
-        let bytes = try CanonicalJSON.encode(document)
+        try await record(kind, try CanonicalJSON.encode(document), uploader)
+    }
+
+    private func record(_ kind: ImageRecord.Kind, _ bytes: [UInt8], _ uploader: Uploader) async throws -> ImageRecord {
         let object = try await uploader.send(.bytes(bytes), kind: "record", digest: Digest(hashing: bytes), size: Int64(bytes.count))
         return ImageRecord(kind: kind, object: object)
     }
@@ -144,6 +148,8 @@ extension BuildPipeline {
         var partitionOffset: Int64
         var survey: PackageSurvey
         var instructions: InstructionReport
+        /// An `ImageListing`.
+        var listing: [UInt8]
     }
 
     func assemble(_ plan: Plan, _ image: String) async throws -> AssembledImage {
@@ -178,7 +184,9 @@ extension BuildPipeline {
         await log.say("image of \(report.size) bytes from \(report.contentBytes) bytes of files")
         guard let instructions else { throw FarmError("isa.missing", .fault, "the image's machine code was not looked at") }
         try await judge(instructions, plan.instructions)
-        return AssembledImage(path: path, partitionOffset: report.partition.offset, survey: report.survey, instructions: instructions)
+        return AssembledImage(
+            path: path, partitionOffset: report.partition.offset, survey: report.survey, instructions: instructions,
+            listing: report.listing.bytes)
     }
 
     /// Looks into all programs and libraries of an image.

@@ -42,6 +42,14 @@ package struct DockerEngine: Sendable {
         return (["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes).filter(LabelWish.isLabel)
     }
 
+    /// What tells the engine's store of layers from every other one; `nil` when it does not answer. Two engines of a machine may have the
+    /// same name, and never the same directory.
+    package func identity() async -> String? {
+        let format = command(["info", "--format", "{{.ID}} {{.DockerRootDir}}"], deadlineSeconds: 20)
+        guard let seen = try? await ProcessRunner.run(format), seen.succeeded else { return nil }
+        return seen.text.split(separator: "\n").last.map(String.init)
+    }
+
     /// Bytes of all layers of an image.
     package func size(_ reference: String) async throws -> Int64 {
         let text = try await ProcessRunner.require(

@@ -198,6 +198,7 @@ package actor WorkerAgent {
     private func askEngine() async throws {
         let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
         facts.engine = (try? await engine.version()) ?? "none"
+        facts.engineID = await engine.identity()
         facts.labels = Set(ownLabels + (await engine.labels())).sorted()
         engineAskedAt = .now
     }

@@ -163,6 +163,12 @@ package nonisolated struct Sciferry_V1_HostFacts: @unchecked Sendable {
     set {_uniqueStorage()._labels = newValue}
   }
 
+  /// The engine's own name for itself; workers with the same one share its layers.
+  package var engineID: String {
+    get {_storage._engineID}
+    set {_uniqueStorage()._engineID = newValue}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
@@ -682,7 +688,7 @@ nonisolated extension Sciferry_V1_Hello: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".HostFacts"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}host_name\0\u{1}architecture\0\u{1}target\0\u{1}processors\0\u{3}memory_bytes\0\u{3}disk_free_bytes\0\u{1}engine\0\u{1}kernel\0\u{1}slots\0\u{3}program_version\0\u{3}cpu_vendor\0\u{3}cpu_model\0\u{3}cpu_features\0\u{3}refused_targets\0\u{3}numa_nodes\0\u{1}gpus\0\u{1}virtualization\0\u{1}emulated\0\u{1}labels\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}host_name\0\u{1}architecture\0\u{1}target\0\u{1}processors\0\u{3}memory_bytes\0\u{3}disk_free_bytes\0\u{1}engine\0\u{1}kernel\0\u{1}slots\0\u{3}program_version\0\u{3}cpu_vendor\0\u{3}cpu_model\0\u{3}cpu_features\0\u{3}refused_targets\0\u{3}numa_nodes\0\u{1}gpus\0\u{1}virtualization\0\u{1}emulated\0\u{1}labels\0\u{3}engine_id\0")
 
   fileprivate class _StorageClass {
     var _hostName: String = String()
@@ -704,6 +710,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
     var _virtualization: String = String()
     var _emulated: [Sciferry_V1_EmulatedPlatform] = []
     var _labels: [String] = []
+    var _engineID: String = String()
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -733,6 +740,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
       _virtualization = source._virtualization
       _emulated = source._emulated
       _labels = source._labels
+      _engineID = source._engineID
     }
   }
 
@@ -770,6 +778,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
         case 17: try { try decoder.decodeSingularStringField(value: &_storage._virtualization) }()
         case 18: try { try decoder.decodeRepeatedMessageField(value: &_storage._emulated) }()
         case 19: try { try decoder.decodeRepeatedStringField(value: &_storage._labels) }()
+        case 20: try { try decoder.decodeSingularStringField(value: &_storage._engineID) }()
         default: break
         }
       }
@@ -835,6 +844,9 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
       if !_storage._labels.isEmpty {
         try visitor.visitRepeatedStringField(value: _storage._labels, fieldNumber: 19)
       }
+      if !_storage._engineID.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._engineID, fieldNumber: 20)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -863,6 +875,7 @@ nonisolated extension Sciferry_V1_HostFacts: SwiftProtobuf.Message, SwiftProtobu
         if _storage._virtualization != rhs_storage._virtualization {return false}
         if _storage._emulated != rhs_storage._emulated {return false}
         if _storage._labels != rhs_storage._labels {return false}
+        if _storage._engineID != rhs_storage._engineID {return false}
         return true
       }
       if !storagesAreEqual {return false}

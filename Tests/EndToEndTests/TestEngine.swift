@@ -1,0 +1,44 @@
+import FarmModel
+import Glibc
+import ProcessRunner
+import Support
+import SystemIO
+
+/// A container engine beside the machine's own, which stands for that of another machine: it shares no layer with the first. Its steps
+/// have no network.
+final class TestEngine: Sendable {
+    let address: String
+    private let child: Child
+    private let root: String
+
+    /// Whether this machine can have a second engine.
+    static var isPossible: Bool { geteuid() == 0 && ProcessRunner.find("dockerd") != nil }
+
+    init() async throws {
+        root = "/tmp/sciferry-engine-\(getpid())-\(Nonce.hex(bytes: 4))"
+        try Disk.makeDirectory(root)
+        address = "unix://\(root)/socket"
+        let program = ProcessRunner.find("dockerd") ?? "dockerd"
+        child = try Child(
+            program,
+            [
+                "--data-root", "\(root)/data", "--exec-root", "\(root)/run", "--pidfile", "\(root)/pid", "-H", address, "--bridge=none",
+                "--iptables=false",
+            ], log: "\(root)/log")
+        for _ in 0..<150 {
+            let seen = try await ProcessRunner.run(Command("/usr/bin/docker", ["-H", address, "version"], deadlineSeconds: 20))
+            if seen.succeeded { return }
+            try await Task.sleep(for: .milliseconds(200))
+        }
+        throw FarmError(
+            "test.engine", .unavailable,
+            "no second engine answers: \((try? Disk.read("\(root)/log")).map { String(decoding: $0, as: UTF8.self) } ?? "")")
+    }
+
+    deinit {
+        // It ends its containers and the process that serves it first.
+        child.kill(SIGTERM)
+        _ = child.wait()
+        try? Disk.remove(root)
+    }
+}

@@ -104,6 +104,7 @@ let package = Package(
         room(
             "Recipes", ["FarmModel", "Microarchitecture", "SystemIO", "TemplateEngine", yams], resources: [.embedInCode("Templates")]),
         room("TestSuites", ["FarmModel"]),
+        room("Upstream", ["FarmModel", "HTTPTransport"]),
         // Layer 3
         room("ChunkStore", ["FarmModel", "ObjectStorage", "SystemIO", "Zstandard"]),
         room("FarmWire", path: "protocol/Wire", ["FarmMessages", "FarmModel", nioCore, protobuf]),
@@ -143,7 +144,7 @@ let package = Package(
             [
                 "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "HTTPTransport", "ISAProof",
                 "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SiteDelivery", "SystemIO",
-                "WorkerCore", argumentParser,
+                "Upstream", "WorkerCore", argumentParser,
             ]),
         // Layer 6
         .executableTarget(
@@ -211,6 +212,7 @@ let package = Package(
         tests("SingularityImage", ["FarmModel", "Support"]),
         tests("SiteDelivery", ["Attestation", "FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
+        tests("Upstream", ["FarmModel", "HTTPTransport", "Support", "SystemIO"], exclude: ["answers"]),
         tests("WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "Microarchitecture", "Support", "SystemIO", nioCore]),
     ]
 )

@@ -1,3 +1,4 @@
+import Recipes
 import ArgumentParser
 import CoordinatorCore
 import FarmModel
@@ -41,15 +42,19 @@ struct JobsCommand: AsyncParsableCommand {
 struct JobCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "job", abstract: "Show a job: where it stands, why it waits or failed, what came of it.",
-        discussion: "Examples:\n  sciferry job j3 --json\n  sciferry job j3 --packages\n  sciferry job j3 --instructions")
+        discussion:
+            "Examples:\n  sciferry job j3 --json\n  sciferry job j3 --recipe\n  sciferry job j3 --packages\n  sciferry job j3 --instructions"
+    )
 
     @OptionGroup var farm: FarmOptions
     @Argument(help: "The job, for example j3.") var id: String
     @Flag(help: "List what package managers installed in its image.") var packages = false
     @Flag(help: "Tell what its image's machine code needs of the CPU.") var instructions = false
+    @Flag(help: "Print what was submitted: the recipe, its files, its lock and the templates that it uses.") var recipe = false
 
     func run() async throws {
         try await reporting {
+            if recipe { return try await printSubmission() }
             let view: JobView = try await farm.client().get("/api/v1/jobs/\(id)")
             if packages { return try await list(view) }
             if instructions { return try await tell(view) }
@@ -122,6 +127,25 @@ extension JobCommand {
                 "job.record", .notFound, "\(id) has no record of that kind", hint: "name a job that was released: sciferry jobs")
         }
         return try await farm.client().get("/api/v1/records/\(record.object.digest.hex)")
+    }
+
+    /// Texts as they are but for control characters, which could make a terminal show something else; of other files the digest.
+    private func printSubmission() async throws {
+        let submission: Submission = try await farm.client().get("/api/v1/jobs/\(id)/submission")
+        if farm.json { return try Console.json(submission) }
+        let source = try submission.source()
+        let shared = source.collection.files.map { ("collection/\($0.key)", $0.value) }
+        for (path, bytes) in (source.files.map { ($0.key, $0.value) } + shared).sorted(by: { $0.0 < $1.0 }) {
+            Console.print("== \(path)")
+            guard let text = String(validating: bytes, as: UTF8.self) else {
+                Console.print("\(bytes.count) bytes, sha256:\(Digest(hashing: bytes).hex)")
+                continue
+            }
+            Console.print(
+                String(
+                    String.UnicodeScalarView(
+                        text.unicodeScalars.map { $0.value < 0x20 && $0 != "\n" && $0 != "\t" || $0.value == 0x7F ? "\u{FFFD}" : $0 })))
+        }
     }
 
     private func tell(_ view: JobView) async throws {

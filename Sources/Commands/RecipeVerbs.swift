@@ -13,7 +13,7 @@ struct RecipeCommand: AsyncParsableCommand {
         subcommands: [
             RecipeCheckCommand.self, RenderCommand.self, RenderAllCommand.self, RecipeLockCommand.self, RecipeNewCommand.self,
             RecipeDiffCommand.self, RecipeGenerateCommand.self, RecipeGenerateFromJSONCommand.self, RecipeGraphCommand.self,
-            RecipeSchemaCommand.self,
+            RecipeSchemaCommand.self, RecipeUpstreamCommand.self,
         ])
 
     /// What a rendering may be asked for.

@@ -13,7 +13,9 @@ package struct ImageListing: Sendable, Hashable {
     /// Reads a document; throws `listing.invalid`.
     package init(_ bytes: [UInt8]) throws {
         for line in bytes.split(separator: UInt8(ascii: "\n")) {
-            guard let space = line.lastIndex(of: UInt8(ascii: " ")), line[..<space].count(where: { $0 == UInt8(ascii: " ") }) == 6 else {
+            guard line.count < 16_384, line.allSatisfy({ (0x20...0x7E).contains($0) }), facts.count < 2_000_000,
+                let space = line.lastIndex(of: UInt8(ascii: " ")), line[..<space].count(where: { $0 == UInt8(ascii: " ") }) == 6
+            else {
                 throw FarmError("listing.invalid", .corrupt, "a line of the list of an image's files has another form than it should have")
             }
             facts[String(decoding: line[line.index(after: space)...], as: UTF8.self)] = String(decoding: line[..<space], as: UTF8.self)
@@ -101,7 +103,8 @@ package struct CandidateOrigin: Codable, Sendable, Hashable {
     package var builtOn: String
     package var promotedBy: String
     /// How the release relates to it: `bytes` (it is the candidate's image, tested again on a trusted worker), `image` (built again, bit
-    /// for bit the same), `files` (built again, the same files), `differs` (built again, and a releaser has accepted the differences).
+    /// for bit the same), `files` (built again, the same files), `differs` (built again, and a releaser has accepted the differences),
+    /// `uncompared` (built again, and a releaser has accepted that it could not be compared).
     package var equality: String
     package var differenceCount: Int
 
@@ -120,6 +123,7 @@ package struct CandidateOrigin: Codable, Sendable, Hashable {
             case "bytes": "its very image, tested again"
             case "image": "built again, bit for bit the same"
             case "files": "built again, the same files"
+            case "uncompared": "built again, not compared"
             default: "built again, \(differenceCount) files differ"
             }
         return "promoted by \(promotedBy) from a candidate of \(requestedBy), built on \(builtOn): \(words)"

@@ -29,6 +29,8 @@ extension Recipe {
             throw document.fail(
                 "recipe.version", try top.require("version"), "\"\(version)\" is no version", hint: "use letters, digits, dots and hyphens")
         }
+        var settings = try RecipeSettings.read(top["x-sciferry"], in: document)
+        settings.updates = settings.updates ?? RecipeSettings.autoUpdate(top["auto_update"])
         return Recipe(
             name: name, version: version, architectures: try readArchitectures(top), categories: top["categories"],
             description: try readDescription(top), readme: try top.text("readme"), readmeURL: try top.text("readme_url"),
@@ -37,7 +39,7 @@ extension Recipe {
             files: try top.nodes("files").map { try readFile($0, source, in: document) },
             deploy: try top["deploy"].map { try checkedDeploy($0, in: document) },
             programs: try readPrograms(top), runtimeArguments: try top.texts("apptainer_args"),
-            settings: try RecipeSettings.read(top["x-sciferry"], in: document))
+            settings: settings)
     }
 
     private static func readArchitectures(_ top: RecipeMapping) throws -> [String] {

@@ -145,6 +145,15 @@ package enum RecipeSchema {
                 [Key("git", .text, "A repository's https address."), Key("ref", .text, "The tag or branch of this version.")],
                 required: ["git", "ref"]), "The software's source; its commit is locked, and context.commit in expressions."),
         Key(
+            "updates",
+            .mapping(
+                [
+                    Key("kind", .choice(UpstreamSource.Kind.allCases.map(\.rawValue)), "The service."),
+                    Key("name", .text, "What it calls the project; for http a page's address."),
+                    Key("pattern", .text, "A regular expression whose first group is the version."),
+                    Key("prereleases", .flag, "Whether release candidates count."),
+                ], required: ["kind", "name"]), "Where new versions appear."),
+        Key(
             "squashfs",
             .mapping(
                 [

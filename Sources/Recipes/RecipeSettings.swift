@@ -16,6 +16,8 @@ package struct RecipeSettings: Sendable {
     package var instructions = InstructionPolicy.fail
     package var upstream: Upstream?
     package var image = ImageFormat()
+    /// Where new versions appear.
+    package var updates: UpstreamSource?
     /// What the image says of itself, in the order of the recipe.
     package var labels: [(name: String, value: String)] = []
     /// Variables that the build's steps see and the image does not keep.
@@ -56,6 +58,16 @@ package struct RecipeSettings: Sendable {
             _ = try (upstream.requireText("git"), upstream.requireText("ref"))
             settings.upstream = Upstream(git: try upstream.require("git"), reference: try upstream.require("ref"))
         }
+        if let node = block["updates"], !node.isNull {
+            let updates = try RecipeMapping(
+                node, in: document, what: "updates", keys: RecipeSchema.keys(RecipeSchema.settings, under: "updates"))
+            guard let kind: UpstreamSource.Kind = try choice("kind", updates) else {
+                throw document.fail("recipe.missing-key", node, "updates needs the key \"kind\"")
+            }
+            settings.updates = UpstreamSource(
+                kind: kind, name: try updates.requireText("name"), pattern: try updates.text("pattern"),
+                prereleases: try updates.flag("prereleases") ?? false)
+        }
         settings.labels = try pairs("labels", block)
         settings.arguments = try pairs("arguments", block)
         for (name, _) in settings.arguments where !VariableName.isValid(name) || name.hasPrefix("SCIFERRY_") {
@@ -85,6 +97,15 @@ package struct RecipeSettings: Sendable {
                 "recipe.verify", node, "a CPU of \(name) runs none of the recipe's targets, \(targets.joined(separator: ", "))",
                 hint: "name one that does, or add the target")
         }
+    }
+
+    /// What the collection's own key says of where new versions appear; `nil` for a method that is not known.
+    static func autoUpdate(_ node: RecipeNode?) -> UpstreamSource? {
+        func text(_ key: String) -> String? { node?.mapping?.first { $0.key.text == key }?.value.text }
+        guard let kind = text("method").flatMap(UpstreamSource.Kind.init),
+            let name = ["repo", "project", "package", "name", "url"].lazy.compactMap(text).first, !name.isEmpty
+        else { return nil }
+        return UpstreamSource(kind: kind, name: name, pattern: text("pattern"))
     }
 
     private static func targets(_ key: String, _ block: RecipeMapping) throws -> [String] {

@@ -10,7 +10,7 @@ import Testing
         "FarmModel": 1, "HTTPTransport": 1, "Microarchitecture": 1, "Observability": 1, "SingularityImage": 1,
         "SystemIO": 1, "TemplateEngine": 1, "Zstandard": 1,
         "Attestation": 2, "FarmIdentity": 2, "FarmMessages": 2, "ISAProof": 2, "ObjectStorage": 2, "ProcessRunner": 2, "Recipes": 2,
-        "TestSuites": 2,
+        "TestSuites": 2, "Upstream": 2,
         "ChunkStore": 3, "FarmWire": 3, "ImageAssembly": 3, "RegionSync": 3,
         "FarmLink": 4, "SiteDelivery": 4,
         "CoordinatorCore": 5, "CoordinatorWeb": 5, "WorkerCore": 5, "Commands": 5,

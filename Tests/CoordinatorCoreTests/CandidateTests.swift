@@ -54,8 +54,91 @@ import Testing
         #expect(try bench.report("sure").assignments.isEmpty && bench.report("wild").assignments.isEmpty)
         #expect(try words(release, "sure", bench) == "its container engine is also that of wild, which is not trusted with releases")
         #expect(try words(candidate, "wild", bench) == "its container engine is also that of sure, which is trusted with releases")
+        // What it has left in the engine stays there when it is shut out.
         try bench.state.revoke(WorkerName("wild"), now: bench.now)
-        #expect(try bench.report("sure").assignments.map(\.attempt.job) == [release])
+        #expect(try bench.report("sure").assignments.isEmpty)
+        try bench.enrol("other", engine: "clean")
+        #expect(try bench.report("other").assignments.map(\.attempt.job) == [release])
+        // One that does not say what it uses gets nothing where there are two pools, and one that falls silent is the one it was.
+        try bench.enrol("mute")
+        let next = try bench.submit("c")
+        #expect(try bench.report("mute").assignments.isEmpty)
+        #expect(try words(next, "mute", bench)?.hasPrefix("it does not say which container engine it uses") == true)
+        var facts = Bench.facts
+        facts.engineID = nil
+        try bench.state.hello(WorkerName("other"), facts: facts, now: bench.now)
+        #expect(bench.state.workers[WorkerName("other")]?.facts?.engineID == "clean")
+    }
+
+    /// A trusted name that is enrolled anew as untrusted keeps nothing of what it was given, whatever it says.
+    @Test func anotherPoolOrMachineKeepsNothing() throws {
+        var bench = Bench()
+        try bench.enrol("w", engine: "e1")
+        let id = try bench.submit("a")
+        let attempt = try #require(try bench.report("w").assignments.first?.attempt)
+        _ = try bench.report("w", [bench.running(attempt)], slots: 0)
+        try bench.enrol("w", trusted: false, engine: "e2")
+        #expect(bench.state.attempts[attempt]?.state == .lost)
+        _ = try bench.report("w", [bench.running(attempt, .built(Bench.result))])
+        #expect(try bench.job(id).state == .queued && bench.state.publications.isEmpty)
+        // The same after it was shut out and let in again.
+        var other = Bench()
+        try other.enrol("w")
+        let second = try other.submit("a")
+        let lost = try #require(try other.report("w").assignments.first?.attempt)
+        other.now = other.now.adding(seconds: 5)
+        try other.state.revoke(WorkerName("w"), now: other.now)
+        try other.enrol("w")
+        _ = try other.report("w", [other.running(lost, .built(Bench.result))], slots: 0)
+        #expect(try other.job(second).state == .queued)
+    }
+
+    /// What cannot be compared is a releaser's to judge, and holds up nobody else.
+    @Test func whatCannotBeComparedIsLeftToTheReleaser() throws {
+        var (bench, id) = try built()
+        let next = try bench.state.promote(id, PromotionRequest(bytes: false, acceptsDifferences: true), by: "boss", now: bench.now)
+        let attempt = try #require(try bench.report("sure").assignments.first?.attempt)
+        let usual = try bench.submit("k")
+        #expect(try bench.job(usual).joined == nil, "an ordinary build waits for no releaser")
+        _ = try bench.report("sure", [bench.running(attempt, .built(Bench.result))], slots: 0)
+        let record = try #require(bench.state.publications[next])
+        #expect(record.step == .compare)
+        bench.state.publicationFailed(record, FarmError("listing.invalid", .corrupt, "no list"), retrySeconds: 1, now: bench.now)
+        #expect(try bench.job(next).state == .review && bench.job(next).note?.contains("cannot be compared") == true)
+        try bench.state.cancel(next, by: "boss", now: bench.now)
+        #expect(try bench.job(next).state == .cancelled && bench.state.candidates.count == 1)
+        // And the candidate itself may be given up.
+        try bench.state.cancel(id, by: "stranger", now: bench.now)
+        #expect(try bench.state.candidates.isEmpty && bench.job(id).note == "a candidate: given up by stranger")
+        try bench.commit()
+        try bench.checkInvariants()
+    }
+
+    @Test func aPromotionUnderWayEndsWithItsBuilder() throws {
+        var (bench, id) = try built(promotion: .bytes)
+        let next = try bench.state.promote(id, PromotionRequest(bytes: true, acceptsDifferences: false), by: "boss", now: bench.now)
+        #expect(bench.state.publications[next]?.result.records.isEmpty == true)
+        try bench.stored(next)
+        try bench.state.revoke(WorkerName("wild"), now: bench.now)
+        #expect(try bench.job(next).state == .cancelled && bench.state.publications[next]?.step == .done)
+        #expect(bench.state.jobs.values.allSatisfy { $0.kind != .verify || $0.state.isFinal } && bench.state.candidates.isEmpty)
+        try bench.commit()
+        try bench.checkInvariants()
+    }
+
+    /// What a worker of the untrusted pool says must not reach further than its own candidates.
+    @Test func candidatesTeachNothing() throws {
+        var (bench, _) = try built()
+        #expect(try bench.journal.load(recent: 10).histories.isEmpty)
+        var result = Bench.result
+        result.diskBytes = .max
+        let first = try bench.submit("t1", recipe: "r", declaresDisk: false)
+        let attempt = try #require(try bench.report("sure").assignments.first?.attempt)
+        bench.now = bench.now.adding(seconds: 9)
+        _ = try bench.report("sure", [bench.running(attempt, .built(result))], slots: 0)
+        #expect(try bench.job(first).state == .publishing)
+        let second = try bench.submit("t2", recipe: "r", declaresDisk: false)
+        #expect(try bench.job(second).diskBytes < 1 << 47)
     }
 
     @Test func whatHasBeenUntrustedStaysUntrusted() throws {
@@ -102,7 +185,8 @@ import Testing
         bench.crash()
         if accepts {
             #expect(
-                try bench.state.promote(next, PromotionRequest(bytes: false, acceptsDifferences: true), by: "b", now: bench.now) == next)
+                try bench.state.promote(next, PromotionRequest(bytes: false, acceptsDifferences: false), by: "b", now: bench.now) == next)
+            #expect(try bench.job(next).acceptsDifferences == false, "other differences would be others")
             #expect(try bench.job(next).state == .publishing && bench.state.publications[next]?.step == .packs)
             #expect(bench.state.origin(of: try #require(bench.state.publications[next]))?.equality == "differs")
         } else {

@@ -126,6 +126,12 @@ import Testing
         #expect(bench.state.attempts[attempt]?.state == .lost)
         #expect(bench.state.attempts[attempt]?.failure?.message.contains("no further with its preparation") == true)
         #expect(try bench.job(job).state == .queued)
+        // It says once more that it is preparing; that was long enough.
+        bench.now = bench.now.adding(seconds: 2)
+        #expect(try bench.report("w", [preparing(10)], slots: 0).assignments.isEmpty)
+        try bench.enrol("other")
+        #expect(try bench.report("other").assignments.map(\.attempt.job) == [job])
+        #expect(try bench.job(job).setbacks == 1)
     }
 
     @Test func pressureIsReadAsTheKernelWritesIt() {

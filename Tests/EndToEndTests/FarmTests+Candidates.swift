@@ -85,6 +85,22 @@ extension FarmTests {
             try await farm.jobs().allSatisfy { $0.publication.map { $0.step == .done } ?? true }
         }
         for region in ["region-a", "region-b"] { #expect(!Disk.exists("\(farm.home)/regions/\(region)/incoming")) }
+        // A lock that nobody has reviewed is held to what trusted workers have found, and moves nothing.
+        let pinned = try await farm.recipe("pinned", settings: "  network: none")
+        #expect(try await farm.sciferry(["build", pinned]).succeeded)
+        let resolved = try await farm.jobs().filter { $0.job.kind == .resolve }.count
+        let lock = "\(pinned)/sciferry.lock"
+        let text = String(decoding: try Disk.read(lock), as: UTF8.self)
+        let hex = try #require(text.firstMatch(of: /[0-9a-f]{64}/)).output
+        try Disk.replace(lock, with: Array(text.replacing(hex, with: String(repeating: "0", count: 64)).utf8))
+        let forged = try await guest(farm, "contributor", ["build", pinned, "--candidate"])
+        #expect(forged.status == 1 && forged.text.contains("is locked as sha256:0000"), "\(forged.text)")
+        #expect(try await farm.jobs().filter { $0.job.kind == .resolve }.count == resolved)
+        // What is promoted can be read.
+        let shown = try await farm.sciferry(["job", first, "--recipe"])
+        #expect(shown.text.contains("== build.yaml") && shown.text.contains("name: steady"), "\(shown.text)")
+        let strangers = try await guest(farm, "contributor", ["cancel", review])
+        #expect(strangers.status == 77, "\(strangers.text)")
         // A worker that was untrusted does not become trusted.
         let token = try await farm.sciferry(["worker", "token", "w2"]).text.trimmingCharacters(in: .whitespacesAndNewlines)
         let join = try await ProcessRunner.run(

@@ -5,25 +5,33 @@ import Support
 import SystemIO
 
 /// A container engine beside the machine's own, which stands for that of another machine: it shares no layer with the first. Its steps
-/// have no network.
+/// reach nothing but themselves.
 final class TestEngine: Sendable {
     let address: String
     private let child: Child
     private let root: String
+    /// Of its own: one that is told to have none takes the first engine's away.
+    private let bridge: String
 
     /// Whether this machine can have a second engine.
-    static var isPossible: Bool { geteuid() == 0 && ProcessRunner.find("dockerd") != nil }
+    static var isPossible: Bool { geteuid() == 0 && ProcessRunner.find("dockerd") != nil && ProcessRunner.find("ip") != nil }
 
     init() async throws {
         root = "/tmp/sciferry-engine-\(getpid())-\(Nonce.hex(bytes: 4))"
         try Disk.makeDirectory(root)
         address = "unix://\(root)/socket"
+        bridge = "sfb\(Nonce.hex(bytes: 4))"
+        for words in [
+            ["link", "add", bridge, "type", "bridge"], ["addr", "add", "198.51.100.129/28", "dev", bridge], ["link", "set", bridge, "up"],
+        ] {
+            try await ProcessRunner.require(Command("ip", words))
+        }
         let program = ProcessRunner.find("dockerd") ?? "dockerd"
         child = try Child(
             program,
             [
-                "--data-root", "\(root)/data", "--exec-root", "\(root)/run", "--pidfile", "\(root)/pid", "-H", address, "--bridge=none",
-                "--iptables=false",
+                "--data-root", "\(root)/data", "--exec-root", "\(root)/run", "--pidfile", "\(root)/pid", "-H", address, "--bridge", bridge,
+                "--iptables=false", "--ip-forward=false", "--ip-masq=false",
             ], log: "\(root)/log")
         for _ in 0..<150 {
             let seen = try await ProcessRunner.run(Command("/usr/bin/docker", ["-H", address, "version"], deadlineSeconds: 20))
@@ -39,6 +47,7 @@ final class TestEngine: Sendable {
         // It ends its containers and the process that serves it first.
         child.kill(SIGTERM)
         _ = child.wait()
+        _ = try? Child("/usr/sbin/ip", ["link", "del", bridge], log: "/dev/null").wait()
         try? Disk.remove(root)
     }
 }

@@ -47,7 +47,7 @@ package struct Submission: Codable, Sendable, Hashable {
         self.updatesLock = updatesLock
     }
 
-    func source() throws -> RecipeSource {
+    package func source() throws -> RecipeSource {
         func bytes(_ texts: [String: String]) throws -> [String: [UInt8]] {
             try texts.mapValues { text in
                 guard let bytes = Data(base64Encoded: text) else {
@@ -81,7 +81,8 @@ extension Coordinator {
         let blob = try blobs.put(try CanonicalJSON.encode(submission))
         let orders = orders(
             try inputs(
-                of: draft, source, updates: submission.updatesLock, allowsEmulation: submission.allowsEmulation
+                of: draft, source, updates: submission.updatesLock, allowsEmulation: submission.allowsEmulation,
+                isCandidate: submission.isCandidate ?? false
             ).missing, target.family)
         let id = try transition { state in
             var job = state.newJob(
@@ -94,7 +95,9 @@ extension Coordinator {
             // The build job takes its number before the jobs it waits for.
             state.wait(job, for: [])
             let waits = orders.map {
-                Coordinator.resolveJob($0, by: who, allowsEmulation: submission.allowsEmulation ?? false, in: &state)
+                Coordinator.resolveJob(
+                    $0, by: who, allowsEmulation: submission.allowsEmulation ?? false, isCandidate: submission.isCandidate ?? false,
+                    in: &state)
             }
             state.wait(job, for: waits)
             return job.id
@@ -116,7 +119,11 @@ extension Coordinator {
 
     /// - Parameter updates: everything is resolved anew, whatever is known or locked.
     /// - Parameter allowsEmulation: what an emulator bootstrapped will do.
-    private func inputs(of draft: RecipeDraft, _ source: RecipeSource, updates: Bool, allowsEmulation: Bool?) throws -> Inputs {
+    /// - Parameter isCandidate: the lock is that of somebody whom nobody has reviewed: it is held to what trusted workers have resolved,
+    ///   and does not have anything resolved anew.
+    private func inputs(
+        of draft: RecipeDraft, _ source: RecipeSource, updates: Bool, allowsEmulation: Bool?, isCandidate: Bool = false
+    ) throws -> Inputs {
         let lock = try RecipeLock.read(source)
         if !updates { try lock?.check(draft.definition.shared, source) }
         var inputs = Inputs()
@@ -125,6 +132,11 @@ extension Coordinator {
             let resolved = state.inputs[key].flatMap { $0.emulator == nil || allowsEmulation ?? false ? $0 : nil }
             if updates {
                 inputs.missing.append(input)
+            } else if isCandidate {
+                if let resolved { inputs.known[key] = resolved } else { inputs.missing.append(input) }
+                if let pinned = lock?.entry(key), let resolved, pinned.digest != resolved.digest {
+                    inputs.changed.append((pinned, resolved))
+                }
             } else if let pinned = lock?.entry(key) {
                 if isAtHand(pinned) || resolved?.digest == pinned.digest {
                     inputs.known[key] = pinned
@@ -175,14 +187,21 @@ extension Coordinator {
         }
     }
 
-    private static func resolveJob(_ order: ResolveOrder, by who: String, allowsEmulation: Bool, in state: inout FarmState) -> JobID {
+    /// - Parameter isCandidate: only a candidate waits for it, so that it waits for all that is trusted.
+    private static func resolveJob(
+        _ order: ResolveOrder, by who: String, allowsEmulation: Bool, isCandidate: Bool = false, in state: inout FarmState
+    ) -> JobID {
         let key = Digest(hashing: "resolve \(LockedInput.key(kind: order.kind, name: order.name, architecture: order.architecture))")
-        if let there = state.leader(of: JobRecord.lead(key, allowsEmulation: allowsEmulation)) { return there.id }
+        if let there = state.leader(of: JobRecord.lead(key, allowsEmulation: allowsEmulation)) {
+            if !isCandidate { state.hasten(there.id) }
+            return there.id
+        }
         var job = state.newJob(
             kind: .resolve, title: "resolve \(order.name)", recipe: "", version: "", target: order.architecture,
             requestedBy: who, now: .now)
         job.resolve = order
         job.allowsEmulation = allowsEmulation
+        if isCandidate { job.priority = .background }
         state.enqueue(job, key: key, needs: JobNeeds(diskBytes: 2 << 30), now: .now)
         return job.id
     }
@@ -210,7 +229,9 @@ extension Coordinator {
             // What was to be updated has just been resolved.
             var unlocked = source
             if submission.updatesLock { unlocked.files[RecipeLock.fileName] = nil }
-            let inputs = try inputs(of: draft, unlocked, updates: false, allowsEmulation: submission.allowsEmulation)
+            let inputs = try inputs(
+                of: draft, unlocked, updates: false, allowsEmulation: submission.allowsEmulation,
+                isCandidate: submission.isCandidate ?? false)
             if let change = inputs.changed.first { throw RecipeLock.changed(change.locked, now: change.now, in: source) }
             let rendered = try draft.render(lock: inputs.known, suite: try RecipeSuite.read(source))
             for bytes in rendered.blobs.values { try blobs.put(bytes) }
@@ -244,10 +265,19 @@ extension Coordinator {
         return job
     }
 
-    /// Who asked for a job; throws `job.unknown`.
-    package func requester(of id: JobID) throws -> String {
+    /// Whether a job is somebody's own candidate; throws `job.unknown`.
+    package func isCandidate(_ id: JobID, of who: String) throws -> Bool {
         guard let job = state.jobs[id] else { throw FarmState.unknown(id) }
-        return job.requestedBy
+        return job.requestedBy == who && job.isCandidate ?? false
+    }
+
+    /// What was sent with a build; throws `job.unknown` and `job.submission` for a job that was never submitted.
+    package func submission(of id: JobID) throws -> Submission {
+        guard let job = try state.jobs[id] ?? journal.job(id)?.job else { throw FarmState.unknown(id) }
+        guard let blob = job.submission else {
+            throw FarmError("job.submission", .notFound, "\(id) was not submitted: \(job.title)", hint: "name a build")
+        }
+        return try CanonicalJSON.decode(Submission.self, from: try blobs.get(blob), source: "submission of \(id)")
     }
 
     /// Candidates that wait for a decision.

@@ -129,6 +129,10 @@ package struct WorkerDesk: LinkServerDelegate {
             message.size <= kind.largest
         else { throw MessageFailure.meaningless("a wrong upload request") }
         var grant = Sciferry_V1_UploadGrant()
+        // What a build brings of its own must not pass for an input.
+        guard try await coordinator.mayUpload(kind, attempt) else {
+            throw FarmError("upload.refused", .denied, "\(attempt) is no attempt that uploads of kind \(kind.rawValue) belong to")
+        }
         if kind == .input, coordinator.blobs.contains(digest) {
             grant.present = true
             return grant
@@ -202,6 +206,11 @@ extension Coordinator {
             logger.warning("attempt not held", metadata: ["worker.name": "\(worker)", "attempt.id": "\(attempt)"])
             throw FarmError("attempt.not-held", .denied, "the worker \(worker) does not hold attempt \(attempt)")
         }
+    }
+
+    /// Whether uploads of a kind belong to an attempt: inputs to those that resolve, everything else to those that build.
+    func mayUpload(_ kind: UploadKind, _ attempt: AttemptID) throws -> Bool {
+        (kind == .input) == (state.jobs[attempt.job]?.kind == .resolve)
     }
 
     /// Whether an upload may still come in: its attempt is open.

@@ -119,6 +119,9 @@ extension Coordinator {
         state.workers.values.sorted { $0.name < $1.name }.map { worker in
             var shown = worker
             shown.lastSeen = state.lastHeard(worker.name) ?? worker.lastSeen
+            // Whoever knew it could pass for that engine and have its worker left out.
+            shown.facts?.engineID = nil
+            shown.engines = nil
             return WorkerView(
                 worker: shown, connected: sessionIsOpen(worker.name) && state.isConnected(worker.name, now: .now),
                 attempts: state.openAttempts(on: worker.name))

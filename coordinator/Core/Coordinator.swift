@@ -272,9 +272,7 @@ package actor Coordinator {
             case .held: break
             case .compare:
                 guard let candidate = state.jobs[record.job].flatMap(state.candidate(of:)) else {
-                    var next = record
-                    next.step = .packs
-                    return try take(Publisher.StepResult(record: next))
+                    return try transition { $0.review(record, "the candidate that it should be compared with is gone") }
                 }
                 let comparison = try await publisher.compare(record, with: candidate)
                 try transition { $0.compared(record.job, comparison) }

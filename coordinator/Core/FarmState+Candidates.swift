@@ -49,22 +49,26 @@ extension FarmState {
             // A trusted worker tests it before it is released, whatever the recipe asks for.
             next.verifyOn = Set((job.verifyOn ?? []) + [job.target]).sorted()
             put(next)
+            // What the builder says of its image is not for the farm to sign.
+            var result = record.result
+            result.records = []
             put(
                 PublicationRecord(
-                    job: next.id, attempt: record.attempt, plan: record.plan, result: record.result, builtOn: record.builtOn, startedAt: now
+                    job: next.id, attempt: record.attempt, plan: record.plan, result: result, builtOn: record.builtOn, startedAt: now
                 ))
         } else {
             let needs = JobNeeds(
-                diskBytes: job.diskBytes, declaresDisk: false, memoryBytes: job.memoryBytes ?? 0, labels: job.labels ?? LabelWish(),
+                diskBytes: job.diskBytes, declaresDisk: true, memoryBytes: job.memoryBytes ?? 0, labels: job.labels ?? LabelWish(),
                 layers: job.layers ?? [])
+            next.allowsEmulation = job.allowsEmulation
             enqueue(next, key: key, needs: needs, now: now)
+            if jobs[next.id]?.state == .succeeded { drop(record, "the same was released already", now: now) }
         }
         return next.id
     }
 
     private mutating func approve(_ job: JobRecord, by who: String) -> JobID {
         var job = job
-        job.acceptsDifferences = true
         job.state = .publishing
         job.note = "accepted by \(who)"
         put(job)
@@ -77,28 +81,48 @@ extension FarmState {
 
     /// What building a candidate again has shown.
     package mutating func compared(_ id: JobID, _ comparison: ImageComparison) {
-        guard var job = jobs[id], var record = publications[id], record.step == .compare else { return }
+        guard let job = jobs[id], var record = publications[id], record.step == .compare else { return }
         record.comparison = comparison
         if comparison.hasSameFiles || comparison.isSameImage || job.acceptsDifferences ?? false {
             record.step = .packs
+            put(record)
         } else {
-            record.step = .held
-            job.state = .review
-            job.note =
-                "\(comparison.title): sciferry job \(id) lists them, sciferry promote \(id) releases it, sciferry cancel \(id) does not"
-            put(job)
+            review(record, comparison.title)
         }
+    }
+
+    /// Leaves it to a releaser whether what was built again is released.
+    package mutating func review(_ record: PublicationRecord, _ why: String) {
+        guard var job = jobs[record.job], !job.state.isFinal else { return }
+        var record = record
+        record.step = .held
         put(record)
+        job.state = .review
+        job.note = "\(why): sciferry job \(job.id) tells more, sciferry promote \(job.id) releases it, sciferry cancel \(job.id) does not"
+        put(job)
+    }
+
+    /// A candidate's image is not released after all.
+    mutating func endPromotion(_ record: PublicationRecord, _ why: String, now: Timestamp) {
+        guard [.packs, .manifest, .verify].contains(record.step) else { return }
+        var record = record
+        record.step = .done
+        put(record)
+        finish(record.job, .cancelled, note: why, now: now)
+        dropVerification(of: record.job, now: now)
     }
 
     /// What a release says of the candidate behind it.
     package func origin(of record: PublicationRecord) -> CandidateOrigin? {
         guard let job = jobs[record.job], let candidate = job.promotes.flatMap({ jobs[$0] }) else { return nil }
         let isSame = record.attempt.job != record.job
-        guard let builtOn = publications[candidate.id]?.builtOn, isSame || record.comparison != nil else { return nil }
+        let builtOn = publications[candidate.id]?.builtOn ?? "a worker that is not known any more"
         let comparison = record.comparison
         let equality =
-            isSame ? "bytes" : comparison?.isSameImage ?? false ? "image" : comparison?.hasSameFiles ?? false ? "files" : "differs"
+            isSame
+            ? "bytes"
+            : comparison == nil
+                ? "uncompared" : comparison?.isSameImage ?? false ? "image" : comparison?.hasSameFiles ?? false ? "files" : "differs"
         return CandidateOrigin(
             requestedBy: candidate.requestedBy, builtOn: builtOn, promotedBy: job.requestedBy, equality: equality,
             differenceCount: comparison?.count ?? 0)
@@ -108,7 +132,6 @@ extension FarmState {
     package mutating func expireCandidates(now: Timestamp) {
         for record in openPublications
         where record.step == .held && now.seconds(since: record.startedAt) > rules.candidateSeconds
-            && jobs[record.job]?.isCandidate ?? false
             && !table.open.contains(where: { jobs[$0]?.promotes == record.job })
         {
             drop(record, "nobody has promoted it in \(Int(rules.candidateSeconds / 86400)) days", now: now)

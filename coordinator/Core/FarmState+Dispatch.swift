@@ -253,7 +253,10 @@ extension FarmState {
     private func fits(
         _ entry: JobQueue.Entry, _ kind: JobQueue.Kind, _ worker: WorkerRecord, _ facts: HostFacts, isPlain: Bool, now: Timestamp
     ) -> Bool {
-        if entry.diskBytes > facts.diskFreeBytes || entry.memoryBytes > facts.memoryBytes { return false }
+        if entry.memoryBytes > facts.memoryBytes { return false }
+        if entry.diskBytes > facts.diskFreeBytes, jobs[entry.id].map({ diskNeed(of: $0, on: worker.name) > facts.diskFreeBytes }) ?? true {
+            return false
+        }
         if let notBefore = entry.notBefore, notBefore > now { return false }
         if capObstacle(requester: kind.requester, recipe: entry.recipe, isAwaited: kind.isAwaited) != nil { return false }
         if isPlain, entry.avoided.isEmpty { return true }
@@ -320,7 +323,8 @@ extension FarmState {
             for target in work.keys where target.isEmpty || Microarchitecture.runs(host, target) {
                 capacity[target, default: 0] += speed * slots
                 running[target, default: 0] += rest * speed
-                pass.able[target, default: []].append(.init(worker: worker, rest: slots > Double(attempts.count) ? 0 : rest, speed: speed))
+                pass.able[target, default: []].append(
+                    .init(worker: worker, rest: slots > Double(attempts.count) && strain(of: worker) == nil ? 0 : rest, speed: speed))
             }
         }
         var alone: [String: Double] = [:]

@@ -8,7 +8,13 @@ extension FarmState {
             throw FarmError("identity.unknown", .denied, "the farm does not know the worker \(name)")
         }
         try checkAdmitted(worker)
+        let engine = worker.facts?.engineID
         worker.facts = facts
+        // One that does not answer now is the one that answered before.
+        worker.facts?.engineID = facts.engineID ?? engine
+        if !worker.trusted, let engine = worker.facts?.engineID, !(worker.engines ?? []).contains(engine) {
+            worker.engines = ((worker.engines ?? []) + [engine]).suffix(64)
+        }
         worker.lastSeen = now
         // Only a STATE renews leases: a worker that can say hello and no more must not keep its work.
         put(worker)
@@ -65,7 +71,9 @@ extension FarmState {
                 now.seconds(since: max(attempt.movedAt ?? attempt.startedAt, openedAt)) > rules.scheduling.startSeconds
             {
                 let seconds = Int(rules.scheduling.startSeconds)
-                lose(attempt, "the worker \(attempt.worker) has got no further with its preparation for \(seconds) s", now: now)
+                lose(
+                    attempt, "the worker \(attempt.worker) has got no further with its preparation for \(seconds) s",
+                    code: FarmState.stalled, now: now)
             }
         }
     }
@@ -85,11 +93,16 @@ extension FarmState {
     package mutating func revoke(_ name: WorkerName, now: Timestamp) throws {
         guard var worker = workers[name] else { throw FarmState.unknownWorker(name) }
         worker.revoked = true
+        // Should it be admitted again, what it did before is not taken back.
+        worker.enrolledAt = now
         put(worker)
         for attempt in openAttempts(on: name) { lose(attempt, "the worker \(name) was revoked", now: now) }
         // Nobody can tell what it has built.
         for record in openPublications where record.step == .held && record.builtOn == name.rawValue {
             drop(record, "its builder, \(name), was revoked", now: now)
+        }
+        for record in openPublications where record.builtOn == name.rawValue && record.attempt.job != record.job {
+            endPromotion(record, "the candidate's builder, \(name), was revoked", now: now)
         }
     }
 
@@ -105,6 +118,10 @@ extension FarmState {
             throw FarmError(
                 "worker.pool", .denied, "the worker \(name) is of the untrusted pool; what is on its disk must not get into releases",
                 hint: "set the machine up anew and enrol it under another name")
+        }
+        // Another machine, or another pool: what was given to the worker is nobody's now.
+        if let there = workers[name], there.keyDigest != keyDigest || there.trusted != trusted {
+            for attempt in openAttempts(on: name) { lose(attempt, "the worker \(name) was enrolled anew", now: now) }
         }
         var worker = workers[name] ?? WorkerRecord(name: name, trusted: trusted, enrolledAt: now)
         if worker.keyDigest != keyDigest { worker.enrolledAt = now }
@@ -144,7 +161,10 @@ extension FarmState {
 
     /// A worker came back with an attempt whose lease had ended: it keeps it unless a newer one has begun.
     private mutating func readopt(_ attempt: inout AttemptRecord) -> Bool {
-        guard let job = jobs[attempt.id.job], job.state == .queued, job.attempts == attempt.id.number else { return false }
+        guard let job = jobs[attempt.id.job], job.state == .queued, job.attempts == attempt.id.number, let worker = workers[attempt.worker],
+            // Not what it had before it was shut out or enrolled anew, nor what it would not get as it is now, nor what stood still.
+            attempt.startedAt >= worker.enrolledAt, worker.trusted != (job.isCandidate ?? false), attempt.failure?.code != FarmState.stalled
+        else { return false }
         attempt.state = .running
         attempt.finishedAt = nil
         attempt.failure = nil
@@ -170,7 +190,7 @@ extension FarmState {
             let result = attested(result, by: attempt.worker, job)
             var record = PublicationRecord(
                 job: job.id, attempt: attempt.id, plan: plan, result: result, builtOn: attempt.worker.rawValue, startedAt: now)
-            record.step = job.isCandidate ?? false ? .held : candidate(of: job) == nil ? .packs : .compare
+            record.step = job.isCandidate ?? false ? .held : job.promotes == nil ? .packs : .compare
             put(record)
             if job.isCandidate ?? false {
                 finish(job.id, .succeeded, note: "a candidate, tested and not released; sciferry promote \(job.id)", now: now)
@@ -214,10 +234,13 @@ extension FarmState {
         }
     }
 
-    private mutating func lose(_ attempt: AttemptRecord, _ why: String, now: Timestamp) {
+    /// An attempt that stood still is not taken back when its worker speaks of it again.
+    private static let stalled = "attempt.stalled"
+
+    private mutating func lose(_ attempt: AttemptRecord, _ why: String, code: String = "attempt.lost", now: Timestamp) {
         // The end of another may have ended this one too.
         guard attempts[attempt.id]?.isOpen ?? false else { return }
-        let failure = Failure(.infrastructure, code: "attempt.lost", message: why)
+        let failure = Failure(.infrastructure, code: code, message: why)
         remark("attempt lost", ["attempt.id": attempt.id.description, "reason": why])
         end(attempt, .lost, failure: failure, now: now)
         retry(attempt.id.job, failure, now: now)

@@ -35,7 +35,7 @@ extension FarmState {
             return why
         }
         if let why = job.labels?.obstacle(facts.labels ?? []) { return why }
-        if facts.diskFreeBytes < job.diskBytes {
+        if facts.diskFreeBytes < diskNeed(of: job, on: worker.name) {
             let source = ledger.diskBytes(recipe: job.recipe, target: job.target) == job.diskBytes ? ", as earlier builds took up" : ""
             return "has \(FarmState.gib(facts.diskFreeBytes)) GiB free, the job wants \(FarmState.gib(job.diskBytes)) GiB\(source)"
         }
@@ -43,6 +43,12 @@ extension FarmState {
             return "has \(facts.memoryBytes >> 30) GiB of memory, the job wants \(memory >> 30) GiB"
         }
         return nil
+    }
+
+    /// A worker that has the layers already needs room for the image only.
+    func diskNeed(of job: JobRecord, on name: WorkerName) -> Int64 {
+        guard let layers = job.layers, ledger.warmLayers(name, layers) > layers.count / 2 else { return job.diskBytes }
+        return job.diskBytes / 2
     }
 
     private static func gib(_ bytes: Int64) -> String {
@@ -74,11 +80,15 @@ extension FarmState {
         if worker.trusted == isCandidate {
             return isCandidate ? "trusted with releases; candidates are for the untrusted pool" : "not trusted with releases"
         }
-        guard let engine = worker.facts?.engineID, mixedEngines.contains(engine) else { return nil }
-        let other = workers.values.first {
-            $0.name != worker.name && !$0.revoked && $0.trusted != worker.trusted && $0.facts?.engineID == engine
+        guard let engine = worker.facts?.engineID else {
+            return hasUntrusted ? "it does not say which container engine it uses, and there are two pools; upgrade it" : nil
         }
-        return other.map { "its container engine is also that of \($0.name), which is \($0.trusted ? "" : "not ")trusted with releases" }
+        guard mixedEngines.contains(engine) else { return nil }
+        let other = workers.values.sorted { $0.name < $1.name }.first {
+            $0.trusted != worker.trusted && ($0.facts?.engineID == engine || $0.engines?.contains(engine) ?? false)
+        }
+        return
+            "its container engine is also that of \(other?.name.rawValue ?? "another worker"), which is \(worker.trusted ? "not " : "")trusted with releases"
     }
 
     /// A worker on which a job failed gets it again only when no other may have it.

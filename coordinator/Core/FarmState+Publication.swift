@@ -96,6 +96,9 @@ extension FarmState {
             retry(record.job, Failure(.infrastructure, error), now: now)
             return
         }
+        if record.step == .compare, [.invalid, .corrupt, .notFound].contains(error.category) {
+            return review(record, "it cannot be compared with the candidate: \(error.message)")
+        }
         record.notBefore = now.adding(seconds: min(300, retrySeconds * Double(1 << min(record.setbacks - 1, 8))))
         put(record)
         if var job = jobs[record.job], !job.state.isFinal {

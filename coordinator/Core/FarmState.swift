@@ -42,6 +42,8 @@ package struct FarmState: Sendable {
     package internal(set) var workers: [WorkerName: WorkerRecord] = [:]
     /// Container engines that workers of both pools use.
     private(set) var mixedEngines: Set<String> = []
+    /// Whether the farm has, or had, workers of the untrusted pool.
+    private(set) var hasUntrusted = false
     package internal(set) var inputs: [String: LockedInput] = [:]
     package private(set) var releases: [Digest: ReleaseRecord] = [:]
     package internal(set) var channels: [String: ChannelRecord] = [:]
@@ -165,12 +167,19 @@ package struct FarmState: Sendable {
         }
     }
 
+    /// What an engine of the untrusted pool has on its disk stays there when its worker is shut out.
     private mutating func findMixedEngines() {
-        var pools: [String: Set<Bool>] = [:]
-        for worker in workers.values where !worker.revoked {
-            if let engine = worker.facts?.engineID { pools[engine, default: []].insert(worker.trusted) }
-        }
-        mixedEngines = Set(pools.filter { $0.value.count > 1 }.keys)
+        let untrusted = Set(workers.values.filter { !$0.trusted }.flatMap { $0.engines ?? [] })
+        let trusted = Set(workers.values.filter { $0.trusted && !$0.revoked }.compactMap { $0.facts?.engineID })
+        mixedEngines = untrusted.intersection(trusted)
+        hasUntrusted = !untrusted.isEmpty
+    }
+
+    /// Somebody whom it matters to waits for a job that only candidates waited for.
+    package mutating func hasten(_ id: JobID) {
+        guard var job = jobs[id], job.kind == .resolve, job.priority != nil else { return }
+        job.priority = nil
+        put(job)
     }
 
     mutating func put(_ publication: PublicationRecord) {
@@ -285,7 +294,8 @@ package struct FarmState: Sendable {
                 job.diskBytes = needs.declaresDisk ? max(learned, needs.diskBytes) : learned
             }
             job.layers = needs.layers.isEmpty ? nil : needs.layers
-            job.warmth = ledger.warmth(of: needs.layers)
+            let isTrusted = !(job.isCandidate ?? false)
+            job.warmth = ledger.warmth(of: needs.layers) { workers[$0]?.trusted == isTrusted }
         }
         // The leader first: its release is known a step before readers see it.
         if let leader = job.lead.flatMap(leader(of:)), leader.id != job.id {
@@ -330,14 +340,18 @@ package struct FarmState: Sendable {
     /// Stops a job; its worker hears of it at once. Throws when there is nothing left to stop.
     package mutating func cancel(_ id: JobID, by who: String, now: Timestamp) throws {
         guard let job = jobs[id] else { throw FarmState.unknown(id) }
-        guard !job.state.isFinal, job.state != .publishing || job.joined != nil else {
+        let step = publications[id]?.step
+        if job.isCandidate ?? false, let record = publications[id], step == .held {
+            return drop(record, "given up by \(who)", now: now)
+        }
+        guard !job.state.isFinal, job.state != .publishing || job.joined != nil || step == .compare else {
             throw FarmError("job.ended", .conflict, "\(id) is \(job.state.rawValue); there is nothing to cancel")
         }
         if let attempt = table.openAttempt(of: id) { end(attempt, .cancelled, failure: nil, now: now) }
         handLead(of: id, now: now)
         finish(id, .cancelled, note: "cancelled by \(who)", now: now)
         if job.state == .verifying { dropVerification(of: id, now: now) }
-        if job.state == .review, var record = publications[id] {
+        if step == .held || step == .compare, var record = publications[id] {
             record.step = .cleanup
             put(record)
         }

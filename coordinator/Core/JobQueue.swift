@@ -85,7 +85,8 @@ struct JobQueue: Sendable {
 
     mutating func insert(_ job: JobRecord) {
         let kind = Kind(
-            isAwaited: job.kind != .build, isVerification: job.kind == .verify, priority: job.priority ?? .interactive,
+            isAwaited: job.kind == .verify || job.kind == .resolve && job.priority == nil, isVerification: job.kind == .verify,
+            priority: job.priority ?? .interactive,
             requester: job.requestedBy, target: job.needsCPU ? job.target : "",
             allowsEmulation: job.allowsEmulation ?? false, labels: job.labels ?? LabelWish(),
             isCandidate: job.isCandidate ?? false)

@@ -83,7 +83,9 @@ extension JobRecord {
         guard !state.isFinal, joined == nil, let key else { return nil }
         let lead = JobRecord.lead(key, allowsEmulation: allowsEmulation ?? false)
         // What the untrusted pool builds satisfies nobody else's wish.
-        return isCandidate ?? false ? Digest(hashing: "candidate \(lead.hex)") : lead
+        if isCandidate ?? false { return Digest(hashing: "candidate \(lead.hex)") }
+        // Nobody else's wish waits for what a releaser says.
+        return promotes.map { Digest(hashing: "promotion of \($0) \(lead.hex)") } ?? lead
     }
 
     static func lead(_ key: Digest, allowsEmulation: Bool) -> Digest {

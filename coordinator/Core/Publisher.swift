@@ -24,6 +24,9 @@ package struct Publisher: Sendable {
 
     private var first: any ObjectStore { regions[0].store }
 
+    /// Of half a million files or so.
+    private static let longestListing: Int64 = 64 << 20
+
     /// A pack of an earlier image that no region has whole. The worker is not to blame: it was told that the farm has it.
     package struct LostPack: Error, Sendable {
         package var pack: Digest
@@ -175,6 +178,9 @@ package struct Publisher: Sendable {
         guard let object = record.result.records.first(where: { $0.kind == .files })?.object else {
             throw FarmError(
                 "listing.absent", .invalid, "the worker \(record.builtOn) sent no list of the image's files", hint: "upgrade the worker")
+        }
+        guard object.size <= Publisher.longestListing else {
+            throw FarmError("listing.invalid", .corrupt, "the list of files of \(record.builtOn) has \(object.size) bytes")
         }
         let bytes = try await upload(object, of: record.attempt, settled: ImageRecord.key(object.digest))
         return try await Blocking.run { try ImageListing(bytes) }

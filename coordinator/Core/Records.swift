@@ -140,6 +140,8 @@ package struct WorkerRecord: Codable, Sendable, Hashable {
     package var quarantine: String?
     /// How strained it was when it spoke last.
     package var pressure: Pressure?
+    /// Of a worker of the untrusted pool: all container engines that it has ever named.
+    package var engines: [String]?
 
     package init(name: WorkerName, trusted: Bool, enrolledAt: Timestamp) {
         self.name = name

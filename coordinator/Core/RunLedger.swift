@@ -52,11 +52,16 @@ package struct RunLedger: Sendable {
 
     /// Layers that a worker is believed to keep: those of some 64 recipes, about what a disk of 100 GB holds.
     private static let mostWarm = 768
+    /// No build takes up more, whatever a worker says: 64 TiB.
+    private static let mostDisk: Int64 = 1 << 46
 
     init() {}
 
     init(_ histories: [RunHistory], attempts: [AttemptRecord], jobs: [JobID: JobRecord], now: Timestamp) {
-        for history in histories { self.histories[history.key] = history }
+        for var history in histories {
+            history.diskBytes = history.diskBytes.map { max(0, min($0, RunLedger.mostDisk)) }
+            self.histories[history.key] = history
+        }
         for attempt in attempts.sorted(by: { $0.startedAt < $1.startedAt }) {
             guard let job = jobs[attempt.id.job] else { continue }
             began(attempt, job)
@@ -86,7 +91,7 @@ package struct RunLedger: Sendable {
             $0.running += attempt.expectedSeconds ?? 0
             $0.runningCount += 1
         }
-        count(job.recipe, by: 1)
+        count(job, by: 1)
     }
 
     /// Takes an ended attempt into account; what it taught of its recipe, if anything.
@@ -102,17 +107,19 @@ package struct RunLedger: Sendable {
             account.hours[hour, default: 0] += seconds
             account.hours = account.hours.filter { $0.key > hour - 24 }
         }
-        count(job.recipe, by: -1)
+        count(job, by: -1)
         guard job.kind == .build else { return nil }
         if attempt.state == .succeeded || attempt.failure?.failureClass == .recipe { warmed(attempt.worker, job.layers ?? [job.affinity]) }
-        guard learns, attempt.state == .succeeded, seconds > 0 else { return nil }
+        // What the untrusted pool says teaches nothing about other builds.
+        guard learns, attempt.state == .succeeded, seconds > 0, !(job.isCandidate ?? false) else { return nil }
         return learn(job, seconds: seconds * speed)
     }
 
     /// What a build took up is known.
     mutating func measured(_ job: JobRecord, diskBytes: Int64) -> RunHistory? {
         let key = RunHistory.key(job.recipe, job.target)
-        guard var history = histories[key] else { return nil }
+        guard !(job.isCandidate ?? false), var history = histories[key] else { return nil }
+        let diskBytes = max(0, min(diskBytes, RunLedger.mostDisk))
         history.diskBytes = max(diskBytes, (history.diskBytes ?? 0) / 10 * 9)
         set(key, history)
         return history
@@ -145,8 +152,10 @@ package struct RunLedger: Sendable {
 
     /// Of the layers of a build the last that some worker has, or else that of its first step, the first that is worth something;
     /// `nil` for a build whose layers are not known.
-    func warmth(of layers: [UInt64]) -> UInt64? {
-        layers.dropFirst().last { holders[$0] != nil } ?? layers.dropFirst().first ?? layers.first
+    ///
+    /// - Parameter counts: whether a worker could have the build at all.
+    func warmth(of layers: [UInt64], _ counts: (WorkerName) -> Bool) -> UInt64? {
+        layers.dropFirst().last { holders[$0]?.contains(where: counts) ?? false } ?? layers.dropFirst().first ?? layers.first
     }
 
     /// How many of a build's layers a worker has, from the first on.
@@ -176,8 +185,9 @@ package struct RunLedger: Sendable {
         body(&accounts[requester, default: Account()])
     }
 
-    private mutating func count(_ recipe: String, by number: Int) {
-        guard !recipe.isEmpty else { return }
+    private mutating func count(_ job: JobRecord, by number: Int) {
+        let recipe = job.recipe
+        guard !recipe.isEmpty, !(job.isCandidate ?? false) else { return }
         let before = runningRecipes[recipe]
         undo.append(.recipe(recipe, before))
         let after = (before ?? 0) + number

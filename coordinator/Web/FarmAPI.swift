@@ -119,6 +119,10 @@ package struct FarmAPI: Sendable {
             try await require(.reader, request)
             return try json(try await coordinator.jobView(JobID(try context.parameters.require("id"))))
         }
+        router.get("api/v1/jobs/:id/submission") { request, context in
+            try await require(.reader, request)
+            return try json(try await coordinator.submission(of: JobID(try context.parameters.require("id"))))
+        }
         router.get("api/v1/jobs/:id/why") { request, context in
             try await require(.reader, request)
             return try json(try await coordinator.explanation(of: JobID(try context.parameters.require("id"))))
@@ -126,7 +130,7 @@ package struct FarmAPI: Sendable {
         router.post("api/v1/jobs/:id/cancel") { request, context in
             let holder = try await require(.contributor, request)
             let id = JobID(try context.parameters.require("id"))
-            if try await coordinator.requester(of: id) != holder.name { try await require(.maintainer, request) }
+            if try await !coordinator.isCandidate(id, of: holder.name) { try await require(.maintainer, request) }
             try await coordinator.cancel(id, by: holder.name)
             return Response(status: .noContent)
         }

@@ -140,13 +140,26 @@ package struct BuildPipeline: Sendable {
             }
             let path = "\(root)/\(file.path)"
             try Disk.makeDirectory(Disk.parent(of: path))
-            try await context.line.fetch(file.digest, to: path)
+            try await growing(path, file.path, index * 1000 / plan.context.count) { try await context.line.fetch(file.digest, to: path) }
             chmod(path, file.executable ? 0o755 : 0o644)
             // The engine's cache looks at times as little as it looks at owners; equal bytes must give equal layers.
             var times = [timeval(tv_sec: 0, tv_usec: 0), timeval(tv_sec: 0, tv_usec: 0)]
             utimes(path, &times)
         }
         try Disk.replace("\(directory)/Dockerfile", with: Array(plan.dockerfile.utf8))
+    }
+
+    /// Says now and then how large a file has become while `body` writes it.
+    private func growing(_ path: String, _ name: String, _ permille: Int, _ body: () async throws -> Void) async throws {
+        let context = context
+        let teller = Task {
+            while true {
+                try await Task.sleep(for: .seconds(30))
+                await context.report(.prepare, permille, "\(name), \((Disk.size(path) ?? 0) >> 20) MiB")
+            }
+        }
+        defer { teller.cancel() }
+        try await body()
     }
 
     func cleanUp() async {

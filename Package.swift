@@ -178,9 +178,9 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "Attestation", "ChunkStore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof", "ImageAssembly", "Microarchitecture",
-                "Recipes",
-                "SingularityImage", "Support", "SystemIO", "TemplateEngine", "WorkerCore", nioCore,
+                "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof", "ImageAssembly",
+                "Microarchitecture", "Recipes", "SingularityImage", "Support", "SystemIO", "TemplateEngine", "Upstream", "WorkerCore",
+                nioCore,
             ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),
         .testTarget(
             name: "ArchitectureTests", dependencies: ["ProcessRunner", "Support"], path: "Tests/ArchitectureTests",

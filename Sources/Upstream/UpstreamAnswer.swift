@@ -66,7 +66,8 @@ package enum UpstreamAnswer {
                 var upcoming_release: Bool?
             }
             return try list(Item.self, bytes, source).map { UpstreamRelease($0.tag_name, isPrerelease: $0.upcoming_release ?? false) }
-        case .gitTag: return try tags(bytes, source).map { UpstreamRelease($0) }
+        case .gitTag:
+            do { return try GitReferences(bytes).tags.map { UpstreamRelease($0) } } catch { throw strange(source, "\(error)") }
         case .bitbucketTag:
             struct Page: Decodable {
                 struct Item: Decodable { var name: String }
@@ -174,33 +175,6 @@ package enum UpstreamAnswer {
             if isWanted, line.hasPrefix("\(name):") { return line.dropFirst(name.count + 1).trimmingCharacters(in: .whitespaces) }
         }
         throw strange(source, "no \(name)\(package.map { " of \($0)" } ?? "")")
-    }
-
-    /// Tags of a repository as git's own protocol lists them (gitprotocol-http(5), gitprotocol-v2(5): the answer to version 0).
-    private static func tags(_ bytes: [UInt8], _ source: UpstreamSource) throws -> [String] {
-        guard bytes.count > 4, String(decoding: bytes.prefix(64), as: UTF8.self).contains("# service=git-upload-pack") else {
-            throw strange(source, "no list of references")
-        }
-        var found: Set<String> = []
-        var position = 0
-        while position + 4 <= bytes.count {
-            guard let length = Int(String(decoding: bytes[position..<position + 4], as: UTF8.self), radix: 16) else {
-                throw strange(source, "a broken line")
-            }
-            if length < 4 {
-                position += 4
-                continue
-            }
-            guard position + length <= bytes.count else { throw strange(source, "a list that breaks off") }
-            let line = String(
-                decoding: bytes[position + 4..<position + length].prefix { $0 != 0 && $0 != UInt8(ascii: "\n") }, as: UTF8.self)
-            if let range = line.range(of: " refs/tags/") {
-                // `^{}` is what an annotated tag stands for.
-                found.insert(String(line[range.upperBound...].replacingOccurrences(of: "^{}", with: "")))
-            }
-            position += length
-        }
-        return found.sorted()
     }
 
     /// The project's own version in one of Debian's: without epoch and revision (Debian Policy 5.6.12).

@@ -90,6 +90,9 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
         let jobs = [job(1, .succeeded, key: Digest(hashing: "old")), job(12, .running, key: key)]
         let attempt = AttemptRecord(
             id: AttemptID(job: JobID("j12"), number: 1), worker: WorkerName("w"), state: .running, startedAt: Timestamp(seconds: 2))
+        let publication = PublicationRecord(
+            job: JobID("j1"), attempt: AttemptID(job: JobID("j1"), number: 1), plan: key, result: Bench.result, builtOn: "w",
+            startedAt: Timestamp(seconds: 3))
         let old = try DatabaseQueue(path: path)
         try SQLiteJournal.migrator.migrate(old, upTo: "2")
         try old.write { database in
@@ -103,11 +106,15 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
             }
             try database.execute(
                 sql: "INSERT INTO attempts VALUES ('j12', 1, 'j12', ?)", arguments: [Data(try CanonicalJSON.encode(attempt))])
+            try database.execute(
+                sql: "INSERT INTO publications (job, done, body) VALUES ('j1', 0, ?)",
+                arguments: [Data(try CanonicalJSON.encode(publication))])
         }
         try old.close()
         let journal = try SQLiteJournal(path: path)
         let snapshot = try journal.load(recent: 0)
-        #expect(snapshot.jobs == [jobs[1]] && snapshot.attempts == [attempt] && snapshot.nextNumber == 13)
+        #expect(snapshot.jobs == jobs && snapshot.attempts == [attempt] && snapshot.nextNumber == 13)
+        #expect(snapshot.publications == [publication])
         #expect(try journal.job(JobID("j1"))?.job == jobs[0])
         #expect(throws: FarmError.self) { try journal.commit([.job(job(13, .queued, key: key))]) }
         for name in ["j012", "x12", "j-1", "12"] { #expect(try journal.job(JobID(name)) == nil, "\(name)") }

@@ -115,3 +115,24 @@ import Testing
         #expect(long.count == 900 && long.differences.count == 500)
     }
 }
+
+@Suite struct GitReferencesTests {
+    private func line(_ text: String) -> String {
+        let length = String(text.utf8.count + 4, radix: 16)
+        return String(repeating: "0", count: 4 - length.count) + length + text
+    }
+
+    @Test func tagsComeBeforeBranchesAndPeeledOnesFirst() throws {
+        let ids = ["1", "2", "3", "4"].map { String(repeating: $0, count: 40) }
+        let text =
+            line("# service=git-upload-pack\n") + "0000" + line("\(ids[0]) HEAD\0multi_ack agent=git/2\n")
+            + line("\(ids[0]) refs/heads/main\n") + line("\(ids[1]) refs/tags/v1\n") + line("\(ids[2]) refs/tags/v1^{}\n")
+            + line("\(ids[3]) refs/heads/v1\n") + "0000"
+        let references = try GitReferences(Array(text.utf8))
+        #expect(references.commit(of: "v1") == ids[2] && references.commit(of: "main") == ids[0] && references.commit(of: "v2") == nil)
+        #expect(references.tags == ["v1"])
+        for broken in ["<html>", "00", "ffff", "0003x", line("zz refs/heads/main\n")] {
+            #expect(throws: FarmError.self) { try GitReferences(Array(broken.utf8)) }
+        }
+    }
+}

@@ -56,6 +56,17 @@ extension FuzzTarget {
         case .references:
             let id = String(repeating: "a", count: 40)
             return [Array("001e# service=git-upload-pack\n00000033\(id) HEAD\u{0}x\n003d\(id) refs/tags/v1\n0000".utf8)]
+        case .upstream:
+            return try UpstreamSource.Kind.allCases.enumerated().map { index, kind in
+                [UInt8(index)] + (try Repository.file("Tests/UpstreamTests/answers/\(kind.rawValue)"))
+            }
+        case .listing:
+            var listing = ImageListing()
+            listing.add(
+                Array("/usr/bin/a b".utf8), kind: "f", mode: 0o755, owner: 0, group: 0, size: "12", content: Digest(hashing: "c").hex)
+            listing.add(Array("/dev/null".utf8), kind: "c", mode: 0o666, owner: 0, group: 0, size: "1:3")
+            return [listing.bytes]
+        case .cron: return ["30 2 * * 1-5", "*/15 0-23/2 1,15 jan,jul *", "@weekly"].map { Array($0.utf8) }
         case .packages:
             return [
                 "Package: a\nStatus: install ok installed\nVersion: 1\n\nP:b\nV:2\n", "ref: refs/heads/main\n",

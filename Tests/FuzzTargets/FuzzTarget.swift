@@ -1,5 +1,6 @@
 import Attestation
 import ChunkStore
+import CoordinatorCore
 import FarmIdentity
 import FarmModel
 import FarmWire
@@ -14,6 +15,7 @@ import SingularityImage
 import Support
 import SystemIO
 import TemplateEngine
+import Upstream
 import WorkerCore
 
 /// Parsers of bytes from outside, each as one function that must end in a value or a typed error, whatever it is given.
@@ -39,6 +41,12 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case neurodocker
     /// A git server's list of references.
     case references
+    /// What services say of versions: the first byte chooses the service.
+    case upstream
+    /// A worker's list of an image's files, compared with another.
+    case listing
+    /// A schedule.
+    case cron
     /// What package managers leave in images.
     case packages
     /// A program or library, and where its code leads.
@@ -82,6 +90,18 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
             let recipe = try Recipe.read(source)
             _ = try RecipeDraft(recipe, source, target: try recipe.target("")).dockerfile(standalone: true)
         case .references: _ = try GitReferences(bytes).commit(of: "v1")
+        case .upstream:
+            let kinds = UpstreamSource.Kind.allCases
+            let source = UpstreamSource(kind: kinds[Int(bytes.first ?? 0) % kinds.count], name: "edgeR")
+            _ = try UpstreamWatch.choose(try UpstreamAnswer.releases(Array(bytes.dropFirst()), source), source, current: "1.0")
+        case .listing:
+            let listing = try ImageListing(bytes)
+            guard try ImageListing(listing.bytes) == listing else { fatalError("a list is read as another") }
+            _ = ImageComparison(candidate: Digest(hashing: "a"), rebuilt: Digest(hashing: "b"), ImageListing(), listing)
+        case .cron:
+            let expression = try CronExpression(String(decoding: bytes.prefix(200), as: UTF8.self), zone: "Europe/Berlin")
+            let start = Timestamp(seconds: 1_790_000_000)
+            if let next = expression.next(after: start), next <= start { fatalError("it is due before it is asked for") }
         case .packages: try FuzzTarget.packages(bytes)
         case .elf:
             guard let target = Microarchitecture.named("x86_64") else { return }

@@ -34,8 +34,7 @@ struct RecipeUpstreamCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let token = ProcessInfo.processInfo.environment["SCIFERRY_GITHUB_TOKEN"]
-            let origin = ProcessInfo.processInfo.environment["SCIFERRY_UPSTREAM_FOR_TESTS"]
-            let watch = UpstreamWatch(client: HTTPClient(), githubToken: token, origin: origin)
+            let watch = UpstreamWatch(client: HTTPClient(), githubToken: token)
             var rows: [Row] = []
             for path in recipes { rows.append(try await row(path, watch)) }
             if json { return try Console.json(rows) }

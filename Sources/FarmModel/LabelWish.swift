@@ -36,11 +36,8 @@ package struct LabelWish: Codable, Sendable, Hashable {
 
     /// Whether a word may be a label.
     package static func isLabel(_ text: String) -> Bool {
-        !text.isEmpty && text.utf8.count <= 63 && text.first != "-" && text.first != "."
-            && text.utf8.allSatisfy {
-                UInt8(ascii: "a")...UInt8(ascii: "z") ~= $0 || UInt8(ascii: "0")...UInt8(ascii: "9") ~= $0 || $0 == UInt8(ascii: "-")
-                    || $0 == UInt8(ascii: ".")
-            }
+        guard let first = text.utf8.first, first.isAlphanumeric, text.utf8.count <= 63 else { return false }
+        return text == text.lowercased() && text.utf8.allSatisfy { $0.isAlphanumeric || "-.".utf8.contains($0) }
     }
 }
 

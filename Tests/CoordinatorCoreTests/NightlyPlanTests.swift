@@ -6,7 +6,7 @@ import Testing
 @Suite struct NightlyPlanTests {
     private func subject(
         _ recipe: String, _ reasons: [NightlyReason], hours: Double = 1, obstacle: String? = nil,
-        failures: (count: Int, message: String, isSame: Bool)? = nil
+        failures: NightlySubject.Failures? = nil
     ) -> NightlySubject {
         NightlySubject(
             recipe: recipe, version: "1", target: "x86_64", reasons: reasons, hours: hours, obstacle: obstacle, failures: failures)
@@ -20,8 +20,8 @@ import Testing
                 subject("mended", [.advisories(["CVE-1", "CVE-2"])]), subject("new", [.upstream(version: "2", label: "v2")]),
                 subject("edited", [.recipeChanged, .baseMoved(name: "debian:12")]),
                 subject("far", [.neverBuilt], obstacle: "no worker has its CPU"),
-                subject("broken", [.age(days: 99)], failures: (3, "step 4 failed", true)),
-                subject("mendable", [.recipeChanged], failures: (9, "step 4 failed", false)),
+                subject("broken", [.age(days: 99)], failures: .init(count: 3, message: "step 4 failed", isSame: true)),
+                subject("mendable", [.recipeChanged], failures: .init(count: 9, message: "step 4 failed", isSame: false)),
             ], rules: .init())
         #expect(plan.entries.map(\.recipe) == ["mended", "edited", "mendable", "new", "moved", "old", "broken", "far", "fresh"])
         #expect(plan.entries.map(\.decision) == [.build, .build, .build, .candidate, .build, .build, .skip, .skip, .skip])

@@ -205,7 +205,7 @@ extension FarmState {
 
     /// Whether any job of a class could go to a worker.
     private func mayServe(_ kind: JobQueue.Kind, _ worker: WorkerRecord, _ facts: HostFacts) -> Bool {
-        poolObstacle(worker, isCandidate: kind.isCandidate) == nil
+        isOfPool(worker, isCandidate: kind.isCandidate)
             && (kind.labels.isEmpty || kind.labels.obstacle(facts.labels ?? []) == nil)
             && (isPlain(kind, facts) || kind.isVerification || kind.allowsEmulation)
     }

@@ -74,16 +74,21 @@ extension FarmState {
         return worker.refusal.isEmpty ? nil : worker.refusal
     }
 
+    /// Whether a worker is of the pool that a job is for; `poolObstacle` says why not.
+    func isOfPool(_ worker: WorkerRecord, isCandidate: Bool) -> Bool {
+        worker.trusted != isCandidate && worker.facts?.engineID.map { !mixedEngines.contains($0) } ?? !hasUntrusted
+    }
+
     /// Why a worker is not of the pool that a job is for. Layers of one pool must not get into images of the other, so an engine that
     /// both pools use is used by neither.
     func poolObstacle(_ worker: WorkerRecord, isCandidate: Bool) -> String? {
+        if isOfPool(worker, isCandidate: isCandidate) { return nil }
         if worker.trusted == isCandidate {
             return isCandidate ? "trusted with releases; candidates are for the untrusted pool" : "not trusted with releases"
         }
         guard let engine = worker.facts?.engineID else {
-            return hasUntrusted ? "it does not say which container engine it uses, and there are two pools; upgrade it" : nil
+            return "it does not say which container engine it uses, and there are two pools; upgrade it"
         }
-        guard mixedEngines.contains(engine) else { return nil }
         let other = workers.values.sorted { $0.name < $1.name }.first {
             $0.trusted != worker.trusted && ($0.facts?.engineID == engine || $0.engines?.contains(engine) ?? false)
         }
@@ -117,7 +122,7 @@ extension FarmState {
         workers.values.filter { other in
             guard let between = other.facts.flatMap({ Microarchitecture.named($0.target) }) else { return false }
             guard between < host, between >= target, !(job.avoided ?? []).contains(other.name) else { return false }
-            let isOfPool = poolObstacle(other, isCandidate: job.isCandidate ?? false) == nil
+            let isOfPool = isOfPool(other, isCandidate: job.isCandidate ?? false)
             return inability(job, other, now: now) == nil || isOfPool && mayBeBack(other, now: now)
         }.min { $0.name < $1.name }
     }
@@ -141,7 +146,7 @@ extension FarmState {
                 "its CPU (\(facts.target)) cannot run \(target), only emulate it, \(cost) times slower, which was not allowed (--emulated)"
         }
         let able = workers.values.sorted { $0.name < $1.name }.filter { other in
-            poolObstacle(other, isCandidate: job.isCandidate ?? false) == nil && !other.revoked
+            isOfPool(other, isCandidate: job.isCandidate ?? false) && !other.revoked
                 && other.facts.flatMap { Microarchitecture.named($0.target) }?.dominates(target) ?? false
         }
         if let native = able.first(where: { inability(job, $0, now: now) == nil }) {

@@ -21,6 +21,7 @@ extension FarmState {
         {
             record.step = .cleanup
             put(record)
+            if let candidate = candidate(of: job) { drop(candidate, "released by \(there.job)", now: now) }
             return finish(job.id, .succeeded, release: there.digest, note: "\(there.job) has built the same meanwhile", now: now)
         }
         put(record)

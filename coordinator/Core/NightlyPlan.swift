@@ -47,6 +47,20 @@ package enum NightlyReason: Codable, Sendable, Hashable {
 
 /// A recipe for one CPU target, as a night finds it.
 package struct NightlySubject: Sendable, Hashable {
+    /// Builds that failed in a row.
+    package struct Failures: Sendable, Hashable {
+        package var count: Int
+        package var message: String
+        /// Nothing has changed since.
+        package var isSame: Bool
+
+        package init(count: Int, message: String, isSame: Bool) {
+            self.count = count
+            self.message = message
+            self.isSame = isSame
+        }
+    }
+
     package var recipe: String
     package var version: String
     package var target: String
@@ -56,13 +70,13 @@ package struct NightlySubject: Sendable, Hashable {
     /// Why it cannot be built at all, if it cannot.
     package var obstacle: String?
     /// The last build, if that failed: how many failed like it in a row, and whether anything has changed since.
-    package var failures: (count: Int, message: String, isSame: Bool)?
+    package var failures: Failures?
     /// What could not be found out.
     package var doubts: [String]
 
     package init(
         recipe: String, version: String, target: String, reasons: [NightlyReason], hours: Double, obstacle: String? = nil,
-        failures: (count: Int, message: String, isSame: Bool)? = nil, doubts: [String] = []
+        failures: Failures? = nil, doubts: [String] = []
     ) {
         self.recipe = recipe
         self.version = version
@@ -72,18 +86,6 @@ package struct NightlySubject: Sendable, Hashable {
         self.obstacle = obstacle
         self.failures = failures
         self.doubts = doubts
-    }
-
-    package static func == (one: NightlySubject, other: NightlySubject) -> Bool {
-        (one.recipe, one.version, one.target, one.reasons, one.hours) == (
-            other.recipe, other.version, other.target, other.reasons, other.hours
-        )
-    }
-
-    package func hash(into hasher: inout Hasher) {
-        hasher.combine(recipe)
-        hasher.combine(version)
-        hasher.combine(target)
     }
 }
 

@@ -30,24 +30,27 @@ package struct DockerEngine: Sendable {
         return Command(program, arguments, environment: environment, deadlineSeconds: deadlineSeconds, silenceSeconds: silenceSeconds)
     }
 
-    /// What the engine can do, as labels; nothing of one that does not answer.
-    package func labels() async -> [String] {
-        let format = "{{.Driver}} cgroup{{.CgroupVersion}}{{range $name, $_ := .Runtimes}} {{$name}}{{end}}"
-        guard let seen = try? await ProcessRunner.run(command(["info", "--format", format], deadlineSeconds: 20)), seen.succeeded,
-            let line = seen.text.split(separator: "\n").last
-        else { return [] }
-        let words = line.split(separator: " ").map(String.init)
-        guard words.count >= 2 else { return [] }
-        let runtimes = words.dropFirst(2).map { "runtime-\($0.lowercased())" }
-        return (["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes).filter(LabelWish.isLabel)
+    /// What an engine says of itself.
+    package struct Facts: Sendable, Hashable {
+        /// What it can do.
+        package var labels: [String]
+        /// What tells its store of layers from every other one: two engines of a machine may have the same name, and never the same
+        /// directory.
+        package var identity: String
     }
 
-    /// What tells the engine's store of layers from every other one; `nil` when it does not answer. Two engines of a machine may have the
-    /// same name, and never the same directory.
-    package func identity() async -> String? {
-        let format = command(["info", "--format", "{{.ID}} {{.DockerRootDir}}"], deadlineSeconds: 20)
-        guard let seen = try? await ProcessRunner.run(format), seen.succeeded else { return nil }
-        return seen.text.split(separator: "\n").last.map(String.init)
+    /// Asks the engine about itself; `nil` when it does not answer.
+    package func facts() async -> Facts? {
+        let format = "{{.ID}} {{.DockerRootDir}}\t{{.Driver}} cgroup{{.CgroupVersion}}{{range $name, $_ := .Runtimes}} {{$name}}{{end}}"
+        guard let seen = try? await ProcessRunner.run(command(["info", "--format", format], deadlineSeconds: 20)), seen.succeeded,
+            let line = seen.text.split(separator: "\n").last
+        else { return nil }
+        let parts = line.split(separator: "\t", maxSplits: 1)
+        let words = (parts.last ?? "").split(separator: " ").map(String.init)
+        guard parts.count == 2, words.count >= 2 else { return nil }
+        let runtimes = words.dropFirst(2).map { "runtime-\($0.lowercased())" }
+        let labels = ["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes
+        return Facts(labels: labels.filter(LabelWish.isLabel), identity: String(parts[0]))
     }
 
     /// Bytes of all layers of an image.

@@ -198,8 +198,9 @@ package actor WorkerAgent {
     private func askEngine() async throws {
         let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
         facts.engine = (try? await engine.version()) ?? "none"
-        facts.engineID = await engine.identity()
-        facts.labels = Set(ownLabels + (await engine.labels())).sorted()
+        let said = await engine.facts()
+        facts.engineID = said?.identity
+        facts.labels = Set(ownLabels + (said?.labels ?? [])).sorted()
         engineAskedAt = .now
     }
 

@@ -122,15 +122,15 @@ let package = Package(
             "CoordinatorCore", path: "coordinator/Core",
             [
                 "Attestation", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "HTTPTransport",
-                "Microarchitecture", "ObjectStorage", "Recipes", "RegionSync", "SiteDelivery", "SystemIO", crypto, grdb,
-                logging, nioCore, nioPosix, nioSSL, protobuf,
+                "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SiteDelivery", "SystemIO", "Upstream",
+                crypto, grdb, logging, nioCore, nioPosix, nioSSL, protobuf,
             ]),
         room(
             "WorkerCore", path: "worker/Core",
             [
                 "CLinux", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
                 "ISAProof", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "SiteDelivery", "SystemIO",
-                "TestSuites", logging,
+                "TestSuites", "Upstream", logging,
                 nioCore, nioPosix, nioSSL, protobuf,
             ], resources: [.embedInCode("Resources/failure-classes.txt")]),
         room(

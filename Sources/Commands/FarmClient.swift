@@ -53,14 +53,19 @@ struct FarmClient: Sendable {
         throw FarmError("client.token", .usage, "\(name) is not set", hint: "ask an operator: sciferry access NAME --role maintainer")
     }
 
-    func get<Value: Decodable>(_ path: String, _ type: Value.Type = Value.self) async throws -> Value {
-        try CanonicalJSON.decode(type, from: try await send("GET", path, .none, tries: 5).body, source: "the coordinator's answer")
+    /// - Parameter stallSeconds: how long the coordinator may think without a word.
+    func get<Value: Decodable>(_ path: String, _ type: Value.Type = Value.self, stallSeconds: Int = 60) async throws -> Value {
+        try CanonicalJSON.decode(
+            type, from: try await send("GET", path, .none, tries: 5, stallSeconds: stallSeconds).body, source: "the coordinator's answer")
     }
 
-    func post<Value: Decodable>(_ path: String, _ body: some Encodable, _ type: Value.Type = Value.self) async throws -> Value {
+    func post<Value: Decodable>(_ path: String, _ body: some Encodable, _ type: Value.Type = Value.self, stallSeconds: Int = 60)
+        async throws -> Value
+    {
         let bytes = try CanonicalJSON.encode(body)
         return try CanonicalJSON.decode(
-            type, from: try await send("POST", path, .bytes(bytes), tries: 1).body, source: "the coordinator's answer")
+            type, from: try await send("POST", path, .bytes(bytes), tries: 1, stallSeconds: stallSeconds).body,
+            source: "the coordinator's answer")
     }
 
     func post(_ path: String) async throws { _ = try await send("POST", path, .bytes([]), tries: 1) }
@@ -83,9 +88,10 @@ struct FarmClient: Sendable {
             authority: authority, stallSeconds: stallSeconds, responseLimit: 256 << 20)
     }
 
-    private func send(_ method: String, _ path: String, _ body: HTTPBody, tries: Int) async throws -> HTTPResponse {
+    private func send(_ method: String, _ path: String, _ body: HTTPBody, tries: Int, stallSeconds: Int = 60) async throws -> HTTPResponse {
         do {
-            let response = try await http.performRetrying(request(method, path, body), policy: RetryPolicy(attempts: tries))
+            let response = try await http.performRetrying(
+                request(method, path, body, stallSeconds: stallSeconds), policy: RetryPolicy(attempts: tries))
             guard response.isSuccess else { throw response.refusal }
             return response
         } catch let error as FarmError where error.code == "http.unreachable" {

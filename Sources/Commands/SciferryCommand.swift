@@ -23,7 +23,7 @@ package struct SciferryCommand: AsyncParsableCommand {
         version: Program.version,
         subcommands: [
             InitCommand.self, UpCommand.self, DownCommand.self, BuildCommand.self, JobsCommand.self, JobCommand.self, WhyCommand.self,
-            CandidatesCommand.self, PromoteCommand.self,
+            CandidatesCommand.self, PromoteCommand.self, NightlyCommand.self,
             LogsCommand.self, CancelCommand.self, WorkersCommand.self, WorkerCommand.self, RecipeCommand.self,
             PullCommand.self, InstallCommand.self, UninstallCommand.self, ListCommand.self, ShowCommand.self,
             SyncCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self,

@@ -20,7 +20,7 @@ package enum CanonicalJSON {
         return String(decoding: try encoder.encode(value), as: UTF8.self)
     }
 
-    /// Reads a value; throws `json.invalid`, naming `source`, when the bytes do not hold one.
+    /// Reads a value; throws `json.invalid`, naming `source`, when the bytes do not hold one, and what the value itself has against them.
     package static func decode<Value: Decodable>(
         _ type: Value.Type = Value.self, from bytes: some Sequence<UInt8>, source: String
     ) throws -> Value {
@@ -28,6 +28,8 @@ package enum CanonicalJSON {
             return try JSONDecoder().decode(type, from: Data(bytes))
         } catch let error as DecodingError {
             throw FarmError("json.invalid", .invalid, "\(source) is not what it should be: \(explain(error))")
+        } catch let error as FarmError {
+            throw FarmError(error.code, error.category, "\(source): \(error.message)", hint: error.hint)
         } catch {
             throw FarmError("json.invalid", .invalid, "\(source) is no valid JSON", cause: error)
         }

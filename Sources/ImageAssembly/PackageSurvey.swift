@@ -5,6 +5,8 @@ import Foundation
 package struct PackageSurvey {
     /// Found so far.
     package private(set) var packages: [InstalledPackages.Package] = []
+    /// What the image says it is.
+    package private(set) var distribution: InstalledPackages.Distribution?
     /// Whether the image has a database of RPM, which only its own program reads.
     package private(set) var hasRPM = false
 
@@ -42,10 +44,12 @@ package struct PackageSurvey {
     }
 
     static func isWanted(_ path: [String]) -> Bool {
+        if path == ["etc", "os-release"] { return true }
         guard path.count >= 3, let name = path.last else { return false }
         let directory = path[path.count - 2]
         return switch name {
         case "status": path == ["var", "lib", "dpkg", "status"]
+        case "os-release": path == ["usr", "lib", "os-release"]
         case "installed": path == ["lib", "apk", "db", "installed"]
         case "METADATA": directory.hasSuffix(".dist-info")
         case "PKG-INFO": directory.hasSuffix(".egg-info")
@@ -68,6 +72,8 @@ package struct PackageSurvey {
             }
             guard let record = try? JSONDecoder().decode(Record.self, from: Data(text.utf8)) else { return }
             add("conda", record.name, record.build.map { "\(record.version)=\($0)" } ?? record.version)
+        } else if name == "os-release" {
+            distribution = InstalledPackages.Distribution(osRelease: text) ?? distribution
         } else if name == "installed" {
             for stanza in PackageSurvey.stanzas(text) { add("apk", stanza["P"], stanza["V"]) }
         } else if name == "METADATA" || name == "PKG-INFO" || name.hasSuffix(".egg-info") {
@@ -78,7 +84,10 @@ package struct PackageSurvey {
             add("r", stanza["Package"], stanza["Version"])
         } else {
             for stanza in PackageSurvey.stanzas(text) where stanza["Status"]?.hasSuffix(" installed") ?? true {
-                add("dpkg", stanza["Package"], stanza["Version"])
+                // "Source: glibc (2.36-9)", the version where it is another than the package's.
+                let source = stanza["Source"]?.split(separator: " ", maxSplits: 1)
+                let version = source.flatMap { $0.count > 1 ? $0[1].trimmingCharacters(in: .init(charactersIn: "() ")) : nil }
+                add("dpkg", stanza["Package"], stanza["Version"], source: source?.first.map(String.init), sourceVersion: version)
             }
         }
     }
@@ -98,11 +107,13 @@ package struct PackageSurvey {
         add("git", origin.map { String($0.dropFirst(6)) } ?? "/\(directory.dropLast().joined(separator: "/"))", commit)
     }
 
-    private mutating func add(_ manager: String, _ name: String?, _ version: String?) {
-        guard packages.count < PackageSurvey.most, let name, let version, !name.isEmpty, !version.isEmpty, name.utf8.count < 1024,
-            version.utf8.count < 1024
+    private mutating func add(
+        _ manager: String, _ name: String?, _ version: String?, source: String? = nil, sourceVersion: String? = nil
+    ) {
+        guard packages.count < PackageSurvey.most, let name, let version, !name.isEmpty, !version.isEmpty,
+            [name, version, source ?? "", sourceVersion ?? ""].allSatisfy({ $0.utf8.count < 1024 })
         else { return }
-        packages.append(.init(manager: manager, name: name, version: version))
+        packages.append(.init(manager: manager, name: name, version: version, source: source, sourceVersion: sourceVersion))
     }
 
     /// `Key: value` lines in blocks that an empty line ends; lines that go on with a space belong to the one before and are

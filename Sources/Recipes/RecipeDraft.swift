@@ -112,11 +112,14 @@ package struct RecipeDraft: Sendable {
     package var releaseName: String { variant.variant.isEmpty ? recipe.name : "\(recipe.name)_\(variant.variant)" }
 
     /// Renders the plan: a pure function of the recipe, its files, the target, the lock and the test suite.
-    package func render(lock: [String: LockedInput], suite: TestSuite) throws -> RenderedRecipe {
-        try pinned(lock).rendered(lock: lock, suite: suite)
+    ///
+    /// - Parameter refreshed: a day, `2026-11-22`, or nothing. Builds of different days share no steps, so that each installs what package
+    ///   archives have on its day; builds of the same day share them as usual.
+    package func render(lock: [String: LockedInput], suite: TestSuite, refreshed: String = "") throws -> RenderedRecipe {
+        try pinned(lock).rendered(lock: lock, suite: suite, refreshed: refreshed)
     }
 
-    private func rendered(lock: [String: LockedInput], suite: TestSuite) throws -> RenderedRecipe {
+    private func rendered(lock: [String: LockedInput], suite: TestSuite, refreshed: String) throws -> RenderedRecipe {
         let bases = try inputs.filter { $0.kind == .base }.map { input in
             guard let locked = lock[LockedInput.key(kind: .base, name: input.name, architecture: target.family)] else {
                 throw FarmError("recipe.unlocked", .fault, "the base image \(input.name) is not resolved")
@@ -133,12 +136,13 @@ package struct RecipeDraft: Sendable {
         }
         var context = BuildContext(draft: self, lock: lock)
         try context.stage()
-        let dockerfile = try dockerfile { name in
+        var dockerfile = try dockerfile { name in
             guard let base = bases.first(where: { $0.name == name }) else {
                 throw FarmError("recipe.unlocked", .fault, "\(name) is not among the base images that were resolved")
             }
             return base.reference
         }
+        if !refreshed.isEmpty { dockerfile = try RecipeDraft.refreshing(dockerfile, on: refreshed) }
         var suite = suite
         if let script = foreign?.test, !script.isEmpty { suite.tests.insert(FunctionalTest(name: "%test", command: script), at: 0) }
         let plan = Plan(
@@ -154,6 +158,17 @@ package struct RecipeDraft: Sendable {
         return RenderedRecipe(
             plan: plan, blobs: context.blobs, workers: recipe.settings.workers, declaresDisk: recipe.settings.diskGiB != nil,
             layers: try BuildLayers.identities(of: plan))
+    }
+
+    /// The day as a variable that every step sees and the image does not keep. A label would not do: BuildKit's steps do not depend on it.
+    private static func refreshing(_ dockerfile: String, on day: String) throws -> String {
+        var lines = dockerfile.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
+        let instructions = try DockerfileInstruction.split(dockerfile, path: "Dockerfile")
+        for (index, instruction) in instructions.enumerated().reversed() where instruction.word == "FROM" {
+            let next = index + 1 < instructions.count ? instructions[index + 1].line - 1 : lines.count - 1
+            lines.insert("ARG SCIFERRY_REFRESHED=\(day)", at: next)
+        }
+        return lines.joined(separator: "\n")
     }
 
     /// Free space for a recipe that was never built and says nothing.

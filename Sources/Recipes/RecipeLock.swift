@@ -45,6 +45,11 @@ package struct RecipeLock: Codable, Sendable, Hashable {
         return digests(self) == digests(other) && (shared ?? [:]) == (other.shared ?? [:])
     }
 
+    /// The same without what it pins of a kind.
+    package func without(_ kind: LockedInput.Kind) -> RecipeLock {
+        RecipeLock(inputs.filter { $0.kind != kind }, shared: shared ?? [:])
+    }
+
     /// The lock of one input.
     package func entry(_ key: String) -> LockedInput? { inputs.first { $0.key == key } }
 

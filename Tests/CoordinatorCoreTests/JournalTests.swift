@@ -68,6 +68,26 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
     #expect(try journal.job(JobID("j99")) == nil)
     #expect(try journal.jobs(before: 6, limit: 2) == [JobID("j4"), JobID("j5")])
 
+    // Nights are numbered; the newest comes along, with its entries as long as it goes on.
+    var night = NightRecord(
+        number: 1, dueAt: nil, startedBy: "me", startedAt: Timestamp(seconds: 5), collection: "/r", commit: nil, rules: .init(),
+        problems: [])
+    let planned = NightlyPlan(
+        [.init(recipe: "r", version: "1", target: "x86_64", reasons: [.recipeChanged], hours: 1)], rules: .init()
+    ).entries[0]
+    var entries = [NightEntry(night: 1, position: 0, plan: planned), NightEntry(night: 1, position: 1, plan: planned)]
+    try journal.commit([.night(night), .nightEntry(entries[1]), .nightEntry(entries[0])])
+    entries[1].job = JobID("j1")
+    try journal.commit([.nightEntry(entries[1])])
+    #expect(try journal.load(recent: 1).night == NightFile(night: night, entries: entries))
+    night.endedAt = Timestamp(seconds: 6)
+    try journal.commit([.night(night)])
+    #expect(try journal.load(recent: 1).night == NightFile(night: night, entries: []))
+    #expect(try journal.night(1) == NightFile(night: night, entries: entries) && journal.night(2) == nil)
+    night.number = 2
+    try journal.commit([.night(night)])
+    #expect(try journal.nights(before: .max, limit: 1).map(\.number) == [2] && journal.nights(before: 2, limit: 9).map(\.number) == [1])
+
     let token = TokenRecord(id: "t", secret: "s", worker: WorkerName("w"), trusted: true, expiresAt: Timestamp(seconds: 9))
     let worker = WorkerRecord(name: WorkerName("w"), trusted: true, enrolledAt: Timestamp(seconds: 3))
     try journal.commit([.token(token), .worker(worker), .channel(ChannelRecord(name: "main", version: 3, issuedAt: Timestamp(seconds: 4)))])

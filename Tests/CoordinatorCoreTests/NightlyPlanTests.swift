@@ -20,15 +20,15 @@ import Testing
                 subject("mended", [.advisories(["CVE-1", "CVE-2"])]), subject("new", [.upstream(version: "2", label: "v2")]),
                 subject("edited", [.recipeChanged, .baseMoved(name: "debian:12")]),
                 subject("far", [.neverBuilt], obstacle: "no worker has its CPU"),
-                subject("broken", [.age(days: 99)], failures: .init(count: 3, message: "step 4 failed", isSame: true)),
-                subject("mendable", [.recipeChanged], failures: .init(count: 9, message: "step 4 failed", isSame: false)),
+                subject("broken", [.age(days: 99)], failures: .init(count: 3, message: "step 4 failed")),
+                subject("mendable", [.recipeChanged], failures: .init(count: 2, message: "step 4 failed")),
             ], rules: .init())
         #expect(plan.entries.map(\.recipe) == ["mended", "edited", "mendable", "new", "moved", "old", "broken", "far", "fresh"])
         #expect(plan.entries.map(\.decision) == [.build, .build, .build, .candidate, .build, .build, .skip, .skip, .skip])
         #expect(
             plan.entries.map(\.words) == [
-                "a rebuild mends 2 advisories, CVE-1, CVE-2", "the recipe or a template of it has changed; debian:12 has moved",
-                "the recipe or a template of it has changed", "version 2 is out (v2)", "debian:12 has moved", "120 days old",
+                "a rebuild mends 2 advisories, CVE-1, CVE-2", "the recipe has changed; debian:12 has moved",
+                "the recipe has changed", "version 2 is out (v2)", "debian:12 has moved", "120 days old",
                 "failed 3 times, and nothing has changed since: step 4 failed", "no worker has its CPU", "nothing has changed, 12 days old",
             ])
         #expect(plan.plannedHours == 6)

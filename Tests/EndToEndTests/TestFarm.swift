@@ -43,6 +43,20 @@ enum TestRegistry {
         return base
     }
 
+    /// An image on the tiny base under a name of its own, which then leads to this one.
+    static func push(_ name: String, _ content: String) async throws -> String {
+        let base = try await base()
+        let image = base.replacing("tiny:1", with: "\(name):1")
+        try await ProcessRunner.require(
+            Command(
+                "sh",
+                [
+                    "-ec",
+                    "printf 'FROM \(base)\\nENV CONTENT=\(content)\\n' | DOCKER_BUILDKIT=1 /usr/bin/docker build -q -t \(image) - >/dev/null; /usr/bin/docker push -q \(image)",
+                ], deadlineSeconds: 60))
+        return image
+    }
+
     private static func start() throws -> Int {
         if let there = started.withLock({ $0?.port }) { return there }
         try Disk.makeDirectory("\(root)/data")

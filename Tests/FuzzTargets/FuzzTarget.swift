@@ -152,11 +152,16 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         var tree = EntryTree()
         for path in [
             "var/lib/dpkg/status", "lib/apk/db/installed", "a/b.dist-info/METADATA", "c/conda-meta/d.json", "r/library/p/DESCRIPTION",
-            "g/.git/HEAD", "g/.git/packed-refs", "g/.git/config",
+            "g/.git/HEAD", "g/.git/packed-refs", "g/.git/config", "usr/lib/os-release",
         ] { try tree.add(path, bytes, mode: 0o644) }
         var survey = PackageSurvey()
         try survey.look(at: tree) { if case .bytes(let bytes) = $0 { bytes } else { [] } }
-        _ = try CanonicalJSON.encode(InstalledPackages(survey.packages))
+        let installed = InstalledPackages(survey.packages, distribution: survey.distribution)
+        _ = try CanonicalJSON.encode(installed)
+        // The same bytes as advisories, against themselves.
+        var list = AdvisoryList()
+        try list.add(bytes, source: "fuzz")
+        _ = list.mended(in: installed)
     }
 
     private static func recipe(_ bytes: [UInt8]) throws {

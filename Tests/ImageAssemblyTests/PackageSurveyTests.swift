@@ -16,7 +16,8 @@ import Testing
         let commit = String(repeating: "c0", count: 20)
         let found = try survey([
             "var/lib/dpkg/status":
-                "Package: jq\nStatus: install ok installed\nVersion: 1.6-2.1\nDescription: x\n Package: not\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n",
+                "Package: jq\nStatus: install ok installed\nSource: jq-src (1.6)\nVersion: 1.6-2.1\nDescription: x\n Package: not\n\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\n",
+            "usr/lib/os-release": "ID=debian\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\n",
             "var/lib/dpkg/status.d/base": "Package: tzdata\nVersion: 2024a\n",
             "lib/apk/db/installed": "C:Q1\nP:musl\nV:1.2.4-r2\n\n",
             "opt/venv/lib/python3.11/site-packages/nibabel-5.2.1.dist-info/METADATA":
@@ -34,6 +35,8 @@ import Testing
                 "git https://git.example/tool \(commit)",
                 "python nibabel 5.2.1", "r oro.nifti 0.11.4",
             ])
-        #expect(found.hasRPM)
+        #expect(found.hasRPM && found.distribution == .init(id: "debian", version: "12", codename: "bookworm"))
+        let jq = found.packages.first { $0.name == "jq" }
+        #expect(jq?.source == "jq-src" && jq?.sourceVersion == "1.6")
     }
 }

@@ -57,6 +57,17 @@ import Testing
         #expect(rendered.plan.base.name == "debian:12" && rendered.plan.moreBases.count == 2)
         #expect(rendered.plan.context.map(\.path) == ["Dockerfile", "run.sh"])
         #expect(rendered.plan.context.last?.executable == true)
+
+        // With the packages of a day every stage is another build, and builds of one day are the same.
+        let today = try draft.render(lock: lock(draft), suite: TestSuite(), refreshed: "2026-11-22")
+        let lines = today.plan.dockerfile.split(separator: "\n")
+        for (index, line) in lines.enumerated() where line.hasPrefix("FROM ") {
+            #expect(lines[index + 1] == "ARG SCIFERRY_REFRESHED=2026-11-22")
+        }
+        #expect(lines.count { $0.hasPrefix("ARG SCIFERRY_REFRESHED") } == 2)
+        #expect(today.plan.dockerfile.replacing("ARG SCIFERRY_REFRESHED=2026-11-22\n", with: "") == rendered.plan.dockerfile)
+        #expect(Set(today.layers.dropFirst(2)).isDisjoint(with: rendered.layers) && today.layers.prefix(2) == rendered.layers.prefix(2))
+        #expect(try draft.render(lock: lock(draft), suite: TestSuite(), refreshed: "2026-11-22").layers == today.layers)
     }
 
     @Test func aDefinitionFileIsTranslated() throws {

@@ -21,6 +21,10 @@ package struct Submission: Codable, Sendable, Hashable {
     package var variant: String
     /// Resolve the inputs anew instead of using the lock.
     package var updatesLock: Bool
+    /// Names of inputs that are resolved anew, where not all are. Absent in submissions of older versions, as is what follows.
+    package var renews: [String]?
+    /// The day whose packages it shall have, `2026-11-22`; see `RecipeDraft.render`.
+    package var refreshed: String?
     /// Where no worker has the CPU, one that emulates it may build. Absent in submissions of older versions.
     package var allowsEmulation: Bool?
     /// How urgent it is; interactive unless said otherwise.
@@ -32,8 +36,11 @@ package struct Submission: Codable, Sendable, Hashable {
 
     package init(
         _ source: RecipeSource, target: String, variant: String = "", updatesLock: Bool, allowsEmulation: Bool = false,
-        priority: JobPriority? = nil, workers: LabelWish? = nil, isCandidate: Bool = false
+        priority: JobPriority? = nil, workers: LabelWish? = nil, isCandidate: Bool = false, renews: Set<String> = [],
+        refreshed: String? = nil
     ) {
+        self.renews = renews.isEmpty ? nil : renews.sorted()
+        self.refreshed = refreshed
         self.isCandidate = isCandidate
         self.workers = workers
         self.allowsEmulation = allowsEmulation
@@ -45,6 +52,15 @@ package struct Submission: Codable, Sendable, Hashable {
         self.variant = variant
         self.target = target
         self.updatesLock = updatesLock
+    }
+
+    /// Whether it has inputs resolved anew, which others build with too.
+    package var movesInputs: Bool { updatesLock || !(renews ?? []).isEmpty }
+
+    /// Whether a recipe's own files are others than they were, whatever its lock says.
+    static func isEdited(_ before: RecipeSource, _ after: RecipeSource) -> Bool {
+        func own(_ source: RecipeSource) -> [String: [UInt8]] { source.files.filter { $0.key != RecipeLock.fileName } }
+        return own(before) != own(after) || before.executables != after.executables
     }
 
     package func source() throws -> RecipeSource {
@@ -70,7 +86,11 @@ package struct LockAnswer: Codable, Sendable, Hashable {
 
 extension Coordinator {
     /// Takes a recipe: checks it, resolves what is not locked, plans and queues it. Throws the recipe's own errors.
-    package func submit(_ submission: Submission, by who: String) throws -> JobRecord {
+    ///
+    /// - Parameter also: what is journalled together with the job.
+    package func submit(
+        _ submission: Submission, by who: String, also: (inout FarmState, JobID) -> Void = { _, _ in }
+    ) throws -> JobRecord {
         let source = try submission.source()
         let recipe = try Recipe.read(source)
         let target = try recipe.target(submission.target)
@@ -81,8 +101,8 @@ extension Coordinator {
         let blob = try blobs.put(try CanonicalJSON.encode(submission))
         let orders = orders(
             try inputs(
-                of: draft, source, updates: submission.updatesLock, allowsEmulation: submission.allowsEmulation,
-                isCandidate: submission.isCandidate ?? false
+                of: draft, source, updates: submission.updatesLock, renews: Set(submission.renews ?? []),
+                allowsEmulation: submission.allowsEmulation, isCandidate: submission.isCandidate ?? false
             ).missing, target.family)
         let id = try transition { state in
             var job = state.newJob(
@@ -100,6 +120,7 @@ extension Coordinator {
                     in: &state)
             }
             state.wait(job, for: waits)
+            also(&state, job.id)
             return job.id
         }
         advance(id)
@@ -118,11 +139,13 @@ extension Coordinator {
     }
 
     /// - Parameter updates: everything is resolved anew, whatever is known or locked.
+    /// - Parameter renews: names of inputs of which the same holds.
     /// - Parameter allowsEmulation: what an emulator bootstrapped will do.
     /// - Parameter isCandidate: the lock is that of somebody whom nobody has reviewed: it is held to what trusted workers have resolved,
     ///   and does not have anything resolved anew.
     private func inputs(
-        of draft: RecipeDraft, _ source: RecipeSource, updates: Bool, allowsEmulation: Bool?, isCandidate: Bool = false
+        of draft: RecipeDraft, _ source: RecipeSource, updates: Bool, renews: Set<String> = [], allowsEmulation: Bool?,
+        isCandidate: Bool = false
     ) throws -> Inputs {
         let lock = try RecipeLock.read(source)
         if !updates { try lock?.check(draft.definition.shared, source) }
@@ -130,7 +153,7 @@ extension Coordinator {
         for input in draft.inputs {
             let key = LockedInput.key(kind: input.kind, name: input.name, architecture: draft.definition.architecture)
             let resolved = state.inputs[key].flatMap { $0.emulator == nil || allowsEmulation ?? false ? $0 : nil }
-            if updates {
+            if updates || renews.contains(input.name) {
                 inputs.missing.append(input)
             } else if isCandidate {
                 if let resolved { inputs.known[key] = resolved } else { inputs.missing.append(input) }
@@ -233,7 +256,7 @@ extension Coordinator {
                 of: draft, unlocked, updates: false, allowsEmulation: submission.allowsEmulation,
                 isCandidate: submission.isCandidate ?? false)
             if let change = inputs.changed.first { throw RecipeLock.changed(change.locked, now: change.now, in: source) }
-            let rendered = try draft.render(lock: inputs.known, suite: try RecipeSuite.read(source))
+            let rendered = try draft.render(lock: inputs.known, suite: try RecipeSuite.read(source), refreshed: submission.refreshed ?? "")
             for bytes in rendered.blobs.values { try blobs.put(bytes) }
             let key = try blobs.put(try rendered.plan.canonicalBytes())
             let plan = rendered.plan

@@ -145,6 +145,7 @@ package actor Coordinator {
             tasks.addTask { try await self.keepHouse() }
             tasks.addTask { try await self.publish() }
             tasks.addTask { try await self.keepArchive() }
+            tasks.addTask { try await self.keepNights() }
             defer { tasks.cancelAll() }
             try await tasks.next()
         }

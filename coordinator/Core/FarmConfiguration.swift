@@ -51,6 +51,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var promotion: PromotionPolicy
     /// Days for which a candidate is kept.
     package var candidateDays: Double
+    package var nightly: NightlySettings
 
     package init(farm: String, regions: [RegionConfiguration]) {
         self.farm = farm
@@ -69,6 +70,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         scheduling = SchedulingRules()
         promotion = .rebuild
         candidateDays = 14
+        nightly = NightlySettings()
         bootstrap = [
             "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
         ]
@@ -103,6 +105,8 @@ package struct FarmHome: Sendable, Hashable {
     package var lock: String { "\(root)/coordinator.lock" }
     package var endpoints: String { "\(root)/endpoints.json" }
     package var adminToken: String { "\(root)/identity/admin.token" }
+    /// Where the collection of a repository is fetched to unless `farm.json` says otherwise.
+    package var collection: String { "\(root)/collection" }
     package var uploadKey: String { "\(root)/identity/upload.key" }
 }
 

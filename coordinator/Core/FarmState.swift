@@ -48,6 +48,8 @@ package struct FarmState: Sendable {
     package private(set) var releases: [Digest: ReleaseRecord] = [:]
     package internal(set) var channels: [String: ChannelRecord] = [:]
     package private(set) var ledger = RunLedger()
+    /// The newest night; its entries only while it goes on.
+    package private(set) var night: NightFile?
     private var releasesByKey: [Digest: [Digest]] = [:]
     private var undo: [Undo] = []
 
@@ -58,6 +60,7 @@ package struct FarmState: Sendable {
         case release(Digest)
         case channel(String, ChannelRecord?)
         case number(Int)
+        case night(NightFile?)
     }
 
     package var jobs: [JobID: JobRecord] { table.jobs }
@@ -95,6 +98,7 @@ package struct FarmState: Sendable {
         for publication in snapshot.publications { table.put(publication) }
         for release in snapshot.releases { keep(release) }
         for channel in snapshot.channels { channels[channel.name] = channel }
+        night = snapshot.night
         ledger = RunLedger(snapshot.histories, attempts: snapshot.attempts, jobs: table.jobs, now: now)
         for attempt in table.openAttempts { heard[attempt.worker] = now }
         findMixedEngines()
@@ -133,6 +137,7 @@ package struct FarmState: Sendable {
                 if let key = releases.removeValue(forKey: digest)?.release.image.buildKey { releasesByKey[key]?.removeAll { $0 == digest } }
             case .channel(let name, let record): channels[name] = record
             case .number(let before): nextNumber = before
+            case .night(let before): night = before
             }
         }
         undo = []
@@ -208,6 +213,12 @@ package struct FarmState: Sendable {
         undo.append(.channel(channel.name, channels[channel.name]))
         channels[channel.name] = channel
         changes.append(.channel(channel))
+    }
+
+    /// Changes the night in its place: only the first change of a transition keeps what was before.
+    mutating func changeNight(_ body: (inout NightFile?) -> Void) {
+        if !undo.contains(where: { if case .night = $0 { true } else { false } }) { undo.append(.night(night)) }
+        body(&night)
     }
 
     /// What a build took up on its worker's disks is known.

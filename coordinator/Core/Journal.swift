@@ -14,6 +14,8 @@ package enum JournalChange: Sendable, Hashable {
     case release(ReleaseRecord)
     case channel(ChannelRecord)
     case history(RunHistory)
+    case night(NightRecord)
+    case nightEntry(NightEntry)
     /// Packs that have their final names, and the index that lists them.
     case packs([PackIndex.Listing], index: Digest)
     /// A pack that no region has whole any more: its chunks lie nowhere until they are uploaded again.
@@ -32,6 +34,8 @@ package struct JournalSnapshot: Sendable, Hashable {
     package var releases: [ReleaseRecord] = []
     package var channels: [ChannelRecord] = []
     package var histories: [RunHistory] = []
+    /// The newest night, with its entries as long as it has not ended.
+    package var night: NightFile?
     /// The number of the next job.
     package var nextNumber = 1
 
@@ -70,6 +74,10 @@ package protocol FarmJournal: Sendable {
     func job(_ id: JobID) throws -> JobFile?
     /// The names of the newest jobs with a number below `number`, oldest first.
     func jobs(before number: Int, limit: Int) throws -> [JobID]
+    /// A night with its entries.
+    func night(_ number: Int) throws -> NightFile?
+    /// The newest nights with a number below `number`, the newest first.
+    func nights(before number: Int, limit: Int) throws -> [NightRecord]
     /// Where those of the chunks lie that are in published packs.
     func locate(_ chunks: [Digest]) throws -> [Digest: ChunkLocation]
     /// The index that lists each of the packs.

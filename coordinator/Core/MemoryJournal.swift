@@ -16,6 +16,10 @@ package final class MemoryJournal: FarmJournal {
         var releases: [Digest: ReleaseRecord] = [:]
         var channels: [String: ChannelRecord] = [:]
         var histories: [String: RunHistory] = [:]
+        var nights: [Int: NightRecord] = [:]
+        var entries: [Int: [Int: NightEntry]] = [:]
+
+        func entries(of night: Int) -> [NightEntry] { (entries[night] ?? [:]).sorted { $0.key < $1.key }.map(\.value) }
         var chunks: [Digest: ChunkLocation] = [:]
         var packs: [Digest: Digest] = [:]
     }
@@ -46,6 +50,9 @@ package final class MemoryJournal: FarmJournal {
             snapshot.releases = content.releases.values.sorted { $0.digest < $1.digest }
             snapshot.histories = content.histories.values.sorted { $0.key < $1.key }
             snapshot.channels = content.channels.values.sorted { $0.name < $1.name }
+            if let last = content.nights.max(by: { $0.key < $1.key })?.value {
+                snapshot.night = NightFile(night: last, entries: last.endedAt == nil ? content.entries(of: last.number) : [])
+            }
             return snapshot
         }
     }
@@ -84,6 +91,18 @@ package final class MemoryJournal: FarmJournal {
         }
     }
 
+    package func night(_ number: Int) throws -> NightFile? {
+        content.withLock { content in
+            content.nights[number].map { NightFile(night: $0, entries: content.entries(of: number)) }
+        }
+    }
+
+    package func nights(before number: Int, limit: Int) throws -> [NightRecord] {
+        content.withLock { content in
+            content.nights.values.filter { $0.number < number }.sorted { $0.number > $1.number }.prefix(limit).map { $0 }
+        }
+    }
+
     package func indexes(of packs: Set<Digest>) throws -> [Digest: Digest] {
         content.withLock { $0.packs.filter { packs.contains($0.key) } }
     }
@@ -100,6 +119,8 @@ package final class MemoryJournal: FarmJournal {
         case .release(let record): content.releases[record.digest] = record
         case .channel(let record): content.channels[record.name] = record
         case .history(let record): content.histories[record.key] = record
+        case .night(let record): content.nights[record.number] = record
+        case .nightEntry(let entry): content.entries[entry.night, default: [:]][entry.position] = entry
         case .forget(let pack):
             content.packs[pack] = nil
             content.chunks = content.chunks.filter { $0.value.pack != pack }

@@ -2,14 +2,16 @@ import FarmModel
 
 /// Why a night builds something.
 package enum NightlyReason: Codable, Sendable, Hashable {
-    /// It was never released.
+    /// Its version was never released for the target.
     case neverBuilt
     /// A rebuild mends these advisories: their names.
     case advisories([String])
     /// There is a newer version upstream, as what the source calls it.
     case upstream(version: String, label: String)
-    /// The recipe, its files or a template that it uses have changed.
+    /// The recipe or a file beside it has changed.
     case recipeChanged
+    /// Templates or macros that it uses have changed: their paths.
+    case templateChanged([String])
     /// A file or a source that it declares has other bytes than are locked.
     case inputChanged(name: String)
     /// The name of its base image leads to another image than is locked.
@@ -24,6 +26,7 @@ package enum NightlyReason: Codable, Sendable, Hashable {
         case .recipeChanged: 60
         case .upstream: 50
         case .neverBuilt: 45
+        case .templateChanged: 42
         case .inputChanged: 40
         case .baseMoved: 30
         case .age(let days): min(25, Double(days) / 20)
@@ -33,11 +36,13 @@ package enum NightlyReason: Codable, Sendable, Hashable {
     /// For people.
     package var words: String {
         switch self {
-        case .neverBuilt: "never released"
+        case .neverBuilt: "this version was never released"
         case .advisories(let names):
             "a rebuild mends \(names.count == 1 ? names[0] : "\(names.count) advisories, \(names.prefix(3).joined(separator: ", "))")"
         case .upstream(let version, let label): "version \(version) is out\(label == version ? "" : " (\(label))")"
-        case .recipeChanged: "the recipe or a template of it has changed"
+        case .recipeChanged: "the recipe has changed"
+        case .templateChanged(let paths):
+            paths.count == 1 ? "\(paths[0]) has changed" : "templates have changed, \(paths.prefix(3).joined(separator: ", "))"
         case .inputChanged(let name): "\(name) has changed"
         case .baseMoved(let name): "\(name) has moved"
         case .age(let days): "\(days) days old"
@@ -47,17 +52,14 @@ package enum NightlyReason: Codable, Sendable, Hashable {
 
 /// A recipe for one CPU target, as a night finds it.
 package struct NightlySubject: Sendable, Hashable {
-    /// Builds that failed in a row.
+    /// Builds of the same recipe and inputs that failed in a row.
     package struct Failures: Sendable, Hashable {
         package var count: Int
         package var message: String
-        /// Nothing has changed since.
-        package var isSame: Bool
 
-        package init(count: Int, message: String, isSame: Bool) {
+        package init(count: Int, message: String) {
             self.count = count
             self.message = message
-            self.isSame = isSame
         }
     }
 
@@ -69,7 +71,6 @@ package struct NightlySubject: Sendable, Hashable {
     package var hours: Double
     /// Why it cannot be built at all, if it cannot.
     package var obstacle: String?
-    /// The last build, if that failed: how many failed like it in a row, and whether anything has changed since.
     package var failures: Failures?
     /// What could not be found out.
     package var doubts: [String]
@@ -101,6 +102,8 @@ package struct NightlyPlan: Codable, Sendable, Hashable {
 
     /// One recipe for one CPU target.
     package struct Entry: Codable, Sendable, Hashable {
+        /// Its place in the list of subjects.
+        package var subject: Int
         package var recipe: String
         package var version: String
         package var target: String
@@ -138,8 +141,8 @@ package struct NightlyPlan: Codable, Sendable, Hashable {
         self.rules = rules
         var wanted: [Entry] = []
         var skipped: [Entry] = []
-        for subject in subjects {
-            var entry = NightlyPlan.judge(subject, rules)
+        for (place, subject) in subjects.enumerated() {
+            var entry = NightlyPlan.judge(subject, place, rules)
             if entry.decision == .skip {
                 entry.value = 0
                 skipped.append(entry)
@@ -167,10 +170,10 @@ package struct NightlyPlan: Codable, Sendable, Hashable {
     /// Hours that the builds of the plan are expected to take.
     package var plannedHours: Double { entries.reduce(0) { $1.decision == .skip ? $0 : $0 + $1.hours } }
 
-    private static func judge(_ subject: NightlySubject, _ rules: Rules) -> Entry {
+    private static func judge(_ subject: NightlySubject, _ place: Int, _ rules: Rules) -> Entry {
         let reasons = subject.reasons.filter { if case .age(let days) = $0 { rules.days > 0 && days >= rules.days } else { true } }
         var entry = Entry(
-            recipe: subject.recipe, version: subject.version, target: subject.target, decision: .build, reasons: reasons,
+            subject: place, recipe: subject.recipe, version: subject.version, target: subject.target, decision: .build, reasons: reasons,
             hours: subject.hours,
             value: reasons.reduce(0) { $0 + $1.value }, words: reasons.map(\.words).joined(separator: "; "), doubts: subject.doubts)
         if let obstacle = subject.obstacle {
@@ -180,7 +183,7 @@ package struct NightlyPlan: Codable, Sendable, Hashable {
             entry.decision = .skip
             let age = subject.reasons.compactMap { if case .age(let days) = $0 { days } else { nil } }.first
             entry.words = "nothing has changed\(age.map { ", \($0) days old" } ?? "")"
-        } else if let failures = subject.failures, failures.isSame, failures.count >= rules.mostFailures {
+        } else if let failures = subject.failures, failures.count >= rules.mostFailures {
             entry.decision = .skip
             entry.words = "failed \(failures.count) times, and nothing has changed since: \(failures.message.prefix(200))"
         } else if reasons.contains(where: { if case .upstream = $0 { true } else { false } }) {
@@ -189,7 +192,8 @@ package struct NightlyPlan: Codable, Sendable, Hashable {
         return entry
     }
 
-    static func hours(_ value: Double) -> String {
+    /// For people: `1.5 h`.
+    package static func hours(_ value: Double) -> String {
         let tenths = Int((value * 10).rounded())
         return "\(tenths / 10).\(tenths % 10) h"
     }

@@ -104,6 +104,14 @@ package final class SQLiteJournal: FarmJournal {
                     CREATE INDEX open_publications ON publications (job) WHERE done = 0;
                     """)
         }
+        migrator.registerMigration("4") { database in
+            try database.execute(
+                sql: """
+                    CREATE TABLE nights (number INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+                    CREATE TABLE night_entries (night INTEGER NOT NULL REFERENCES nights(number), position INTEGER NOT NULL,
+                        body BLOB NOT NULL, PRIMARY KEY (night, position)) STRICT, WITHOUT ROWID;
+                    """)
+        }
         return migrator
     }
 
@@ -135,6 +143,11 @@ package final class SQLiteJournal: FarmJournal {
                     "SELECT body FROM wanted JOIN publications USING (job) ORDER BY job")
                 snapshot.releases = try all("SELECT body FROM releases ORDER BY digest")
                 snapshot.channels = try all("SELECT body FROM channels ORDER BY name")
+                let nights: [NightRecord] = try all("SELECT body FROM nights ORDER BY number DESC LIMIT 1")
+                if let last = nights.first {
+                    snapshot.night = NightFile(
+                        night: last, entries: last.endedAt == nil ? try SQLiteJournal.entries(of: last.number, database) : [])
+                }
                 return snapshot
             }
         }
@@ -171,6 +184,35 @@ package final class SQLiteJournal: FarmJournal {
                     database, sql: "SELECT number FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?", arguments: [number, limit]
                 ).reversed().map { JobID(number: $0) }
             }
+        }
+    }
+
+    package func night(_ number: Int) throws -> NightFile? {
+        try wrap {
+            try database.read { database in
+                guard let body = try Data.fetchOne(database, sql: "SELECT body FROM nights WHERE number = ?", arguments: [number]) else {
+                    return nil
+                }
+                return NightFile(
+                    night: try CanonicalJSON.decode(from: body, source: "the journal"),
+                    entries: try SQLiteJournal.entries(of: number, database))
+            }
+        }
+    }
+
+    package func nights(before number: Int, limit: Int) throws -> [NightRecord] {
+        try wrap {
+            try database.read { database in
+                try Data.fetchAll(
+                    database, sql: "SELECT body FROM nights WHERE number < ? ORDER BY number DESC LIMIT ?", arguments: [number, limit]
+                ).map { try CanonicalJSON.decode(from: $0, source: "the journal") }
+            }
+        }
+    }
+
+    private static func entries(of night: Int, _ database: Database) throws -> [NightEntry] {
+        try Data.fetchAll(database, sql: "SELECT body FROM night_entries WHERE night = ? ORDER BY position", arguments: [night]).map {
+            try CanonicalJSON.decode(from: $0, source: "the journal")
         }
     }
 
@@ -269,6 +311,12 @@ package final class SQLiteJournal: FarmJournal {
                 [Data(record.digest.bytes), record.job.number], record)
         case .channel(let record): try put("INSERT OR REPLACE INTO channels VALUES (?, ?)", [record.name], record)
         case .history(let record): try put("INSERT OR REPLACE INTO histories VALUES (?, ?)", [record.key], record)
+        case .night(let record):
+            try put("INSERT INTO nights VALUES (?, ?) ON CONFLICT (number) DO UPDATE SET body = excluded.body", [record.number], record)
+        case .nightEntry(let entry):
+            try put(
+                "INSERT INTO night_entries VALUES (?, ?, ?) ON CONFLICT (night, position) DO UPDATE SET body = excluded.body",
+                [entry.night, entry.position], entry)
         case .packs(let listings, let index): try apply(listings, index, to: database)
         case .forget(let pack):
             try database.execute(sql: "DELETE FROM chunks WHERE pack = ?", arguments: [Data(pack.bytes)])

@@ -28,20 +28,9 @@ package struct SchedulingRules: Codable, Sendable, Hashable {
             mostStrain
     }
 
-    private struct AnyKey: CodingKey {
-        var stringValue: String
-        var intValue: Int? { nil }
-        init(stringValue: String) { self.stringValue = stringValue }
-        init?(intValue: Int) { nil }
-    }
-
     /// Throws `settings.key` for a key that is none, and `settings.value` for a number without sense.
     package init(from decoder: any Decoder) throws {
-        for key in try decoder.container(keyedBy: AnyKey.self).allKeys where CodingKeys(rawValue: key.stringValue) == nil {
-            throw FarmError(
-                "settings.key", .invalid, "\"\(key.stringValue)\" is no setting under \"scheduling\"",
-                hint: "known: \(CodingKeys.allCases.map(\.rawValue).sorted().joined(separator: ", "))")
-        }
+        try SettingsKeys.check(decoder, CodingKeys.self, under: "scheduling")
         let container = try decoder.container(keyedBy: CodingKeys.self)
         func read<Value: Decodable>(_ key: CodingKeys, _ value: inout Value) throws {
             value = try container.decodeIfPresent(Value.self, forKey: key) ?? value

@@ -61,6 +61,7 @@ package struct FarmAPI: Sendable {
         }
         addJobRoutes(to: router)
         addWorkerRoutes(to: router)
+        addNightRoutes(to: router)
         router.get("api/v1/releases") { request, _ in
             try await require(.reader, request)
             return try json(await coordinator.releaseViews())
@@ -94,7 +95,7 @@ package struct FarmAPI: Sendable {
             let holder = try await require(.contributor, request)
             let submission: Submission = try await read(request, limit: FarmAPI.submissionLimit)
             // Whoever may ask for candidates only must not move what releases are built from either.
-            if holder.role < .maintainer, !(submission.isCandidate ?? false) || submission.updatesLock {
+            if holder.role < .maintainer, !(submission.isCandidate ?? false) || submission.movesInputs {
                 throw FarmError(
                     "api.role", .denied, "\(holder.name) is contributor and may ask for candidates only, with the inputs that are locked",
                     hint: "sciferry build --candidate")
@@ -170,7 +171,7 @@ package struct FarmAPI: Sendable {
 
     /// The token's holder; throws unless its role is at least `role`.
     @discardableResult
-    private func require(_ role: AccessRole, _ request: Request) async throws -> AccessRecord {
+    func require(_ role: AccessRole, _ request: Request) async throws -> AccessRecord {
         let header = request.headers[.authorization] ?? ""
         guard header.hasPrefix("Bearer "), let holder = await coordinator.holder(ofToken: String(header.dropFirst(7))) else {
             throw FarmError(

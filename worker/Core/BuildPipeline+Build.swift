@@ -39,7 +39,7 @@ extension BuildPipeline {
             await context.report(.upload, Int($0 * 1000), "")
         }
         let packages = try await record(
-            .packages, InstalledPackages(sif.survey.packages + tested.rpm), uploader)
+            .packages, InstalledPackages(sif.survey.packages + tested.rpm, distribution: sif.survey.distribution), uploader)
         let instructions = try await record(
             .instructions,
             Statement(

@@ -2,6 +2,7 @@ import Glibc
 import HTTPTransport
 import FarmModel
 import SystemIO
+import Upstream
 
 extension BuildPipeline {
     func resolve(_ order: ResolveOrder) async throws -> LockedInput {
@@ -26,7 +27,10 @@ extension BuildPipeline {
             }
             return resolved.input
         case .git:
-            let commit = try await GitReferences.commit(order.name, client: context.client)
+            let commit: String
+            do { commit = try await GitReferences.commit(order.name, client: context.client) } catch let error as FarmError {
+                throw AttemptFailure(Failure(error.category.isTransient ? .infrastructure : .recipe, error))
+            }
             await log.say("\(order.name) is \(commit)")
             return LockedInput(
                 kind: .git, name: order.name, architecture: order.architecture, digest: Digest(hashing: commit), size: 0,

@@ -106,6 +106,10 @@ package struct DockerEngine: Sendable {
             let isAbsent = ["manifest unknown", "not found", "does not exist", "invalid reference"].contains { says.contains($0) }
             return isAbsent && !says.contains("lookup") ? .absent(says) : .unreachable(says)
         }
+        // What the engine has under another name of the same image says nothing of this one.
+        for line in pulled.text.split(separator: "\n") where line.hasPrefix("Digest: sha256:") {
+            if let digest = Digest(line.dropFirst("Digest: ".count)) { return .digest(digest) }
+        }
         let text = try await ProcessRunner.require(
             command(["image", "inspect", "--format", "{{join .RepoDigests \" \"}}", name], deadlineSeconds: 60))
         for word in text.split(whereSeparator: \.isWhitespace) {

@@ -1,16 +1,15 @@
 import FarmModel
 import Glibc
-import Recipes
 import SystemIO
 
 /// Reads recipes and their collections from directories.
-enum RecipeDirectory {
+package enum RecipeDirectory {
     private static let largest: Int64 = 16 << 20
 
     /// All files at and below the recipe's directory, which the argument names, or whose `build.yaml` it names.
     ///
     /// - Parameter collection: the collection's root; found from the recipe's place when it is not given.
-    static func read(_ argument: String, collection: RecipeCollection? = nil) throws -> RecipeSource {
+    package static func read(_ argument: String, collection: RecipeCollection? = nil) throws -> RecipeSource {
         let isFile = argument.hasSuffix(".yaml") || argument.hasSuffix(".yml")
         let directory = isFile ? Disk.parent(of: Disk.absolute(argument)) : argument.hasSuffix("/") ? String(argument.dropLast()) : argument
         let path = isFile ? argument : "\(directory)/build.yaml"
@@ -67,7 +66,7 @@ enum RecipeDirectory {
     }
 
     /// The collection at a root.
-    static func collection(_ root: String) throws -> RecipeCollection {
+    package static func collection(_ root: String) throws -> RecipeCollection {
         guard Disk.isDirectory("\(root)/recipes") else {
             throw FarmError(
                 "collection.absent", .notFound, "\(root) is no collection", hint: "a collection has its recipes in recipes/NAME")
@@ -85,7 +84,7 @@ enum RecipeDirectory {
     }
 
     /// The directories of a collection's recipes, by name.
-    static func recipes(_ root: String) throws -> [String] {
+    package static func recipes(_ root: String) throws -> [String] {
         try Disk.list("\(root)/recipes").filter { Disk.exists("\(root)/recipes/\($0)/build.yaml") }
     }
 }

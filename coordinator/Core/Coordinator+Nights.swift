@@ -1,0 +1,346 @@
+package import FarmModel
+import Foundation
+import HTTPTransport
+import Logging
+import Microarchitecture
+import ObjectStorage
+import ProcessRunner
+import Recipes
+import SystemIO
+import Upstream
+
+/// A night before it begins.
+package struct NightlyPlanView: Codable, Sendable, Hashable {
+    package var collection: String
+    package var commit: String?
+    /// When the schedule begins the next night; `nil` without one.
+    package var nextAt: Timestamp?
+    package var timezone: String
+    package var plan: NightlyPlan
+    /// Edits for new versions, by the name of the recipe.
+    package var proposals: [String: NightlyProposal]
+    package var problems: [String]
+}
+
+/// A night with its report.
+package struct NightView: Codable, Sendable, Hashable {
+    package var file: NightFile
+    package var title: String
+    package var report: String
+}
+
+/// A night that was surveyed.
+struct SurveyedNight: Sendable {
+    var collection: String
+    var commit: String?
+    var plan: NightlyPlan
+    var findings: [NightFinding]
+    var problems: [String]
+}
+
+extension Coordinator {
+    /// Nights whose entries tell what has failed before.
+    private static let rememberedNights = 30
+    private static let longestAdvisories: Int64 = 512 << 20
+
+    // MARK: what is asked
+
+    /// What a night would do now. Throws what reading the collection does, and `night.collection` for a farm without one.
+    ///
+    /// - Parameter asksOutside: `false` takes all inputs for unchanged and looks for no new versions.
+    package func nightlyPlan(asksOutside: Bool) async throws -> NightlyPlanView {
+        let night = try await survey(asksOutside: asksOutside)
+        var proposals: [String: NightlyProposal] = [:]
+        for finding in night.findings { proposals[finding.subject.recipe] = finding.proposal ?? proposals[finding.subject.recipe] }
+        return NightlyPlanView(
+            collection: night.collection, commit: night.commit, nextAt: try configuration.nightly.cron()?.next(after: .now),
+            timezone: configuration.nightly.timezone, plan: night.plan, proposals: proposals, problems: night.problems)
+    }
+
+    /// Begins a night now; throws `night.open` while one goes on, and what `nightlyPlan` does.
+    package func startNight(by who: String) async throws -> NightView {
+        if let open = state.openNight {
+            throw FarmError(
+                "night.open", .conflict, "night \(open.night.number) is still going on",
+                hint: "sciferry nightly report shows it, sciferry nightly stop ends it")
+        }
+        let number = try begin(try await survey(asksOutside: true), by: who, dueAt: nil)
+        return try nightView(number)
+    }
+
+    /// Ends the night that goes on, and cancels what it has queued; throws `night.none`.
+    package func stopNight(by who: String) throws -> NightView {
+        guard let open = state.openNight else { throw FarmError("night.none", .conflict, "no night is going on") }
+        let workers = open.entries.compactMap { $0.outcome == nil ? $0.job : nil }.flatMap { state.busyWorkers(with: $0) }
+        try transition { $0.endNight(stoppedBy: who, now: .now) }
+        for worker in Set(workers) { push(worker) }
+        return try nightView(open.night.number)
+    }
+
+    /// A night with its report; throws `night.unknown`.
+    ///
+    /// - Parameter number: `nil` for the newest.
+    package func nightView(_ number: Int?) throws -> NightView {
+        let wanted = number ?? state.night?.night.number ?? 0
+        let file = state.openNight.flatMap { $0.night.number == wanted ? $0 : nil }
+        guard let file = try file ?? journal.night(wanted) else {
+            throw FarmError(
+                "night.unknown", .notFound, number.map { "there is no night \($0)" } ?? "there was no night yet",
+                hint: "sciferry nightly list shows them, sciferry nightly run begins one")
+        }
+        let report = NightReport(file, farm: configuration.farm, api: endpoints.api, timezone: configuration.nightly.timezone)
+        return NightView(file: file, title: report.title, report: report.text)
+    }
+
+    /// The newest nights, the newest first.
+    package func nightRecords(limit: Int) throws -> [NightRecord] { try journal.nights(before: .max, limit: limit) }
+
+    // MARK: nights by themselves
+
+    /// Begins nights on their schedule, submits what they plan and takes note of how it ends. Until cancelled.
+    func keepNights() async throws {
+        let settings = configuration.nightly
+        let cron = try settings.cron()
+        var since = state.night?.night.dueAt ?? .now
+        while !Task.isCancelled {
+            if let cron, let due = Coordinator.due(cron, since: since, now: .now) {
+                since = due
+                await beginScheduled(due)
+            }
+            await advanceNight()
+            await deliverReport()
+            try await Task.sleep(for: .seconds(1))
+        }
+    }
+
+    /// The newest moment that is due and was not seen yet; of those that were missed only the newest counts.
+    package static func due(_ cron: CronExpression, since: Timestamp, now: Timestamp) -> Timestamp? {
+        // What was missed for long is found from where it matters.
+        let start = max(since, now.adding(seconds: -40 * 86400))
+        guard var found = cron.next(after: start), found <= now else { return nil }
+        while let next = cron.next(after: found), next <= now { found = next }
+        return found
+    }
+
+    private func beginScheduled(_ due: Timestamp) async {
+        do {
+            _ = try begin(try await survey(asksOutside: true), by: "schedule", dueAt: due)
+        } catch {
+            let known = error as? FarmError ?? FarmError("night.fault", .fault, "the night could not be planned", cause: error)
+            logger.error("night could not be planned", metadata: ["error.code": "\(known.code.rawValue)", "reason": "\(known.message)"])
+            // Whoever reads the reports hears of it.
+            let empty = SurveyedNight(
+                collection: configuration.nightly.collection, plan: NightlyPlan([], rules: configuration.nightly.rules), findings: [],
+                problems: [known.message])
+            _ = try? begin(empty, by: "schedule", dueAt: due)
+        }
+    }
+
+    private func begin(_ night: SurveyedNight, by who: String, dueAt: Timestamp?) throws -> Int {
+        let record = NightRecord(
+            number: 0, dueAt: dueAt, startedBy: who, startedAt: .now, collection: night.collection, commit: night.commit,
+            rules: night.plan.rules, problems: night.problems)
+        let entries = try night.plan.entries.map { planned in
+            let finding = night.findings[planned.subject]
+            let submission = planned.decision == .skip ? nil : finding.submission
+            return NightEntry(
+                night: 0, position: 0, plan: planned, submission: try submission.map { try blobs.put(try CanonicalJSON.encode($0)) },
+                fingerprint: finding.fingerprint, refreshed: finding.submission?.refreshed, proposal: finding.proposal)
+        }
+        let number = try transition { $0.beginNight(record, entries, now: .now) }
+        logger.notice(
+            "night began",
+            metadata: ["night": "\(number)", "by": "\(who)", "planned": "\(entries.count { $0.plan.decision != .skip })"])
+        return number
+    }
+
+    /// Submits what has no job yet, and takes note of jobs that have ended.
+    private func advanceNight() async {
+        guard let night = state.openNight else { return }
+        for entry in state.nightToSubmit.prefix(50) {
+            submit(entry)
+            // Leases and workers do not wait for all of them.
+            await Task.yield()
+        }
+        do {
+            let ended = try night.entries.compactMap { entry -> (NightEntry, NightEntry.Outcome)? in
+                guard entry.isOpen, let id = entry.job, let file = try state.file(of: id) ?? journal.job(id) else { return nil }
+                return FarmState.outcome(of: file).map { (entry, $0) }
+            }
+            try transition { state in
+                for (entry, outcome) in ended { state.settle(entry, outcome) }
+                state.endNightWhenDone(now: .now)
+            }
+            if state.openNight == nil { logger.notice("night ended", metadata: ["night": "\(night.night.number)"]) }
+        } catch {
+            logger.error("night cannot be taken note of", metadata: ["reason": "\(error)"])
+        }
+    }
+
+    private func submit(_ entry: NightEntry) {
+        do {
+            guard let blob = entry.submission else { return }
+            let submission = try CanonicalJSON.decode(
+                Submission.self, from: try blobs.get(blob), source: "what night \(entry.night) submits")
+            _ = try submit(submission, by: "nightly") { $0.submitted(entry, as: $1) }
+        } catch let error as FarmError where [.invalid, .usage, .notFound].contains(error.category) {
+            try? transition { $0.settle(entry, .init(.failed, error.message, failureClass: .recipe)) }
+        } catch {
+            // A full disk, or a journal that fails: again in a second.
+            logger.warning("night cannot submit", metadata: ["recipe": "\(entry.plan.recipe)", "reason": "\(error)"])
+        }
+    }
+
+    // MARK: what is told
+
+    private static let mostTries = 10
+
+    /// Posts the report of a night that has ended, and tries again for a while.
+    private func deliverReport() async {
+        let settings = configuration.nightly
+        guard !settings.webhook.isEmpty, let night = state.night?.night, let ended = night.endedAt, night.notice.deliveredAt == nil,
+            night.notice.tries < Coordinator.mostTries
+        else { return }
+        let pause = night.notice.tries == 0 ? 0 : min(3600, configuration.retrySeconds * Double(1 << night.notice.tries))
+        guard Timestamp.now.seconds(since: ended) >= pause, let view = try? nightView(night.number) else { return }
+        let problem = await post(view, to: settings.webhook)
+        if let problem {
+            // The address may hold a secret and is not told.
+            logger.warning("report not delivered", metadata: ["night": "\(night.number)", "reason": "\(problem)"])
+        }
+        try? transition { $0.noticed(night.number, problem, now: .now) }
+    }
+
+    private func post(_ view: NightView, to address: String) async -> String? {
+        struct Message: Encodable {
+            var farm: String
+            var night: Int
+            var title: String
+            /// Where Slack, Mattermost and their like look for what to show.
+            var text: String
+            var counts: [String: Int]
+        }
+        let counts = Dictionary(grouping: view.file.entries.compactMap { $0.outcome?.state.rawValue }) { $0 }.mapValues(\.count)
+        let message = Message(
+            farm: configuration.farm, night: view.file.night.number, title: view.title, text: "\(view.title)\n\n\(view.report)",
+            counts: counts)
+        do {
+            let request = HTTPRequest(
+                "POST", address, headers: [("Content-Type", "application/json")], body: .bytes(try CanonicalJSON.encode(message)),
+                stallSeconds: 20)
+            let response = try await HTTPClient().perform(request)
+            return response.isSuccess ? nil : "the webhook answers with status \(response.status)"
+        } catch let error as FarmError {
+            return error.code == "http.unreachable" ? "the webhook does not answer" : "the webhook cannot be asked (\(error.code.rawValue))"
+        } catch {
+            return "the webhook cannot be asked"
+        }
+    }
+
+    // MARK: finding out
+
+    private func survey(asksOutside: Bool) async throws -> SurveyedNight {
+        let settings = configuration.nightly
+        guard !settings.collection.isEmpty || !settings.repository.isEmpty else {
+            throw FarmError(
+                "night.collection", .usage, "the farm knows no recipes of its own",
+                hint: "name the directory of a collection in farm.json: \"nightly\": {\"collection\": \"/srv/recipes\"}")
+        }
+        let root = settings.collection.isEmpty ? home.collection : settings.collection
+        var problems: [String] = []
+        if !settings.repository.isEmpty, asksOutside { problems += await fetchCollection(settings, into: root) }
+        let commit = try? await ProcessRunner.require(
+            Command("git", ["-C", root, "-c", "safe.directory=*", "rev-parse", "HEAD"], deadlineSeconds: 20)
+        ).trimmingCharacters(in: .whitespacesAndNewlines)
+        let client = asksOutside ? HTTPClient() : nil
+        let (advisories, trouble) = await Coordinator.advisories(settings.advisories, client)
+        problems += trouble
+        let survey = NightSurvey(
+            facts: try nightFacts(), settings: settings, bootstrap: configuration.bootstrap, client: client, advisories: advisories,
+            blobs: blobs, journal: journal, region: firstRegion, memory: try await nightMemory(), now: .now)
+        let findings = try await survey.run(root)
+        let plan = NightlyPlan(findings.map(\.subject), rules: settings.rules)
+        return SurveyedNight(collection: root, commit: commit, plan: plan, findings: findings, problems: problems)
+    }
+
+    private func nightFacts() throws -> NightFacts {
+        let open = state.openJobs.map(\.job).filter { $0.kind == .build } + state.candidates.map(\.job)
+        return NightFacts(
+            inputs: state.inputs, releases: Array(state.releases.values), ledger: state.ledger,
+            capabilities: state.workers.values.filter { !$0.revoked }.compactMap { worker in
+                guard let facts = worker.facts, let target = Microarchitecture.named(facts.target) else { return nil }
+                return .init(target: target, labels: Set(facts.labels ?? []), isTrusted: worker.trusted)
+            },
+            pending: open.map {
+                .init(job: $0.id, recipe: $0.recipe, version: $0.version, target: $0.target, isCandidate: $0.isCandidate ?? false)
+            })
+    }
+
+    /// What the last nights have tried, read one by one so that nobody waits for all of them.
+    private func nightMemory() async throws -> [String: [NightEntry]] {
+        var memory: [String: [NightEntry]] = [:]
+        let journal = journal
+        let nights = try journal.nights(before: .max, limit: Coordinator.rememberedNights)
+        for night in nights {
+            let file = try await Blocking.run { try journal.night(night.number) }
+            for entry in file?.entries ?? [] where entry.outcome != nil { memory[entry.key, default: []].append(entry) }
+        }
+        return memory
+    }
+
+    /// Brings the collection to its branch; what it was stays where that cannot be done.
+    private func fetchCollection(_ settings: NightlySettings, into root: String) async -> [String] {
+        do {
+            if !Disk.isDirectory("\(root)/.git") {
+                try await ProcessRunner.require(
+                    Command(
+                        "git", ["clone", "--quiet", "--depth", "1", "--branch", settings.branch, "--", settings.repository, root],
+                        environment: ["GIT_TERMINAL_PROMPT": "0"], deadlineSeconds: 1200))
+            } else {
+                for arguments in [
+                    ["fetch", "--quiet", "--depth", "1", "--", settings.repository, settings.branch],
+                    ["checkout", "--quiet", "--force", "--detach", "FETCH_HEAD"], ["clean", "-fdxq"],
+                ] {
+                    try await ProcessRunner.require(
+                        Command(
+                            "git", ["-C", root, "-c", "safe.directory=*"] + arguments, environment: ["GIT_TERMINAL_PROMPT": "0"],
+                            deadlineSeconds: 1200))
+                }
+            }
+            return []
+        } catch {
+            let words = (error as? FarmError)?.message ?? "\(error)"
+            return ["the collection could not be fetched, what was there is used: \(words.prefix(300))"]
+        }
+    }
+
+    /// All lists of advisories, and what could not be read.
+    private static func advisories(_ sources: [String], _ client: HTTPClient?) async -> (AdvisoryList, [String]) {
+        var list = AdvisoryList()
+        var problems: [String] = []
+        for source in sources {
+            do {
+                if source.contains("://") {
+                    guard let client else { continue }
+                    let response = try await client.performRetrying(
+                        HTTPRequest("GET", source, responseLimit: longestAdvisories, followsRedirects: true),
+                        policy: RetryPolicy(attempts: 3))
+                    guard response.isSuccess else {
+                        throw FarmError("advisory.absent", .unavailable, "\(source) answers with status \(response.status)")
+                    }
+                    try list.add(response.body, source: source)
+                } else if Disk.isDirectory(source) {
+                    for name in try Disk.list(source) where name.hasSuffix(".json") {
+                        let path = "\(source)/\(name)"
+                        try list.add(try await Blocking.run { try Disk.read(path, limit: longestAdvisories) }, source: path)
+                    }
+                } else {
+                    try list.add(try await Blocking.run { try Disk.read(source, limit: longestAdvisories) }, source: source)
+                }
+            } catch {
+                problems.append("advisories: \((error as? FarmError)?.message ?? "\(error)")")
+            }
+        }
+        return (list, problems)
+    }
+}

@@ -104,7 +104,7 @@ let package = Package(
         room(
             "Recipes", ["FarmModel", "Microarchitecture", "SystemIO", "TemplateEngine", yams], resources: [.embedInCode("Templates")]),
         room("TestSuites", ["FarmModel"]),
-        room("Upstream", ["FarmModel", "HTTPTransport"]),
+        room("Upstream", ["FarmModel", "HTTPTransport", "SystemIO"]),
         // Layer 3
         room("ChunkStore", ["FarmModel", "ObjectStorage", "SystemIO", "Zstandard"]),
         room("FarmWire", path: "protocol/Wire", ["FarmMessages", "FarmModel", nioCore, protobuf]),

@@ -135,16 +135,14 @@ extension JobCommand {
         if farm.json { return try Console.json(submission) }
         let source = try submission.source()
         let shared = source.collection.files.map { ("collection/\($0.key)", $0.value) }
+        if let day = submission.refreshed { Console.print("with the packages of \(day.printable())") }
         for (path, bytes) in (source.files.map { ($0.key, $0.value) } + shared).sorted(by: { $0.0 < $1.0 }) {
             Console.print("== \(path)")
             guard let text = String(validating: bytes, as: UTF8.self) else {
                 Console.print("\(bytes.count) bytes, sha256:\(Digest(hashing: bytes).hex)")
                 continue
             }
-            Console.print(
-                String(
-                    String.UnicodeScalarView(
-                        text.unicodeScalars.map { $0.value < 0x20 && $0 != "\n" && $0 != "\t" || $0.value == 0x7F ? "\u{FFFD}" : $0 })))
+            Console.print(text.printable(keeping: "\n\t"))
         }
     }
 

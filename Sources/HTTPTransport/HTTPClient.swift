@@ -103,6 +103,9 @@ package final class HTTPClient: Sendable {
         sciferry_curl_set_long(curl, CURLOPT_CONNECTTIMEOUT, request.connectSeconds)
         sciferry_curl_set_long(curl, CURLOPT_LOW_SPEED_LIMIT, 1)
         sciferry_curl_set_long(curl, CURLOPT_LOW_SPEED_TIME, request.stallSeconds)
+        sciferry_curl_set_long(curl, CURLOPT_TIMEOUT, request.deadlineSeconds)
+        // Addresses come from recipes too: libcurl would speak to mail servers and read files.
+        sciferry_curl_set_string(curl, CURLOPT_PROTOCOLS_STR, "http,https")
         sciferry_curl_set_long(curl, CURLOPT_NOPROGRESS, 0)
         sciferry_curl_set_string(curl, CURLOPT_USERAGENT, "sciferry/\(Program.version)")
         sciferry_curl_set_list(curl, CURLOPT_HTTPHEADER, list)

@@ -30,6 +30,8 @@ package struct HTTPRequest: Sendable {
     /// Ends a request that moves less than one byte a second for so long.
     package var stallSeconds: Int
     package var connectSeconds: Int
+    /// Ends a request that is not over after so long; 0 for never.
+    package var deadlineSeconds = 0
     /// A longer response body is refused.
     package var responseLimit: Int64
     /// Follow up to five redirects, to https only; for downloads without secrets in their headers.

@@ -142,7 +142,10 @@ package struct RecipeDraft: Sendable {
             }
             return base.reference
         }
-        if !refreshed.isEmpty { dockerfile = try RecipeDraft.refreshing(dockerfile, on: refreshed) }
+        if !refreshed.isEmpty {
+            try RecipeDraft.checkDay(refreshed)
+            dockerfile = try RecipeDraft.refreshing(dockerfile, on: refreshed)
+        }
         var suite = suite
         if let script = foreign?.test, !script.isEmpty { suite.tests.insert(FunctionalTest(name: "%test", command: script), at: 0) }
         let plan = Plan(
@@ -158,6 +161,13 @@ package struct RecipeDraft: Sendable {
         return RenderedRecipe(
             plan: plan, blobs: context.blobs, workers: recipe.settings.workers, declaresDisk: recipe.settings.diskGiB != nil,
             layers: try BuildLayers.identities(of: plan))
+    }
+
+    /// Throws `recipe.day` for a text that is no day: nothing else may become a line of a Dockerfile.
+    package static func checkDay(_ text: String) throws {
+        guard text.wholeMatch(of: /[0-9]{4}-[0-9]{2}-[0-9]{2}/) != nil else {
+            throw FarmError("recipe.day", .invalid, "\"\(text.prefix(40))\" is no day", hint: "for example 2026-11-22")
+        }
     }
 
     /// The day as a variable that every step sees and the image does not keep. A label would not do: BuildKit's steps do not depend on it.

@@ -57,6 +57,34 @@ package enum Blocking {
             queue.async { continuation.resume(with: Result { try body() }) }
         }
     }
+
+    /// The same for work that might never end: after so many seconds it is left to itself, and `blocking.deadline` is thrown.
+    package static func run<Value: Sendable>(
+        seconds: Double, _ body: @escaping @Sendable () throws -> Value
+    ) async throws -> Value {
+        try await withCheckedThrowingContinuation { continuation in
+            let waiting = WaitingContinuation(continuation)
+            queue.async { waiting.resume(Result { try body() }) }
+            queue.asyncAfter(deadline: .now() + seconds) {
+                waiting.resume(.failure(FarmError("blocking.deadline", .unavailable, "it took longer than \(Int(seconds)) s")))
+            }
+        }
+    }
+}
+
+/// A continuation that the first of two resumes.
+private final class WaitingContinuation<Value: Sendable>: Sendable {
+    private let continuation: Mutex<CheckedContinuation<Value, any Error>?>
+
+    init(_ continuation: CheckedContinuation<Value, any Error>) { self.continuation = Mutex(continuation) }
+
+    func resume(_ result: Result<Value, any Error>) {
+        let waiting = continuation.withLock { continuation in
+            defer { continuation = nil }
+            return continuation
+        }
+        waiting?.resume(with: result)
+    }
 }
 
 /// A serial executor with a queue of its own, for actors whose work blocks.

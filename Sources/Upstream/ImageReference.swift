@@ -39,7 +39,16 @@ package struct ImageReference: Sendable, Hashable {
 
     /// Where the registry's API begins. A registry on this machine is asked without TLS, as the engine does.
     package var address: String {
-        let isLocal = host.hasPrefix("localhost") || host.hasPrefix("127.")
-        return "\(isLocal ? "http" : "https")://\(host)/v2/\(repository)"
+        "\(isLocal ? "http" : "https")://\(host)/v2/\(repository)"
+    }
+
+    /// Whether the registry runs on this machine.
+    package var isLocal: Bool { ImageReference.isLocal(host) }
+
+    /// Whether a host, with a port or without, is this machine.
+    static func isLocal(_ host: String) -> Bool {
+        let name = host.prefix { $0 != ":" }
+        let numbers = name.split(separator: ".", omittingEmptySubsequences: false)
+        return name == "localhost" || numbers.count == 4 && numbers[0] == "127" && numbers.allSatisfy { UInt8($0) != nil }
     }
 }

@@ -5,7 +5,8 @@ package import HTTPTransport
 /// Whether upstream still has what is locked.
 package enum InputStanding: Sendable, Hashable {
     case same
-    case moved
+    /// It has something else; the text stands for what.
+    case moved(String)
     /// It could not be found out, and why.
     case unknown(String)
     /// Nobody answered.
@@ -45,11 +46,14 @@ package struct InputWatch: Sendable {
             switch input.kind {
             case .base where input.origin == .bootstrap:
                 guard let source = bootstrap[input.name] else { return .unknown("farm.json does not bootstrap it any more") }
-                return input.bootstrap?.hasPrefix(source.title) ?? false ? .same : .moved
+                return input.bootstrap?.hasPrefix(source.title) ?? false ? .same : .moved(source.title)
             case .base:
                 guard let reference = ImageReference(input.name) else { return .unknown("it is no image's name") }
-                return try await registry.digest(of: reference) == input.digest ? .same : .moved
-            case .git: return try await GitReferences.commit(input.name, client: client) == input.commit ? .same : .moved
+                let now = try await registry.digest(of: reference)
+                return now == input.digest ? .same : .moved(now.hex)
+            case .git:
+                let now = try await GitReferences.commit(input.name, client: client)
+                return now == input.commit ? .same : .moved(now)
             case .download: return try await file(input)
             }
         } catch let error as FarmError {
@@ -61,15 +65,20 @@ package struct InputWatch: Sendable {
 
     /// By its size, and by when the server says it was changed last. Some servers know neither; what they have is taken to be the same.
     private func file(_ input: LockedInput) async throws -> InputStanding {
-        let response = try await client.performRetrying(
-            HTTPRequest("HEAD", input.name, stallSeconds: 20, followsRedirects: true), policy: RetryPolicy(attempts: 2))
-        guard response.isSuccess else { return .unknown("the server answers with status \(response.status)") }
+        var request = HTTPRequest("HEAD", input.name, stallSeconds: 20, followsRedirects: true)
+        request.deadlineSeconds = 60
+        let response = try await client.performRetrying(request, policy: RetryPolicy(attempts: 2))
+        guard response.isSuccess else {
+            let words = "the server answers with status \(response.status)"
+            return RetryPolicy.isTransient(status: response.status) ? .unreachable(words) : .unknown(words)
+        }
         if let size = response.headers["content-length"].flatMap(Int64.init), size > 0, response.headers["content-encoding"] == nil {
-            if size != input.size { return .moved }
+            if size != input.size { return .moved("\(size) bytes") }
         }
         if let text = response.headers["last-modified"], let changed = InputWatch.date(text) {
-            // Clocks of servers differ by a little.
-            if changed.seconds(since: input.lockedAt) > 60 { return .moved }
+            // Clocks of servers differ by a little, and what is made for each question is always new.
+            let asked = response.headers["date"].flatMap(InputWatch.date) ?? .now
+            if changed.seconds(since: input.lockedAt) > 60, asked.seconds(since: changed) > 60 { return .moved("changed \(changed)") }
         }
         return .same
     }

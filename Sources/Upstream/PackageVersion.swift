@@ -1,5 +1,5 @@
 /// A version of a Debian package, in the order of dpkg (deb-version(7)).
-package struct PackageVersion: Sendable, Hashable, Comparable {
+package struct PackageVersion: Sendable, Comparable {
     package let text: String
     private let epoch: Int
     private let upstream: [UInt8]
@@ -18,9 +18,6 @@ package struct PackageVersion: Sendable, Hashable, Comparable {
 
     package static func == (one: PackageVersion, other: PackageVersion) -> Bool { one.compared(with: other) == 0 }
     package static func < (one: PackageVersion, other: PackageVersion) -> Bool { one.compared(with: other) < 0 }
-
-    /// Versions that are equal in their order may be written in different ways.
-    package func hash(into hasher: inout Hasher) { hasher.combine(epoch) }
 
     private func compared(with other: PackageVersion) -> Int {
         if epoch != other.epoch { return epoch < other.epoch ? -1 : 1 }

@@ -32,11 +32,14 @@ package struct RegistryWatch: Sendable {
         case 403: throw denied(reference)
         case 404: throw FarmError("registry.absent", .notFound, "\(reference.host) has no \(reference.repository):\(reference.tag)")
         case 429: throw FarmError("registry.limit", .unavailable, "\(reference.host) has answered too many questions")
-        default: throw FarmError("registry.unreachable", .unavailable, "\(reference.host) answers with status \(response.status)")
+        default:
+            throw FarmError(
+                "registry.unreachable", response.status >= 500 ? .unavailable : .invalid,
+                "\(reference.host) answers with status \(response.status)")
         }
         guard let text = response.headers["docker-content-digest"], let digest = Digest(text) else {
             throw FarmError(
-                "registry.answer", .unavailable, "\(reference.host) gives no digest of \(reference.repository):\(reference.tag)")
+                "registry.answer", .invalid, "\(reference.host) gives no digest of \(reference.repository):\(reference.tag)")
         }
         return digest
     }
@@ -45,8 +48,9 @@ package struct RegistryWatch: Sendable {
         var headers = [(name: "Accept", value: RegistryWatch.forms.joined(separator: ", "))]
         if let token { headers.append((name: "Authorization", value: "Bearer \(token)")) }
         do {
-            return try await client.performRetrying(
-                HTTPRequest(method, url, headers: headers, stallSeconds: 20, responseLimit: 1 << 20), policy: RetryPolicy(attempts: 2))
+            var request = HTTPRequest(method, url, headers: headers, stallSeconds: 20, responseLimit: 1 << 20)
+            request.deadlineSeconds = 60
+            return try await client.performRetrying(request, policy: RetryPolicy(attempts: 2))
         } catch let error as FarmError {
             throw FarmError("registry.unreachable", .unavailable, error.message, cause: error)
         }
@@ -61,10 +65,10 @@ package struct RegistryWatch: Sendable {
         guard challenge.lowercased().hasPrefix("bearer ") else { throw denied(reference) }
         var fields: [String: String] = [:]
         for match in challenge.matches(of: /([A-Za-z_]+)="([^"]*)"/) { fields[match.1.lowercased()] = String(match.2) }
-        // A registry must not send the farm to other machines of its own network.
-        guard let realm = fields["realm"], realm.hasPrefix("https://") || realm.hasPrefix("http://localhost") else {
-            throw denied(reference)
-        }
+        // Without TLS only where the registry itself is this machine, and so is what it sends the farm to.
+        guard let realm = fields["realm"], let host = InputWatch.host(realm), !host.contains("@"),
+            realm.hasPrefix("https://") || realm.hasPrefix("http://") && reference.isLocal && ImageReference.isLocal(host)
+        else { throw denied(reference) }
         var parameters = ["scope=\(RegistryWatch.escaped(fields["scope"] ?? "repository:\(reference.repository):pull"))"]
         if let service = fields["service"] { parameters.append("service=\(RegistryWatch.escaped(service))") }
         let separator = realm.contains("?") ? "&" : "?"

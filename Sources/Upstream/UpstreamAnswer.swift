@@ -138,7 +138,12 @@ package enum UpstreamAnswer {
         case .http:
             // What the pattern finds in each line; a line is bounded, for patterns may be slow.
             return String(decoding: bytes.prefix(4 << 20), as: UTF8.self).split(whereSeparator: \.isNewline)
-                .flatMap { line in stride(from: 0, to: line.utf8.count, by: 4000).map { String(line.dropFirst($0).prefix(4200)) } }
+                .flatMap { line in
+                    let bytes = Array(line.utf8)
+                    return stride(from: 0, to: bytes.count, by: 1000).map { start in
+                        String(decoding: bytes[start..<min(start + 1200, bytes.count)], as: UTF8.self)
+                    }
+                }
                 .map { UpstreamRelease($0) }
         }
     }
@@ -162,7 +167,7 @@ package enum UpstreamAnswer {
 
     private static func strange(_ source: UpstreamSource, _ why: String) -> FarmError {
         FarmError(
-            "upstream.answer", .unavailable,
+            "upstream.answer", .invalid,
             "\(source.kind.rawValue) \(source.name) answered in another form than it should: \(why.prefix(200))")
     }
 
@@ -181,7 +186,8 @@ package enum UpstreamAnswer {
     private static func upstream(_ version: String) -> String {
         let plain = version.split(separator: ":", maxSplits: 1).last ?? ""
         let upstream = plain.lastIndex(of: "-").map { plain[..<$0] } ?? plain
-        // Repacked without some of its files: 1.2+dfsg, 1.2~ds1.
-        return String(upstream.prefix { $0 != "+" && $0 != "~" })
+        // Repacked without some of its files: 1.2+dfsg, 1.2~ds1. What is 1.2~rc1 is not 1.2.
+        let whole = upstream.prefix { $0 != "+" }
+        return String(whole.firstRange(of: "~d").map { whole[..<$0.lowerBound] } ?? whole)
     }
 }

@@ -1,5 +1,6 @@
 package import FarmModel
 import Foundation
+import SystemIO
 package import HTTPTransport
 
 /// What asking a source has shown.
@@ -50,7 +51,15 @@ package struct UpstreamWatch: Sendable {
             releases += try UpstreamAnswer.releases(response.body, source)
             next = UpstreamWatch.next(response)
         }
-        return try UpstreamWatch.choose(releases, source, current: current)
+        do {
+            return try await Blocking.run(seconds: 20) { [releases] in
+                try UpstreamWatch.choose(releases, source, current: current)
+            }
+        } catch let error as FarmError where error.code == "blocking.deadline" {
+            throw FarmError(
+                "upstream.pattern", .invalid, "the pattern \"\(source.pattern ?? "")\" takes too long", hint: "repeat less in it",
+                cause: error)
+        }
     }
 
     private func ask(_ url: String, _ source: UpstreamSource) async throws -> HTTPResponse {
@@ -59,13 +68,12 @@ package struct UpstreamWatch: Sendable {
             headers.append((name: "Accept", value: "application/vnd.github+json"))
             if let token { headers.append((name: "Authorization", value: "Bearer \(token)")) }
         }
+        // libcurl does not send the token on to another host.
+        var request = HTTPRequest("GET", moved(url), headers: headers, stallSeconds: 20, responseLimit: 32 << 20, followsRedirects: true)
+        request.deadlineSeconds = 120
         let response: HTTPResponse
         do {
-            response = try await client.performRetrying(
-                HTTPRequest(
-                    "GET", moved(url), headers: headers, responseLimit: 32 << 20,
-                    followsRedirects: !headers.contains { $0.name == "Authorization" }),
-                policy: RetryPolicy(attempts: 3))
+            response = try await client.performRetrying(request, policy: RetryPolicy(attempts: 3))
         } catch let error as FarmError {
             throw FarmError("upstream.unreachable", .unavailable, "\(source.kind.rawValue) \(source.name) cannot be asked", cause: error)
         }
@@ -83,7 +91,8 @@ package struct UpstreamWatch: Sendable {
                 hint: "it should be \(source.kind.nameHint)")
         }
         throw FarmError(
-            "upstream.unreachable", .unavailable, "\(source.kind.rawValue) \(source.name) answered with status \(response.status)")
+            "upstream.unreachable", response.status >= 500 ? .unavailable : .invalid,
+            "\(source.kind.rawValue) \(source.name) answered with status \(response.status)")
     }
 
     private func moved(_ url: String) -> String {
@@ -107,6 +116,7 @@ package struct UpstreamWatch: Sendable {
     /// The newest of what is listed; throws `upstream.pattern` and `upstream.nothing`.
     package static func choose(_ releases: [UpstreamRelease], _ source: UpstreamSource, current: String) throws -> UpstreamFinding {
         let pattern = try source.pattern.map { text in
+            try UpstreamPattern.check(text)
             do { return try Regex(text) } catch {
                 throw FarmError("upstream.pattern", .invalid, "\"\(text)\" is no regular expression", cause: error)
             }
@@ -114,13 +124,13 @@ package struct UpstreamWatch: Sendable {
         let own = UpstreamVersion(current)
         var best: (version: UpstreamVersion, label: String)?
         for release in releases {
-            for text in versions(in: release.label, pattern, source.kind) {
+            for (text, label) in versions(in: release.label, pattern, source.kind) {
                 guard let version = UpstreamVersion(text) else { continue }
                 if !source.prereleases, release.isPrerelease || version.isPrerelease { continue }
                 // Some projects have tags of another counting beside those of their versions.
                 if let own, source.pattern == nil, !version.isOfSeries(own) { continue }
                 if let best, version <= best.version { continue }
-                best = (version, release.label)
+                best = (version, label)
             }
         }
         guard let best else {
@@ -130,13 +140,17 @@ package struct UpstreamWatch: Sendable {
         }
         let isNew = own.map { best.version > $0 } ?? (best.version.text != current)
         return UpstreamFinding(
-            current: current, newest: isNew ? best.version.text : current, label: String(best.label.prefix(200)))
+            current: current, newest: isNew ? best.version.text : current, label: best.label.prefix(200).printable())
     }
 
-    private static func versions(in label: String, _ pattern: Regex<AnyRegexOutput>?, _ kind: UpstreamSource.Kind) -> [String] {
+    /// Versions in what a source lists, each with the text around it.
+    private static func versions(
+        in label: String, _ pattern: Regex<AnyRegexOutput>?, _ kind: UpstreamSource.Kind
+    ) -> [(text: String, label: String)] {
         if let pattern {
             return label.matches(of: pattern).map { match in
-                String((match.output.count > 1 ? match.output[1].substring : nil) ?? match.output[0].substring ?? "")
+                let whole = match.output[0].substring ?? ""
+                return (String((match.output.count > 1 ? match.output[1].substring : nil) ?? whole), String(whole))
             }
         }
         // v1.2, release-1.2, tool_1_2: from the first digit on; of a file's name, without what follows.
@@ -146,6 +160,6 @@ package struct UpstreamWatch: Sendable {
                 if let range = text.range(of: ending) { text = text[..<range.lowerBound] }
             }
         }
-        return [text.contains(".") ? String(text) : text.replacingOccurrences(of: "_", with: ".")]
+        return [(text.contains(".") ? String(text) : text.replacingOccurrences(of: "_", with: "."), label)]
     }
 }

@@ -1,3 +1,4 @@
+import FarmMessages
 import CoordinatorCore
 import FarmModel
 import Foundation
@@ -30,7 +31,7 @@ import Testing
         try bench.commit()
         #expect(bench.state.nightToSubmit.map(\.plan.recipe) == ["a", "b"])
         let id = try bench.submit("a")
-        bench.state.submitted(try #require(bench.state.nightToSubmit.first), as: id)
+        try bench.state.submitted(try #require(bench.state.nightToSubmit.first), as: id)
         try bench.commit()
         bench.crash()
         #expect(bench.state.nightToSubmit.map(\.plan.recipe) == ["b"] && bench.state.openNight?.entries[0].job == id)
@@ -52,30 +53,55 @@ import Testing
         #expect(ended.entries.map { $0.outcome?.state } == [.cancelled, .failed, nil] && ended.night.endedAt == bench.now)
         bench.crash()
         #expect(bench.state.openNight == nil && bench.state.night?.night.number == 1)
-        bench.state.noticed(1, "it does not answer", now: bench.now)
-        bench.state.noticed(1, nil, now: bench.now)
+        var told = try #require(bench.state.night).night
+        told.notice.tries = 2
+        bench.state.noticed(told)
         try bench.commit()
-        #expect(try bench.journal.night(1)?.night.notice.tries == 2 && bench.state.night?.night.notice.deliveredAt == bench.now)
+        #expect(try bench.journal.night(1)?.night.notice.tries == 2 && bench.state.night?.night.notice.tries == 2)
     }
 
     @Test func whatIsLeftIsLeftToTheNextOne() throws {
         var bench = Bench()
         _ = bench.state.beginNight(record(), [entry("a"), entry("b")], now: bench.now)
         let id = try bench.submit("a")
-        bench.state.submitted(try #require(bench.state.nightToSubmit.first), as: id)
+        try bench.state.submitted(try #require(bench.state.nightToSubmit.first), as: id)
         #expect(bench.state.beginNight(record(), [entry("c")], now: bench.now) == 2)
         try bench.commit()
         let first = try #require(try bench.journal.night(1))
         #expect(first.entries.map { $0.outcome?.words } == ["\(id) is queued", "it was not its turn"] && first.night.endedAt != nil)
         #expect(bench.state.jobs[id]?.state == .queued, "it is still wanted")
         #expect(try bench.journal.nights(before: 2, limit: 5).map(\.number) == [1])
+        // A job for what is not wanted any more does not come about.
+        let late = try #require(first.entries.last)
+        #expect(throws: FarmError.self) { try bench.state.submitted(late, as: id) }
         // One that is stopped takes its jobs with it.
         let other = try bench.submit("c")
-        bench.state.submitted(try #require(bench.state.nightToSubmit.first), as: other)
+        try bench.state.submitted(try #require(bench.state.nightToSubmit.first), as: other)
         bench.state.endNight(stoppedBy: "op", now: bench.now)
         try bench.commit()
         #expect(bench.state.jobs[other]?.state == .cancelled && bench.state.openNight == nil)
         #expect(try bench.journal.night(2)?.night.stoppedBy == "op")
+    }
+
+    @Test func theHoursOfANightAreKept() throws {
+        var bench = Bench()
+        try bench.enrol("w")
+        var night = record()
+        night.rules.nodeHours = 1
+        _ = bench.state.beginNight(night, [entry("a"), entry("b"), entry("c")], now: bench.now)
+        for recipe in ["a", "b"] {
+            let id = try bench.submit(recipe)
+            try bench.state.submitted(try #require(bench.state.nightToSubmit.first), as: id)
+        }
+        let running = try #require(bench.report("w").assignments.first).attempt.job
+        bench.now = bench.now.adding(seconds: 1800)
+        #expect(bench.state.nightSeconds(now: bench.now) == 1800)
+        // What a worker has begun goes on, the rest is left.
+        bench.state.endBudget(now: bench.now)
+        try bench.commit()
+        let left = try #require(bench.state.openNight).entries.filter { $0.isOpen }
+        #expect(left.map(\.job) == [running])
+        #expect(bench.state.jobs.values.filter { $0.state == .cancelled }.count == 1)
     }
 
     @Test func whatCannotBeJournalledHasNotHappened() throws {
@@ -128,10 +154,10 @@ import Testing
         night.number = 12
         let report = NightReport(
             NightFile(night: night, entries: entries), farm: "nectar", api: "https://farm.example:7443", timezone: "Australia/Brisbane")
-        #expect(report.title == "nectar, night 12: 2 released, 1 candidates, 1 failed, 1 unchanged, 1 open, 2 skipped")
+        #expect(report.title == "nectar, night 12: 2 released, 1 candidate, 1 failed, 1 unchanged, 1 open, 2 skipped")
         for words in [
             "Began 2026-11-18 21:06 and goes on, Australia/Brisbane, by schedule.", "Recipes: /srv/recipes at 0123456789ab",
-            "Hours of workers: 12.0 h planned of 100.0 h, 2.0 h used.", "Problems (1)\n------------\n  a list could not be read",
+            "Hours of workers: 12.0 h planned of 100.0 h, 2.0 h used.", "Problems (1)\n------------\n    a list could not be read",
             "Failed (1)\n----------\n* broken 1 for x86_64\n    the recipe has changed\n    step 3 of 9 failed: no such file [the recipe's]\n    https://farm.example:7443/api/v1/jobs/j8/log",
             "* made 1 for x86_64\n    the recipe has changed\n    https://farm.example:7443/api/v1/jobs/j7\n",
             "https://security-tracker.debian.org/tracker/DSA-1-1\n    https://osv.dev/vulnerability/USN-2-1",
@@ -147,6 +173,7 @@ import Testing
         (#"{"timezone": "Mars", "schedule": "@daily", "collection": "/r"}"#, "schedule.zone"),
         (#"{"webhook": "file:///etc/passwd"}"#, "settings.value"), (#"{"targets": ["x86_65"]}"#, "target.unknown"),
         (#"{"repository": "--upload-pack=x"}"#, "settings.value"),
+        (#"{"repository": "https://git.example/r", "collection": "/r"}"#, "settings.value"),
     ]) func settingsWithoutSenseAreRefused(_ text: String, _ code: String) {
         let error = #expect(throws: FarmError.self, "\(text)") {
             try CanonicalJSON.decode(NightlySettings.self, from: Array(text.utf8), source: "farm.json")

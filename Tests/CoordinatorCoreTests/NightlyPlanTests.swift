@@ -29,7 +29,8 @@ import Testing
             plan.entries.map(\.words) == [
                 "a rebuild mends 2 advisories, CVE-1, CVE-2", "the recipe has changed; debian:12 has moved",
                 "the recipe has changed", "version 2 is out (v2)", "debian:12 has moved", "120 days old",
-                "failed 3 times, and nothing has changed since: step 4 failed", "no worker has its CPU", "nothing has changed, 12 days old",
+                "failed 3 times, and nothing has changed since: step 4 failed", "no worker has its CPU; this version was never released",
+                "nothing has changed, 12 days old",
             ])
         #expect(plan.plannedHours == 6)
     }

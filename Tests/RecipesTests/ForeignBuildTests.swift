@@ -68,6 +68,9 @@ import Testing
         #expect(today.plan.dockerfile.replacing("ARG SCIFERRY_REFRESHED=2026-11-22\n", with: "") == rendered.plan.dockerfile)
         #expect(Set(today.layers.dropFirst(2)).isDisjoint(with: rendered.layers) && today.layers.prefix(2) == rendered.layers.prefix(2))
         #expect(try draft.render(lock: lock(draft), suite: TestSuite(), refreshed: "2026-11-22").layers == today.layers)
+        for day in ["x\nRUN curl evil", "2026-11-22\n", "2026-11-2"] {
+            #expect(throws: FarmError.self) { try draft.render(lock: lock(draft), suite: TestSuite(), refreshed: day) }
+        }
     }
 
     @Test func aDefinitionFileIsTranslated() throws {

@@ -24,7 +24,7 @@ import Upstream
 
     @Test func theSameIsWrittenInDifferentWays() {
         for (one, other) in [("0:1.0", "1.0"), ("1.0-0", "1.0"), ("1.00", "1.0"), ("1.0-01", "1.0-1")] {
-            #expect(PackageVersion(one) == PackageVersion(other) && PackageVersion(one).hashValue == PackageVersion(other).hashValue)
+            #expect(PackageVersion(one) == PackageVersion(other))
         }
     }
 }

@@ -28,6 +28,7 @@ private final class Counts: Sendable {
         ("docker.io/library/ubuntu:24.04", "https://registry-1.docker.io/v2/library/ubuntu", "24.04"),
         ("vnmd/fsl_6.0.3:20200905", "https://registry-1.docker.io/v2/vnmd/fsl_6.0.3", "20200905"),
         ("ghcr.io/a/b/c:1", "https://ghcr.io/v2/a/b/c", "1"), ("localhost:5000/tiny:1", "http://localhost:5000/v2/tiny", "1"),
+        ("localhost.evil/x", "https://localhost.evil/v2/x", "latest"), ("127.0.0.evil/x", "https://127.0.0.evil/v2/x", "latest"),
         ("127.0.0.1:5000/tiny", "http://127.0.0.1:5000/v2/tiny", "latest"), ("host:443/x:y", "https://host:443/v2/x", "y"),
     ]) func namesAreTakenApart(_ name: String, _ address: String, _ tag: String) throws {
         let reference = try #require(ImageReference(name))
@@ -67,6 +68,7 @@ private final class Counts: Sendable {
                     else: self.answer(406, {})
                 elif path == '/v2/a/closed/manifests/1': self.answer(401, {'WWW-Authenticate': 'Basic realm="x"'})
                 elif path == '/v2/a/evil/manifests/1': self.answer(401, {'WWW-Authenticate': 'Bearer realm="http://10.0.0.1/token"'})
+                elif path == '/v2/a/sly/manifests/1': self.answer(401, {'WWW-Authenticate': 'Bearer realm="http://localhost.evil.example/token"'})
                 elif path == '/v2/a/silent/manifests/1': self.answer(200, {})
                 elif path == '/v2/a/busy/manifests/1': self.answer(429, {})
                 elif path == '/file': self.answer(200, {'Content-Length': '7', 'Last-Modified': 'Sun, 01 Nov 2026 10:00:00 GMT'})
@@ -99,10 +101,11 @@ private final class Counts: Sendable {
             try await Task.sleep(for: .milliseconds(50))
         }
         #expect(await watch.standing(of: input(.base, open, there)) == .same)
-        #expect(await watch.standing(of: input(.base, open, Digest(hashing: "old"))) == .moved)
+        #expect(await watch.standing(of: input(.base, open, Digest(hashing: "old"))) == .moved(there.hex))
         #expect(await watch.standing(of: input(.base, "localhost:\(port)/a/private:1", there)) == .same)
         for (name, words) in [
-            ("closed", "to those only who log in"), ("evil", "to those only who log in"), ("nothing", "has no a/nothing:1"),
+            ("closed", "to those only who log in"), ("evil", "to those only who log in"), ("sly", "to those only who log in"),
+            ("silent", "gives no digest"), ("nothing", "has no a/nothing:1"),
         ] {
             let standing = await watch.standing(of: input(.base, "localhost:\(port)/a/\(name):1", there))
             guard case .unknown(let why) = standing, why.contains(words) else {
@@ -110,14 +113,15 @@ private final class Counts: Sendable {
                 continue
             }
         }
-        for name in ["silent", "busy"] {
+        for name in ["busy"] {
             let standing = await watch.standing(of: input(.base, "localhost:\(port)/a/\(name):1", there))
             #expect(isUnreachable(standing), "\(standing)")
         }
         let file = "http://127.0.0.1:\(port)/file"
         #expect(await watch.standing(of: input(.download, file, there, size: 7)) == .same)
-        #expect(await watch.standing(of: input(.download, file, there, size: 8)) == .moved)
-        #expect(await watch.standing(of: input(.download, file, there, size: 7, at: 1_793_000_000)) == .moved)
+        #expect(await watch.standing(of: input(.download, file, there, size: 8)) == .moved("7 bytes"))
+        #expect(
+            await watch.standing(of: input(.download, file, there, size: 7, at: 1_793_000_000)) == .moved("changed 2026-11-01T10:00:00Z"))
         #expect(await watch.standing(of: input(.download, "http://127.0.0.1:\(port)/plain", there, size: 3)) == .same)
         #expect(
             await watch.standing(of: input(.download, "http://127.0.0.1:\(port)/gone", there))
@@ -131,7 +135,7 @@ private final class Counts: Sendable {
         made.bootstrap = "bookworm from the worker's own apt sources, file times 2, emulated by qemu"
         #expect(await watch.standing(of: made) == .same && watch.host(of: made) == nil)
         made.bootstrap = "bookworm from the worker's own apt sources, file times 1"
-        #expect(await watch.standing(of: made) == .moved)
+        #expect(await watch.standing(of: made) == .moved("bookworm from the worker's own apt sources, file times 2"))
     }
 
     @Test func datesOfHTTPAreRead() {

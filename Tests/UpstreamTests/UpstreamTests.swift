@@ -83,6 +83,24 @@ import Upstream
         #expect(throws: FarmError.self) { try UpstreamWatch.choose(releases, source, current: "1") }
     }
 
+    /// A pattern that could take for ever is refused; those that recipes have are not.
+    @Test(arguments: [
+        ("(a+)+$", false), ("(a|b)*", false), ("((a*)b)*", false), ("(a{2}){3}", false), ("(.+\\.)+", false), ("([0-9.]+\\.)+", false),
+        ("(?:[0-9]+)*x", false), ("(\\.+)+", false), ("(?:[0-9]+\\.)+[0-9]+", true), ("v([0-9]+(?:\\.[0-9]+)*)", true),
+        ("mrtrix3-([0-9.]+)\\.tar", true), ("(?:v|release-)([0-9.]+)", true), ("[(+)]+", true), ("\\(a+\\)+", true), ("(abc)+", true),
+        ("(?<v>x)", true), ("(?:v|r)?([0-9]+)", true), ("[]+]+", true), (")(", true),
+    ]) func patternsThatNeverEndAreRefused(_ pattern: String, _ isFine: Bool) {
+        #expect(((try? UpstreamPattern.check(pattern)) != nil) == isFine, "\(pattern)")
+    }
+
+    @Test func aLabelIsWhatWasFoundAndPrintable() throws {
+        let source = UpstreamSource(kind: .http, name: "https://x.example/", pattern: "tool.([0-9.]+)")
+        let line = String(repeating: "x", count: 5000) + "tool\u{1B}2.0<b>" + String(repeating: "y", count: 5000)
+        let releases = try UpstreamAnswer.releases(Array(line.utf8), source)
+        #expect(try UpstreamWatch.choose(releases, source, current: "1").label == "tool\u{FFFD}2.0")
+        #expect("a\tb\u{202E}c\u{9B}\n".printable(keeping: "\t") == "a\tb\u{FFFD}c\u{FFFD}\u{FFFD}")
+    }
+
     @Test func placesAreAskedWhereTheyAre() {
         func url(_ kind: UpstreamSource.Kind, _ name: String) -> String { UpstreamAnswer.url(UpstreamSource(kind: kind, name: name)) }
         #expect(

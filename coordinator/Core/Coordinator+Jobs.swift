@@ -54,8 +54,9 @@ package struct Submission: Codable, Sendable, Hashable {
         self.updatesLock = updatesLock
     }
 
-    /// Whether it has inputs resolved anew, which others build with too.
-    package var movesInputs: Bool { updatesLock || !(renews ?? []).isEmpty }
+    /// Whether it asks for what only maintainers may: to have inputs resolved anew, which others build with too, or for other packages
+    /// than the recipe shows.
+    package var isPrivileged: Bool { updatesLock || !(renews ?? []).isEmpty || refreshed != nil }
 
     /// Whether a recipe's own files are others than they were, whatever its lock says.
     static func isEdited(_ before: RecipeSource, _ after: RecipeSource) -> Bool {
@@ -89,13 +90,14 @@ extension Coordinator {
     ///
     /// - Parameter also: what is journalled together with the job.
     package func submit(
-        _ submission: Submission, by who: String, also: (inout FarmState, JobID) -> Void = { _, _ in }
+        _ submission: Submission, by who: String, also: (inout FarmState, JobID) throws -> Void = { _, _ in }
     ) throws -> JobRecord {
         let source = try submission.source()
         let recipe = try Recipe.read(source)
         let target = try recipe.target(submission.target)
         let draft = try RecipeDraft(recipe, source, target: target, variant: submission.variant)
         try recipe.settings.workers.union(submission.workers ?? LabelWish()).check()
+        if let day = submission.refreshed { try RecipeDraft.checkDay(day) }
         // What is wrong with files, steps or tests is said now, not by a job that fails later.
         _ = try (draft.ownFiles(), draft.dockerfile(), RecipeSuite.read(source))
         let blob = try blobs.put(try CanonicalJSON.encode(submission))
@@ -120,7 +122,7 @@ extension Coordinator {
                     in: &state)
             }
             state.wait(job, for: waits)
-            also(&state, job.id)
+            try also(&state, job.id)
             return job.id
         }
         advance(id)

@@ -40,7 +40,7 @@ struct SurveyedNight: Sendable {
 
 extension Coordinator {
     /// Nights whose entries tell what has failed before.
-    private static let rememberedNights = 30
+    private static let rememberedNights = 60
     private static let longestAdvisories: Int64 = 512 << 20
 
     // MARK: what is asked
@@ -59,13 +59,16 @@ extension Coordinator {
 
     /// Begins a night now; throws `night.open` while one goes on, and what `nightlyPlan` does.
     package func startNight(by who: String) async throws -> NightView {
-        if let open = state.openNight {
-            throw FarmError(
-                "night.open", .conflict, "night \(open.night.number) is still going on",
-                hint: "sciferry nightly report shows it, sciferry nightly stop ends it")
-        }
-        let number = try begin(try await survey(asksOutside: true), by: who, dueAt: nil)
+        try requireNoNight()
+        let number = try await begin(try await survey(asksOutside: true), by: who, dueAt: nil)
         return try nightView(number)
+    }
+
+    private func requireNoNight() throws {
+        guard let open = state.openNight else { return }
+        throw FarmError(
+            "night.open", .conflict, "night \(open.night.number) is still going on",
+            hint: "sciferry nightly report shows it, sciferry nightly stop ends it")
     }
 
     /// Ends the night that goes on, and cancels what it has queued; throws `night.none`.
@@ -88,8 +91,19 @@ extension Coordinator {
                 "night.unknown", .notFound, number.map { "there is no night \($0)" } ?? "there was no night yet",
                 hint: "sciferry nightly list shows them, sciferry nightly run begins one")
         }
-        let report = NightReport(file, farm: configuration.farm, api: endpoints.api, timezone: configuration.nightly.timezone)
-        return NightView(file: file, title: report.title, report: report.text)
+        let report = NightReport(
+            try completed(file), farm: configuration.farm, api: endpoints.api, timezone: configuration.nightly.timezone)
+        return NightView(file: report.file, title: report.title, report: report.text)
+    }
+
+    /// A night with what has become of jobs that outlasted it.
+    private func completed(_ file: NightFile) throws -> NightFile {
+        var file = file
+        for (place, entry) in file.entries.enumerated() where entry.outcome?.state == .unfinished {
+            guard let id = entry.job, let job = try state.file(of: id) ?? journal.job(id) else { continue }
+            file.entries[place].outcome = FarmState.outcome(of: job) ?? entry.outcome
+        }
+        return file
     }
 
     /// The newest nights, the newest first.
@@ -99,16 +113,32 @@ extension Coordinator {
 
     /// Begins nights on their schedule, submits what they plan and takes note of how it ends. Until cancelled.
     func keepNights() async throws {
-        let settings = configuration.nightly
-        let cron = try settings.cron()
-        var since = state.night?.night.dueAt ?? .now
+        try await withThrowingTaskGroup(of: Void.self) { tasks in
+            tasks.addTask { try await self.keepSchedule() }
+            // A survey takes its time, and the night that goes on does not wait for it.
+            tasks.addTask { try await self.followNight() }
+            defer { tasks.cancelAll() }
+            try await tasks.next()
+        }
+    }
+
+    private func keepSchedule() async throws {
+        let cron = try configuration.nightly.cron()
+        // What was due while nobody was there is made up for.
+        var since = state.night.map { $0.night.dueAt ?? $0.night.startedAt } ?? .now
         while !Task.isCancelled {
             if let cron, let due = Coordinator.due(cron, since: since, now: .now) {
                 since = due
                 await beginScheduled(due)
             }
+            try await Task.sleep(for: .seconds(1))
+        }
+    }
+
+    private func followNight() async throws {
+        while !Task.isCancelled {
             await advanceNight()
-            await deliverReport()
+            await deliverReports()
             try await Task.sleep(for: .seconds(1))
         }
     }
@@ -124,29 +154,39 @@ extension Coordinator {
 
     private func beginScheduled(_ due: Timestamp) async {
         do {
-            _ = try begin(try await survey(asksOutside: true), by: "schedule", dueAt: due)
+            _ = try await begin(try await survey(asksOutside: true), by: "schedule", dueAt: due)
         } catch {
             let known = error as? FarmError ?? FarmError("night.fault", .fault, "the night could not be planned", cause: error)
             logger.error("night could not be planned", metadata: ["error.code": "\(known.code.rawValue)", "reason": "\(known.message)"])
-            // Whoever reads the reports hears of it.
+            // Whoever reads the reports hears of it; what goes on goes on.
+            if state.openNight != nil {
+                try? transition { $0.noteProblem("the night of \(due) could not be planned: \(known.message)") }
+                return
+            }
             let empty = SurveyedNight(
                 collection: configuration.nightly.collection, plan: NightlyPlan([], rules: configuration.nightly.rules), findings: [],
                 problems: [known.message])
-            _ = try? begin(empty, by: "schedule", dueAt: due)
+            _ = try? await begin(empty, by: "schedule", dueAt: due)
         }
     }
 
-    private func begin(_ night: SurveyedNight, by who: String, dueAt: Timestamp?) throws -> Int {
+    /// A night that the schedule begins ends the one before; one that somebody asks for does not.
+    private func begin(_ night: SurveyedNight, by who: String, dueAt: Timestamp?) async throws -> Int {
         let record = NightRecord(
             number: 0, dueAt: dueAt, startedBy: who, startedAt: .now, collection: night.collection, commit: night.commit,
             rules: night.plan.rules, problems: night.problems)
-        let entries = try night.plan.entries.map { planned in
-            let finding = night.findings[planned.subject]
-            let submission = planned.decision == .skip ? nil : finding.submission
-            return NightEntry(
-                night: 0, position: 0, plan: planned, submission: try submission.map { try blobs.put(try CanonicalJSON.encode($0)) },
-                fingerprint: finding.fingerprint, refreshed: finding.submission?.refreshed, proposal: finding.proposal)
+        let blobs = blobs
+        let entries = try await Blocking.run {
+            try night.plan.entries.map { planned in
+                let finding = night.findings[planned.subject]
+                let submission = planned.decision == .skip ? nil : finding.submission
+                return NightEntry(
+                    night: 0, position: 0, plan: planned, submission: try submission.map { try blobs.put(try CanonicalJSON.encode($0)) },
+                    fingerprint: finding.fingerprint, refreshed: finding.submission?.refreshed, moved: finding.moved,
+                    proposal: finding.proposal)
+            }
         }
+        if dueAt == nil { try requireNoNight() }
         let number = try transition { $0.beginNight(record, entries, now: .now) }
         logger.notice(
             "night began",
@@ -169,6 +209,7 @@ extension Coordinator {
             }
             try transition { state in
                 for (entry, outcome) in ended { state.settle(entry, outcome) }
+                if state.nightSeconds(now: .now) > night.night.rules.nodeHours * 3600 { state.endBudget(now: .now) }
                 state.endNightWhenDone(now: .now)
             }
             if state.openNight == nil { logger.notice("night ended", metadata: ["night": "\(night.night.number)"]) }
@@ -182,33 +223,47 @@ extension Coordinator {
             guard let blob = entry.submission else { return }
             let submission = try CanonicalJSON.decode(
                 Submission.self, from: try blobs.get(blob), source: "what night \(entry.night) submits")
-            _ = try submit(submission, by: "nightly") { $0.submitted(entry, as: $1) }
-        } catch let error as FarmError where [.invalid, .usage, .notFound].contains(error.category) {
-            try? transition { $0.settle(entry, .init(.failed, error.message, failureClass: .recipe)) }
+            _ = try submit(submission, by: "nightly") { try $0.submitted(entry, as: $1) }
+        } catch let error as FarmError where error.code == "night.none" {
+            // Somebody has stopped it meanwhile.
+        } catch let error as FarmError where ![.full, .unavailable].contains(error.category) {
+            let isRecipes = [.invalid, .usage, .notFound].contains(error.category)
+            try? transition { $0.settle(entry, .init(.failed, error.message, failureClass: isRecipes ? .recipe : .infrastructure)) }
         } catch {
-            // A full disk, or a journal that fails: again in a second.
+            // A full disk: again in a second.
             logger.warning("night cannot submit", metadata: ["recipe": "\(entry.plan.recipe)", "reason": "\(error)"])
         }
     }
 
     // MARK: what is told
 
-    private static let mostTries = 10
+    private static let mostTries = 30
+    /// Older reports are nobody's news any more.
+    private static let newsSeconds: Double = 2 * 86400
 
-    /// Posts the report of a night that has ended, and tries again for a while.
-    private func deliverReport() async {
-        let settings = configuration.nightly
-        guard !settings.webhook.isEmpty, let night = state.night?.night, let ended = night.endedAt, night.notice.deliveredAt == nil,
-            night.notice.tries < Coordinator.mostTries
-        else { return }
-        let pause = night.notice.tries == 0 ? 0 : min(3600, configuration.retrySeconds * Double(1 << night.notice.tries))
-        guard Timestamp.now.seconds(since: ended) >= pause, let view = try? nightView(night.number) else { return }
-        let problem = await post(view, to: settings.webhook)
-        if let problem {
-            // The address may hold a secret and is not told.
-            logger.warning("report not delivered", metadata: ["night": "\(night.number)", "reason": "\(problem)"])
+    /// Posts the reports of nights that have ended, and tries again for a day or so.
+    private func deliverReports() async {
+        let webhook = configuration.nightly.webhook
+        guard !webhook.isEmpty, let nights = try? journal.nights(before: .max, limit: 5) else { return }
+        for var night in nights.reversed() {
+            guard let ended = night.endedAt, Timestamp.now.seconds(since: ended) < Coordinator.newsSeconds, night.notice.deliveredAt == nil,
+                night.notice.tries < Coordinator.mostTries
+            else { continue }
+            let pause = min(3600, configuration.retrySeconds * Double(1 << min(night.notice.tries, 20)))
+            if let last = night.notice.triedAt, Timestamp.now.seconds(since: last) < pause { continue }
+            // The try is journalled first: a full disk must not have it posted every second.
+            night.notice.tries += 1
+            night.notice.triedAt = .now
+            guard let view = try? nightView(night.number), (try? transition { [night] in $0.noticed(night) }) != nil else { continue }
+            night.notice.problem = await post(view, to: webhook)
+            if let problem = night.notice.problem {
+                // The address may hold a secret and is not told.
+                logger.warning("report not delivered", metadata: ["night": "\(night.number)", "reason": "\(problem)"])
+            } else {
+                night.notice.deliveredAt = .now
+            }
+            try? transition { [night] in $0.noticed(night) }
         }
-        try? transition { $0.noticed(night.number, problem, now: .now) }
     }
 
     private func post(_ view: NightView, to address: String) async -> String? {
@@ -239,12 +294,26 @@ extension Coordinator {
 
     // MARK: finding out
 
+    /// One survey at a time, for it brings the collection up to date; whoever asks the same meanwhile gets its answer.
     private func survey(asksOutside: Bool) async throws -> SurveyedNight {
+        while let running = surveying {
+            if running.asksOutside == asksOutside { return try await running.task.value }
+            _ = try? await running.task.value
+        }
+        let task = Task {
+            defer { self.surveying = nil }
+            return try await self.look(asksOutside: asksOutside)
+        }
+        surveying = (asksOutside, task)
+        return try await task.value
+    }
+
+    private func look(asksOutside: Bool) async throws -> SurveyedNight {
         let settings = configuration.nightly
         guard !settings.collection.isEmpty || !settings.repository.isEmpty else {
             throw FarmError(
                 "night.collection", .usage, "the farm knows no recipes of its own",
-                hint: "name the directory of a collection in farm.json: \"nightly\": {\"collection\": \"/srv/recipes\"}")
+                hint: "name a collection in farm.json: \"nightly\": {\"collection\": \"/srv/recipes\"}, or its \"repository\"")
         }
         let root = settings.collection.isEmpty ? home.collection : settings.collection
         var problems: [String] = []
@@ -282,8 +351,8 @@ extension Coordinator {
         let journal = journal
         let nights = try journal.nights(before: .max, limit: Coordinator.rememberedNights)
         for night in nights {
-            let file = try await Blocking.run { try journal.night(night.number) }
-            for entry in file?.entries ?? [] where entry.outcome != nil { memory[entry.key, default: []].append(entry) }
+            guard let file = try await Blocking.run({ try journal.night(night.number) }) else { continue }
+            for entry in try completed(file).entries where entry.outcome != nil { memory[entry.key, default: []].append(entry) }
         }
         return memory
     }
@@ -319,26 +388,30 @@ extension Coordinator {
         var list = AdvisoryList()
         var problems: [String] = []
         for source in sources {
-            do {
-                if source.contains("://") {
-                    guard let client else { continue }
+            // What stands behind the question mark may be a key.
+            let name = source.split(separator: "?").first.map(String.init) ?? source
+            func take(_ what: String, _ read: () async throws -> [UInt8]) async {
+                do { try list.add(try await read(), source: what) } catch {
+                    problems.append("advisories: \((error as? FarmError)?.message ?? "\(error)")")
+                }
+            }
+            if source.contains("://") {
+                guard let client else {
+                    problems.append("advisories: \(name) was not asked")
+                    continue
+                }
+                await take(name) {
                     let response = try await client.performRetrying(
                         HTTPRequest("GET", source, responseLimit: longestAdvisories, followsRedirects: true),
                         policy: RetryPolicy(attempts: 3))
-                    guard response.isSuccess else {
-                        throw FarmError("advisory.absent", .unavailable, "\(source) answers with status \(response.status)")
-                    }
-                    try list.add(response.body, source: source)
-                } else if Disk.isDirectory(source) {
-                    for name in try Disk.list(source) where name.hasSuffix(".json") {
-                        let path = "\(source)/\(name)"
-                        try list.add(try await Blocking.run { try Disk.read(path, limit: longestAdvisories) }, source: path)
-                    }
-                } else {
-                    try list.add(try await Blocking.run { try Disk.read(source, limit: longestAdvisories) }, source: source)
+                    if response.isSuccess { return response.body }
+                    throw FarmError("advisory.absent", .unavailable, "\(name) answers with status \(response.status)")
                 }
-            } catch {
-                problems.append("advisories: \((error as? FarmError)?.message ?? "\(error)")")
+            } else {
+                let files =
+                    Disk.isDirectory(source)
+                    ? ((try? Disk.list(source)) ?? []).filter { $0.hasSuffix(".json") }.map { "\(source)/\($0)" } : [source]
+                for path in files { await take(path) { try await Blocking.run { try Disk.read(path, limit: longestAdvisories) } } }
             }
         }
         return (list, problems)

@@ -39,6 +39,8 @@ package actor Coordinator {
     /// Mirrors whose channel has not been replaced by the renewed one yet.
     private var unrenewed: Set<String> = []
 
+    /// The survey of a collection that goes on.
+    var surveying: (asksOutside: Bool, task: Task<SurveyedNight, any Error>)?
     /// Inputs that the first region keeps, with their sizes.
     var archived: [Digest: Int64] = [:]
     /// Recalls on their way, so that many workers that ask at once wait for one.

@@ -105,7 +105,7 @@ package struct FarmHome: Sendable, Hashable {
     package var lock: String { "\(root)/coordinator.lock" }
     package var endpoints: String { "\(root)/endpoints.json" }
     package var adminToken: String { "\(root)/identity/admin.token" }
-    /// Where the collection of a repository is fetched to unless `farm.json` says otherwise.
+    /// Where the collection is fetched to when `farm.json` names its repository.
     package var collection: String { "\(root)/collection" }
     package var uploadKey: String { "\(root)/identity/upload.key" }
 }

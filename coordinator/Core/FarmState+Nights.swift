@@ -27,9 +27,11 @@ extension FarmState {
     /// The entries that no job was made for yet, in their order.
     package var nightToSubmit: [NightEntry] { openNight?.entries.filter { $0.isOpen && $0.job == nil } ?? [] }
 
-    /// An entry has its job.
-    package mutating func submitted(_ entry: NightEntry, as job: JobID) {
-        guard var entry = current(entry) else { return }
+    /// An entry has its job; throws `night.none` when it is not wanted any more, so that there will be no job.
+    package mutating func submitted(_ entry: NightEntry, as job: JobID) throws {
+        guard var entry = current(entry), entry.isOpen, entry.job == nil else {
+            throw FarmError("night.none", .conflict, "night \(entry.night) has ended")
+        }
         entry.job = job
         put(entry)
     }
@@ -48,19 +50,24 @@ extension FarmState {
 
     /// What has become of a job; `nil` as long as it goes on.
     package static func outcome(of file: JobFile) -> NightEntry.Outcome? {
+        var outcome = ending(of: file)
+        outcome?.plan = file.job.key
+        outcome?.endedAt = file.job.finishedAt
+        return outcome
+    }
+
+    private static func ending(of file: JobFile) -> NightEntry.Outcome? {
         let job = file.job
         let seconds = file.attempts.reduce(0) { $0 + max(0, ($1.finishedAt ?? $1.startedAt).seconds(since: $1.startedAt)) }
         switch job.state {
         case .succeeded where job.isCandidate ?? false:
             return .init(.candidate, job.note ?? "waits for a releaser", seconds: seconds)
-        case .succeeded where file.attempts.isEmpty:
+        case .succeeded where file.attempts.isEmpty && job.joined == nil:
             return .init(.unchanged, job.note ?? "nothing to build", release: job.release)
         case .succeeded: return .init(.released, job.note ?? "released", seconds: seconds, release: job.release)
         case .failed:
-            var outcome = NightEntry.Outcome(
+            return .init(
                 .failed, job.failure?.message ?? job.note ?? "failed", failureClass: job.failure?.failureClass, seconds: seconds)
-            outcome.plan = job.key
-            return outcome
         case .cancelled: return .init(.cancelled, job.note ?? "cancelled", seconds: seconds)
         default: return nil
         }
@@ -74,8 +81,8 @@ extension FarmState {
         for entry in openNight?.entries ?? [] where entry.isOpen {
             let words: String
             if let id = entry.job {
-                words = "\(id) is \(jobs[id]?.state.rawValue ?? "not at hand")"
                 if let who { try? cancel(id, by: who, now: now) }
+                words = "\(id) is \(jobs[id]?.state.rawValue ?? "not at hand")"
             } else {
                 words = "it was not its turn"
             }
@@ -91,13 +98,38 @@ extension FarmState {
         if let night = openNight, !night.entries.contains(where: \.isOpen) { endNight(now: now) }
     }
 
-    /// How delivering the report has gone.
-    package mutating func noticed(_ number: Int, _ problem: String?, now: Timestamp) {
-        guard var record = night?.night, record.number == number else { return }
-        record.notice.tries += 1
-        record.notice.problem = problem
-        if problem == nil { record.notice.deliveredAt = now }
+    /// What a night has used of its hours.
+    ///
+    /// - Parameter now: builds that go on count up to here.
+    package func nightSeconds(now: Timestamp) -> Double {
+        (openNight?.entries ?? []).reduce(0) { sum, entry in
+            if let outcome = entry.outcome { return sum + outcome.seconds }
+            guard let id = entry.job else { return sum }
+            return sum + table.attempts(of: id).reduce(0) { $0 + max(0, ($1.finishedAt ?? now).seconds(since: $1.startedAt)) }
+        }
+    }
+
+    /// The hours of the night are spent: what no worker has begun is left.
+    package mutating func endBudget(now: Timestamp) {
+        for entry in openNight?.entries ?? [] where entry.isOpen {
+            if let id = entry.job {
+                guard let job = jobs[id], [.queued, .resolving].contains(job.state), table.attempts(of: id).isEmpty else { continue }
+                try? cancel(id, by: "the night", now: now)
+            }
+            settle(entry, .init(.unfinished, "the night's hours are spent"))
+        }
+    }
+
+    /// Something that the reader of the report should know.
+    package mutating func noteProblem(_ problem: String) {
+        guard var record = openNight?.night else { return }
+        record.problems.append(problem)
         put(record)
+    }
+
+    /// How delivering the report of a night has gone.
+    package mutating func noticed(_ record: NightRecord) {
+        if night?.night.number == record.number { put(record) } else { add(.night(record)) }
     }
 
     private mutating func put(_ record: NightRecord) {

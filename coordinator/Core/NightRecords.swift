@@ -6,6 +6,7 @@ package struct NightRecord: Codable, Sendable, Hashable {
     package struct Notice: Codable, Sendable, Hashable {
         package var tries = 0
         package var deliveredAt: Timestamp?
+        package var triedAt: Timestamp?
         /// Why the last try failed.
         package var problem: String?
 
@@ -79,6 +80,7 @@ package struct NightEntry: Codable, Sendable, Hashable {
         package var release: Digest?
         /// The plan that was built; `nil` where it never came to one.
         package var plan: Digest?
+        package var endedAt: Timestamp?
 
         package init(_ state: State, _ words: String, failureClass: FailureClass? = nil, seconds: Double = 0, release: Digest? = nil) {
             self.state = state
@@ -99,15 +101,18 @@ package struct NightEntry: Codable, Sendable, Hashable {
     package var fingerprint: Digest?
     /// The day whose packages it has, if any.
     package var refreshed: String?
+    /// Inputs that had moved, each with what it had moved to.
+    package var moved: [String]?
     package var proposal: NightlyProposal?
     package var job: JobID?
     package var outcome: Outcome?
 
     package init(
         night: Int, position: Int, plan: NightlyPlan.Entry, submission: Digest? = nil, fingerprint: Digest? = nil,
-        refreshed: String? = nil, proposal: NightlyProposal? = nil
+        refreshed: String? = nil, moved: [String] = [], proposal: NightlyProposal? = nil
     ) {
         self.refreshed = refreshed
+        self.moved = moved.isEmpty ? nil : moved
         self.night = night
         self.position = position
         self.plan = plan

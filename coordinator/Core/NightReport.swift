@@ -3,7 +3,7 @@ import Foundation
 
 /// What a night has done, as a plain text for mail and for webhooks: lines of 78 columns where words allow it, links in full.
 package struct NightReport: Sendable {
-    private let file: NightFile
+    let file: NightFile
     private let farm: String
     private let api: String
     private let zone: TimeZone
@@ -21,7 +21,8 @@ package struct NightReport: Sendable {
     /// One line, for a subject.
     package var title: String {
         let counts = [
-            (file.count(.released), "released"), (file.count(.candidate), "candidates"), (file.count(.failed), "failed"),
+            (file.count(.released), "released"), (file.count(.candidate), file.count(.candidate) == 1 ? "candidate" : "candidates"),
+            (file.count(.failed), "failed"),
             (file.count(.unchanged), "unchanged"), (file.count(.cancelled), "cancelled"), (file.count(.unfinished), "unfinished"),
             (file.entries.count(where: \.isOpen), "open"), (file.entries.count { $0.plan.decision == .skip }, "skipped"),
         ].filter { $0.0 > 0 }.map { "\($0.0) \($0.1)" }
@@ -43,7 +44,7 @@ package struct NightReport: Sendable {
         if let problem = night.notice.problem, night.notice.deliveredAt == nil {
             lines.append("This report was not delivered: \(problem).")
         }
-        section("Problems", night.problems.map { ["  \($0)"] }, &lines)
+        section("Problems", night.problems.map { wrapped($0) }, &lines)
         section("Failed", entries(.failed).map(failed), &lines)
         section("Released", entries(.released).map(made), &lines)
         section("Candidates, which wait for a releaser", entries(.candidate).map(made), &lines)
@@ -104,12 +105,12 @@ package struct NightReport: Sendable {
         guard let proposal = entry.proposal else { return [] }
         let lines = proposal.linesToLookAt
         let look = lines.isEmpty ? [] : wrapped("look at the old version in line \(lines.map(String.init).joined(separator: ", "))")
-        return ["    \(proposal.source)"] + look + proposal.patch.split(separator: "\n").map { "    | \($0)" }
+        return ["    \(proposal.source)"] + look + proposal.patch.split(separator: "\n").map { "    | \($0.printable(keeping: "\t"))" }
     }
 
     private func wrapped(_ words: String) -> [String] {
         var lines: [String] = []
-        for word in words.split(whereSeparator: \.isWhitespace) {
+        for word in words.split(whereSeparator: \.isWhitespace).map({ $0.printable() }) {
             if let last = lines.last, last.count + 1 + word.count <= 78 {
                 lines[lines.count - 1] += " \(word)"
             } else {

@@ -1,7 +1,6 @@
 import FarmModel
 import Foundation
 import HTTPTransport
-import Logging
 import Microarchitecture
 import ObjectStorage
 import Recipes
@@ -39,6 +38,8 @@ struct NightFinding: Sendable {
     var submission: Submission?
     var fingerprint: Digest?
     var proposal: NightlyProposal?
+    /// What has moved, and to what.
+    var moved: [String] = []
 }
 
 /// Answers that several recipes need, each asked for once.
@@ -74,6 +75,9 @@ struct NightSurvey: Sendable {
     /// Targets that each name was released for, and all names with their versions.
     private let releasedTargets: [String: Set<String>]
     private let releasedVersions: Set<String>
+    private let releasedPlans: [Digest: JobID]
+    /// Seconds for a recipe that was never built: what the others take.
+    private let usualSeconds: Double
 
     init(
         facts: NightFacts, settings: NightlySettings, bootstrap: [String: BootstrapSource], client: HTTPClient?,
@@ -94,6 +98,9 @@ struct NightSurvey: Sendable {
             facts.releases.map { (NightEntry.key($0.release.name, $0.release.version, $0.release.image.target), $0) }
         ) { $0.release.publishedAt > $1.release.publishedAt ? $0 : $1 }
         releasedTargets = facts.releases.reduce(into: [:]) { $0[$1.release.name, default: []].insert($1.release.image.target) }
+        releasedPlans = Dictionary(facts.releases.map { ($0.release.image.buildKey, $0.job) }) { first, _ in first }
+        let known = facts.ledger.histories.values.map(\.logSeconds).sorted()
+        usualSeconds = known.isEmpty ? JobQueue.unknownLength : exp(known[known.count / 2])
         releasedVersions = Set(facts.releases.map { "\($0.release.name)\n\($0.release.version)" })
     }
 
@@ -102,7 +109,10 @@ struct NightSurvey: Sendable {
     /// Looks at all recipes of a collection; throws what reading the collection does. A recipe that cannot be read is a finding too.
     func run(_ root: String) async throws -> [NightFinding] {
         let collection = try RecipeDirectory.collection(root)
-        let names = try RecipeDirectory.recipes(root)
+        var names = try RecipeDirectory.recipes(root)
+        // Services answer so many questions: it is not always the same recipes that come too late.
+        let days = Int(now.milliseconds / 86_400_000)
+        if !names.isEmpty { names = Array(names[(days * 37 % names.count)...] + names[..<(days * 37 % names.count)]) }
         return try await withThrowingTaskGroup(of: [NightFinding].self) { tasks in
             var rest = names[...]
             var findings: [NightFinding] = []
@@ -116,21 +126,37 @@ struct NightSurvey: Sendable {
                 findings += found
                 start()
             }
-            return findings.sorted {
+            return NightSurvey.distinct(findings).sorted {
                 ($0.subject.recipe, $0.subject.target, $0.subject.version) < ($1.subject.recipe, $1.subject.target, $1.subject.version)
             }
         }
     }
 
+    /// A version is proposed once, and not where the collection has it in another directory.
+    private static func distinct(_ findings: [NightFinding]) -> [NightFinding] {
+        func name(_ finding: NightFinding) -> String { "\(finding.subject.recipe)\n\(finding.subject.version)" }
+        var seen = Set(findings.filter { $0.proposal == nil }.map(name))
+        return findings.filter { $0.proposal == nil || seen.insert(name($0)).inserted }
+    }
+
     private func findings(of name: String, in root: String, _ collection: RecipeCollection) async -> [NightFinding] {
         do {
-            var source = try RecipeDirectory.read("\(root)/recipes/\(name)", collection: collection)
+            let directory = "\(root)/recipes/\(name)"
+            var source = try await Blocking.run { try RecipeDirectory.read(directory, collection: collection) }
             // As the collection's people know it.
             source.path = "recipes/\(name)/build.yaml"
             let recipe = try Recipe.read(source)
             var found: [NightFinding] = []
             for (variant, target) in try containers(of: recipe) {
                 found.append(await finding(recipe, source, variant, target))
+            }
+            if found.isEmpty {
+                let words =
+                    "it is for \(recipe.architectures.joined(separator: ", ")), nights are for \(settings.targets.joined(separator: ", "))"
+                found.append(
+                    NightFinding(
+                        subject: NightlySubject(
+                            recipe: recipe.name, version: recipe.version, target: "-", reasons: [], hours: 0, obstacle: words)))
             }
             if let candidate = await candidate(recipe, source) { found.append(candidate) }
             return found
@@ -166,22 +192,22 @@ struct NightSurvey: Sendable {
 
     private func finding(_ recipe: Recipe, _ source: RecipeSource, _ variant: String, _ target: Microarchitecture) async -> NightFinding {
         let name = variant.isEmpty ? recipe.name : "\(recipe.name)_\(variant)"
-        let expectation = facts.ledger.expectation(recipe: name, target: target.name)
         var finding = NightFinding(
             subject: NightlySubject(
-                recipe: name, version: recipe.version, target: target.name, reasons: [], hours: expectation.seconds / 3600))
+                recipe: name, version: recipe.version, target: target.name, reasons: [], hours: hours(name, target)))
         do {
             let unpinned = try unpinned(source)
             let draft = try RecipeDraft(recipe, unpinned, target: target, variant: variant)
             finding.subject.version = draft.definition.version
             let key = NightEntry.key(name, finding.subject.version, target.name)
             let suite = try RecipeSuite.read(unpinned)
-            var change = try await inputs(of: draft, unpinned, &finding.subject)
+            var change = try await inputs(of: draft, unpinned, original: source, &finding.subject)
+            finding.moved = change.moved.sorted()
             let release = releases[key]
-            try await compare(release, draft, unpinned, suite, change.used, &finding.subject)
+            let earlier = try await earlierSubmission(of: release, &finding.subject)
+            try compare(release, earlier, draft, unpinned, suite, change.used, &finding.subject)
             let isStale = try await judgeAge(of: release, key, &finding.subject)
             if isStale { change.renews.formUnion(change.living) }
-            let earlier = try release.flatMap { try self.submission(of: $0) }
             let order = Submission(
                 unpinned, target: target.name, variant: variant, updatesLock: false, priority: .nightly, renews: change.renews,
                 refreshed: isStale ? day : earlier?.refreshed)
@@ -190,6 +216,7 @@ struct NightSurvey: Sendable {
             finding.subject.failures = failures(key, finding.fingerprint) { [used = change.used] in
                 try? Digest(hashing: draft.render(lock: used, suite: suite, refreshed: $0).plan.canonicalBytes())
             }
+            doubt(key, finding.fingerprint, finding.moved, &finding.subject)
             finding.subject.obstacle = obstacle(
                 name, draft.definition.version, target, recipe.settings.workers, isCandidate: false)
         } catch {
@@ -217,26 +244,36 @@ struct NightSurvey: Sendable {
         var renews: Set<String> = []
         /// Bases that are made of whatever their archive has: another one each day.
         var living: Set<String> = []
+        /// What has moved, and to what.
+        var moved: [String] = []
     }
 
-    private func inputs(of draft: RecipeDraft, _ source: RecipeSource, _ subject: inout NightlySubject) async throws -> Inputs {
+    /// - Parameter original: the recipe with its whole lock, which tells what was known last where the farm knows nothing.
+    private func inputs(
+        of draft: RecipeDraft, _ source: RecipeSource, original: RecipeSource, _ subject: inout NightlySubject
+    ) async throws -> Inputs {
         let lock = try RecipeLock.read(source)
+        let hints = try RecipeLock.read(original)
         try lock?.check(draft.definition.shared, source)
         var result = Inputs()
         for input in draft.inputs {
             let key = LockedInput.key(kind: input.kind, name: input.name, architecture: draft.definition.architecture)
             let pinned = lock?.entry(key)
-            guard let used = pinned ?? facts.inputs[key] else { continue }
+            let hint = hints?.entry(key)
+            guard let used = pinned ?? facts.inputs[key] ?? hint else { continue }
             result.used[key] = used
+            // Whoever locked it had a newer one than the farm.
+            if pinned == nil, let hint, hint.digest != used.digest, hint.lockedAt > used.lockedAt { result.renews.insert(used.name) }
             if used.origin == .bootstrap, pinned == nil, !(bootstrap[used.name]?.mirror.contains("{snapshot}") ?? true) {
                 result.living.insert(used.name)
             }
             switch await standing(of: used) {
             case .same: break
             case .unknown(let why), .unreachable(let why): subject.doubts.append("\(used.name): \(why)")
-            case .moved where pinned != nil: subject.doubts.append("\(used.name) has moved; \(RecipeLock.fileName) holds it")
-            case .moved:
+            case .moved(_) where pinned != nil: subject.doubts.append("\(used.name) has moved; \(RecipeLock.fileName) holds it")
+            case .moved(let what):
                 result.renews.insert(used.name)
+                result.moved.append("\(used.name) \(what)")
                 subject.reasons.append(used.kind == .base ? .baseMoved(name: used.name) : .inputChanged(name: used.name))
             }
         }
@@ -258,21 +295,22 @@ struct NightSurvey: Sendable {
 
     /// What of the plan is another than that of the release.
     private func compare(
-        _ release: ReleaseRecord?, _ draft: RecipeDraft, _ source: RecipeSource, _ suite: TestSuite, _ used: [String: LockedInput],
-        _ subject: inout NightlySubject
-    ) async throws {
+        _ release: ReleaseRecord?, _ earlier: Submission?, _ draft: RecipeDraft, _ source: RecipeSource, _ suite: TestSuite,
+        _ used: [String: LockedInput], _ subject: inout NightlySubject
+    ) throws {
         guard let release else { return subject.reasons.append(.neverBuilt) }
         // An input that was never resolved is a new one, and so the recipe has changed.
         let isComplete = draft.inputs.allSatisfy {
             used[LockedInput.key(kind: $0.kind, name: $0.name, architecture: draft.definition.architecture)] != nil
         }
         guard isComplete else { return subject.reasons.append(.recipeChanged) }
-        let earlier = try submission(of: release)
         let rendered = try draft.render(lock: used, suite: suite, refreshed: earlier?.refreshed ?? "")
         let buildKey = release.release.image.buildKey
-        if try Digest(hashing: rendered.plan.canonicalBytes()) == buildKey { return }
-        guard blobs.contains(buildKey), let earlier else { return subject.reasons.append(.recipeChanged) }
-        let before = try Plan.read(try blobs.get(buildKey))
+        let plan = try Digest(hashing: rendered.plan.canonicalBytes())
+        if plan == buildKey { return }
+        // It was this once before, and a farm builds nothing twice.
+        if let there = releasedPlans[plan] { return subject.doubts.append("as it is now it was released before, by \(there)") }
+        guard let earlier, let before = try? Plan.read(try blobs.get(buildKey)) else { return subject.reasons.append(.recipeChanged) }
         var reasons: [NightlyReason] = []
         for base in [rendered.plan.base] + rendered.plan.moreBases {
             if let old = ([before.base] + before.moreBases).first(where: { $0.name == base.name }), old.digest != base.digest {
@@ -285,8 +323,7 @@ struct NightSurvey: Sendable {
             let name = used.values.first { $0.digest == file.digest }?.name ?? file.path
             reasons.append(.inputChanged(name: name))
         }
-        let isEdited = Submission.isEdited(try earlier.source(), source)
-        if isEdited { reasons.append(.recipeChanged) }
+        if Submission.isEdited(try earlier.source(), source) { reasons.append(.recipeChanged) }
         let templates = try changedTemplates(earlier, draft)
         if !templates.isEmpty { reasons.append(.templateChanged(templates)) }
         // The same in, another out: Sciferry writes it in another way.
@@ -303,10 +340,42 @@ struct NightSurvey: Sendable {
         return draft.definition.shared.filter { before.definition.shared[$0.key] != $0.value }.keys.sorted()
     }
 
-    /// What was sent for the build behind a release; `nil` where that is lost.
-    private func submission(of release: ReleaseRecord) throws -> Submission? {
-        guard let blob = try journal.job(release.job)?.job.submission, blobs.contains(blob) else { return nil }
-        return try CanonicalJSON.decode(Submission.self, from: try blobs.get(blob), source: "submission of \(release.job)")
+    /// What was sent for the build behind a release; `nil` where that is lost or cannot be read.
+    private func earlierSubmission(of release: ReleaseRecord?, _ subject: inout NightlySubject) async throws -> Submission? {
+        guard let release else { return nil }
+        let (journal, blobs) = (journal, blobs)
+        do {
+            return try await Blocking.run {
+                guard let blob = try journal.job(release.job)?.job.submission, blobs.contains(blob) else { return nil }
+                let submission = try CanonicalJSON.decode(
+                    Submission.self, from: try blobs.get(blob), source: "submission of \(release.job)")
+                _ = try submission.source()
+                return submission
+            }
+        } catch let error as FarmError {
+            subject.doubts.append("it cannot be compared with its release: \(error.message)")
+            return nil
+        }
+    }
+
+    /// Reasons that the last night had too, and for which there was nothing to build, are none.
+    private func doubt(_ key: String, _ fingerprint: Digest?, _ moved: [String], _ subject: inout NightlySubject) {
+        guard let last = memory[key]?.first(where: { $0.outcome?.state != .unfinished }), last.outcome?.state == .unchanged,
+            last.fingerprint == fingerprint, (last.moved ?? []) == moved
+        else { return }
+        let idle = subject.reasons.filter { reason in
+            switch reason {
+            case .age, .advisories: false
+            default: last.plan.reasons.contains(reason)
+            }
+        }
+        subject.reasons.removeAll { idle.contains($0) }
+        subject.doubts += idle.map { "\($0.words), and night \(last.night) found nothing to build for it" }
+    }
+
+    private func hours(_ name: String, _ target: Microarchitecture) -> Double {
+        let expectation = facts.ledger.expectation(recipe: name, target: target.name)
+        return (expectation.isKnown ? expectation.seconds : usualSeconds) / 3600
     }
 
     /// Whether a release shall have the packages of today: it is old, or they mend something.
@@ -325,17 +394,24 @@ struct NightSurvey: Sendable {
             return isStale
         }
         // What an earlier night's build has not mended is not mended by another one.
-        let tried = (memory[key] ?? []).filter { $0.outcome?.state == .released }.flatMap { entry in
-            entry.plan.reasons.flatMap { reason -> [String] in if case .advisories(let names) = reason { names } else { [] } }
-        }
         let all = advisories.mended(in: installed)
-        let names = all.filter { !tried.contains($0) }
+        let names = all.filter { isWorthTrying($0, key) }
         if names.count < all.count { subject.doubts.append("a rebuild has not mended \(all.count - names.count) advisories") }
         if !names.isEmpty {
             subject.reasons.append(.advisories(names))
             isStale = true
         }
         return isStale
+    }
+
+    /// An archive may have the mended package later than its advisory says: tried again after 2, 4, 8, … days.
+    private func isWorthTrying(_ advisory: String, _ key: String) -> Bool {
+        let tries = (memory[key] ?? []).filter { entry in
+            entry.outcome?.state == .released
+                && entry.plan.reasons.contains { if case .advisories(let names) = $0 { names.contains(advisory) } else { false } }
+        }
+        guard let last = tries.first?.outcome?.endedAt else { return true }
+        return now.seconds(since: last) > Double(1 << min(tries.count, 8)) * 86400
     }
 
     private func fingerprint(_ submission: Submission) throws -> Digest {
@@ -350,8 +426,7 @@ struct NightSurvey: Sendable {
     private func failures(_ key: String, _ fingerprint: Digest?, _ plan: (String) -> Digest?) -> NightlySubject.Failures? {
         let ended = (memory[key] ?? []).filter { [.failed, .released, .candidate].contains($0.outcome?.state) }
         let same = ended.prefix { entry in
-            guard let outcome = entry.outcome, outcome.state == .failed, outcome.failureClass != .infrastructure,
-                entry.fingerprint == fingerprint
+            guard let outcome = entry.outcome, outcome.state == .failed, outcome.failureClass == .recipe, entry.fingerprint == fingerprint
             else { return false }
             guard let failed = outcome.plan, let now = plan(entry.refreshed ?? "") else { return true }
             return failed == now
@@ -411,7 +486,7 @@ struct NightSurvey: Sendable {
         do {
             let target = try recipe.target("")
             finding.subject.target = target.name
-            finding.subject.hours = facts.ledger.expectation(recipe: recipe.name, target: target.name).seconds / 3600
+            finding.subject.hours = hours(recipe.name, target)
             let edit = try VersionProposal(
                 String(decoding: source.files["build.yaml"] ?? [], as: UTF8.self), path: source.path, from: recipe.version, to: found.newest
             )
@@ -429,11 +504,15 @@ struct NightSurvey: Sendable {
             finding.subject.failures = failures(NightEntry.key(recipe.name, found.newest, target.name), finding.fingerprint) {
                 try? Digest(hashing: draft.render(lock: facts.inputs, suite: suite, refreshed: $0).plan.canonicalBytes())
             }
+            let tried = memory[NightEntry.key(recipe.name, found.newest, target.name)]?.first {
+                $0.outcome?.state == .candidate && $0.fingerprint == finding.fingerprint
+            }
             let isReleased = releasedVersions.contains("\(recipe.name)\n\(found.newest)")
             finding.subject.obstacle =
                 isReleased
                 ? "\(found.newest) was released already; the collection has \(recipe.version)"
                 : obstacle(recipe.name, found.newest, target, recipe.settings.workers, isCandidate: true)
+                    ?? tried.map { "\($0.job.map { "\($0)" } ?? "night \($0.night)") was a candidate of it and is not wanted" }
         } catch {
             finding.subject.obstacle = (error as? FarmError)?.message ?? "\(error)"
         }

@@ -178,7 +178,7 @@ package struct NightlyPlan: Codable, Sendable, Hashable {
             value: reasons.reduce(0) { $0 + $1.value }, words: reasons.map(\.words).joined(separator: "; "), doubts: subject.doubts)
         if let obstacle = subject.obstacle {
             entry.decision = .skip
-            entry.words = obstacle
+            entry.words = ([obstacle] + reasons.map(\.words)).joined(separator: "; ")
         } else if reasons.isEmpty {
             entry.decision = .skip
             let age = subject.reasons.compactMap { if case .age(let days) = $0 { days } else { nil } }.first
@@ -192,8 +192,9 @@ package struct NightlyPlan: Codable, Sendable, Hashable {
         return entry
     }
 
-    /// For people: `1.5 h`.
+    /// For people: `1.5 h`, `4 min`.
     package static func hours(_ value: Double) -> String {
+        if value < 0.1 { return "\(Int((value * 60).rounded())) min" }
         let tenths = Int((value * 10).rounded())
         return "\(tenths / 10).\(tenths % 10) h"
     }

@@ -11,9 +11,9 @@ package struct NightlySettings: Codable, Sendable, Hashable {
         case bases
     }
 
-    /// The directory of the collection, which has its recipes in `recipes/NAME`; fetched into it when `repository` is given.
+    /// The directory of the collection, which has its recipes in `recipes/NAME`; somebody else keeps it up to date.
     package var collection = ""
-    /// A git repository that is fetched before each night; empty for none.
+    /// A git repository that is fetched into the farm's home before each night, in place of a directory.
     package var repository = ""
     package var branch = "main"
     /// Five fields as in crontab(5), or `@daily`; empty for never.
@@ -71,11 +71,14 @@ package struct NightlySettings: Codable, Sendable, Hashable {
         func fail(_ what: String, _ hint: String) -> FarmError {
             FarmError("settings.value", .invalid, "\(what) under \"nightly\" makes no sense", hint: hint)
         }
-        guard nodeHours > 0, days >= 0, mostFailures > 0 else {
-            throw fail("a number", "nodeHours and mostFailures are greater than 0, days is not negative")
+        guard nodeHours > 0, nodeHours <= 1_000_000, days >= 0, mostFailures > 0 else {
+            throw fail("a number", "nodeHours (a million at the most) and mostFailures are greater than 0, days is not negative")
         }
         if try cron() != nil, collection.isEmpty, repository.isEmpty {
             throw fail("a schedule without recipes", "name the directory of a collection under \"collection\"")
+        }
+        guard collection.isEmpty || repository.isEmpty else {
+            throw fail("both a collection and a repository", "a repository is fetched into the farm's home; leave \"collection\" away")
         }
         guard webhook.isEmpty || webhook.hasPrefix("https://") || webhook.hasPrefix("http://") else {
             throw fail("the webhook", "an address that begins with https://")

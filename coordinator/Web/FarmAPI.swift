@@ -95,7 +95,7 @@ package struct FarmAPI: Sendable {
             let holder = try await require(.contributor, request)
             let submission: Submission = try await read(request, limit: FarmAPI.submissionLimit)
             // Whoever may ask for candidates only must not move what releases are built from either.
-            if holder.role < .maintainer, !(submission.isCandidate ?? false) || submission.movesInputs {
+            if holder.role < .maintainer, !(submission.isCandidate ?? false) || submission.isPrivileged {
                 throw FarmError(
                     "api.role", .denied, "\(holder.name) is contributor and may ask for candidates only, with the inputs that are locked",
                     hint: "sciferry build --candidate")

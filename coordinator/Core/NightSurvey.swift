@@ -260,7 +260,9 @@ struct NightSurvey: Sendable {
             let key = LockedInput.key(kind: input.kind, name: input.name, architecture: draft.definition.architecture)
             let pinned = lock?.entry(key)
             let hint = hints?.entry(key)
-            guard let used = pinned ?? facts.inputs[key] ?? hint else { continue }
+            // A base that an emulator has made is for those builds that allow one.
+            let known = facts.inputs[key].flatMap { $0.emulator == nil ? $0 : nil }
+            guard let used = pinned ?? known ?? hint else { continue }
             result.used[key] = used
             // Whoever locked it had a newer one than the farm.
             if pinned == nil, let hint, hint.digest != used.digest, hint.lockedAt > used.lockedAt { result.renews.insert(used.name) }

@@ -46,7 +46,7 @@ struct NightlyPlanCommand: AsyncParsableCommand {
                         ([entry.words] + entry.doubts.map { "not sure: \($0)" }).joined(separator: "; "),
                     ]
                 })
-            for problem in view.problems { Console.print("problem: \(problem)") }
+            for problem in view.problems { Console.print("problem: \(problem.printable())") }
             let count = view.plan.entries.count { $0.decision != .skip }
             Console.print(
                 "\(count) of \(view.plan.entries.count) would be built, \(NightlyPlan.hours(view.plan.plannedHours)) of \(NightlyPlan.hours(view.plan.rules.nodeHours))"
@@ -157,7 +157,7 @@ struct NightlyListCommand: AsyncParsableCommand {
 /// Ends a night.
 struct NightlyStopCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "stop", abstract: "End the night that is going on, and cancel what it has queued.")
+        commandName: "stop", abstract: "End the night that is going on, and cancel its jobs.")
 
     @OptionGroup var farm: FarmOptions
 

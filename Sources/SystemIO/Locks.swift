@@ -50,6 +50,7 @@ package enum Nonce {
 /// Runs blocking work (system calls, compression, SQLite, libcurl) away from the cooperative pool.
 package enum Blocking {
     private static let queue = DispatchQueue(label: "sciferry.blocking", attributes: .concurrent)
+    private static let doubtful = DispatchQueue(label: "sciferry.doubtful", attributes: .concurrent)
 
     /// Runs `body` on a thread of its own and returns what it returns.
     package static func run<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
@@ -64,7 +65,8 @@ package enum Blocking {
     ) async throws -> Value {
         try await withCheckedThrowingContinuation { continuation in
             let waiting = WaitingContinuation(continuation)
-            queue.async { waiting.resume(Result { try body() }) }
+            // Not the queue of all others: what never ends keeps its thread.
+            doubtful.async { waiting.resume(Result { try body() }) }
             queue.asyncAfter(deadline: .now() + seconds) {
                 waiting.resume(.failure(FarmError("blocking.deadline", .unavailable, "it took longer than \(Int(seconds)) s")))
             }

@@ -62,7 +62,9 @@ package struct AdvisoryList: Sendable {
             if line.hasPrefix("[") {
                 guard let end = line.firstIndex(of: "]") else { continue }
                 advisory = line[line.index(after: end)...].split(separator: " ").first.map(String.init) ?? ""
-                guard advisory.contains("-") else { throw AdvisoryList.strange(source, "\"\(line.prefix(80))\" is no advisory") }
+                guard advisory.contains("-"), AdvisoryList.isName(advisory) else {
+                    throw AdvisoryList.strange(source, "\"\(line.prefix(80))\" is no advisory")
+                }
                 isList = true
                 count += 1
             } else if let start = line.firstIndex(of: "["), let end = line.firstIndex(of: "]"), line[..<start].allSatisfy(\.isWhitespace) {
@@ -73,6 +75,11 @@ package struct AdvisoryList: Sendable {
             }
         }
         guard isList else { throw AdvisoryList.strange(source, "it holds no advisory") }
+    }
+
+    /// Names become parts of links.
+    private static func isName(_ text: String) -> Bool {
+        (1...80).contains(text.utf8.count) && text.utf8.allSatisfy { $0.isAlphanumeric || ":._-".utf8.contains($0) }
     }
 
     private static func strange(_ source: String, _ why: String) -> FarmError {
@@ -110,7 +117,7 @@ package struct AdvisoryList: Sendable {
     }
 
     private mutating func add(osv documents: [OSV]) {
-        for document in documents where document.withdrawn == nil {
+        for document in documents where document.withdrawn == nil && AdvisoryList.isName(document.id) {
             count += 1
             for affected in document.affected ?? [] {
                 // "Ubuntu:24.04:LTS", "Ubuntu:Pro:16.04:LTS", whose mended packages are for customers, and "Debian:12".

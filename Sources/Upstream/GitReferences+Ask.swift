@@ -11,7 +11,8 @@ extension GitReferences {
         guard parts.count == 2 else { throw FarmError("git.name", .fault, "\"\(name)\" is no reference") }
         var address = parts[0]
         while address.hasSuffix("/") { address.removeLast() }
-        let request = HTTPRequest("GET", "\(address)/info/refs?service=git-upload-pack", followsRedirects: true)
+        var request = HTTPRequest("GET", "\(address)/info/refs?service=git-upload-pack", followsRedirects: true)
+        request.deadlineSeconds = 120
         let response: HTTPResponse
         do { response = try await client.perform(request) } catch let error as FarmError {
             throw FarmError("git.unreachable", .unavailable, "\(address) cannot be asked: \(error.message)", cause: error)

@@ -56,9 +56,7 @@ package struct UpstreamWatch: Sendable {
                 try UpstreamWatch.choose(releases, source, current: current)
             }
         } catch let error as FarmError where error.code == "blocking.deadline" {
-            throw FarmError(
-                "upstream.pattern", .invalid, "the pattern \"\(source.pattern ?? "")\" takes too long", hint: "repeat less in it",
-                cause: error)
+            throw UpstreamWatch.slowPattern(source)
         }
     }
 
@@ -122,8 +120,10 @@ package struct UpstreamWatch: Sendable {
             }
         }
         let own = UpstreamVersion(current)
+        let end = ContinuousClock.now + .seconds(15)
         var best: (version: UpstreamVersion, label: String)?
         for release in releases {
+            if ContinuousClock.now > end { throw slowPattern(source) }
             for (text, label) in versions(in: release.label, pattern, source.kind) {
                 guard let version = UpstreamVersion(text) else { continue }
                 if !source.prereleases, release.isPrerelease || version.isPrerelease { continue }
@@ -141,6 +141,10 @@ package struct UpstreamWatch: Sendable {
         let isNew = own.map { best.version > $0 } ?? (best.version.text != current)
         return UpstreamFinding(
             current: current, newest: isNew ? best.version.text : current, label: best.label.prefix(200).printable())
+    }
+
+    private static func slowPattern(_ source: UpstreamSource) -> FarmError {
+        FarmError("upstream.pattern", .invalid, "the pattern \"\(source.pattern ?? "")\" takes too long", hint: "repeat less in it")
     }
 
     /// Versions in what a source lists, each with the text around it.

@@ -86,9 +86,15 @@ import Upstream
     /// A pattern that could take for ever is refused; those that recipes have are not.
     @Test(arguments: [
         ("(a+)+$", false), ("(a|b)*", false), ("((a*)b)*", false), ("(a{2}){3}", false), ("(.+\\.)+", false), ("([0-9.]+\\.)+", false),
-        ("(?:[0-9]+)*x", false), ("(\\.+)+", false), ("(?:[0-9]+\\.)+[0-9]+", true), ("v([0-9]+(?:\\.[0-9]+)*)", true),
+        ("(?:[0-9]+)*x", false), ("(\\.+)+", false), ("(?:[0-9][0-9]?)+x", false), ("(a?a?)*x", false), ("(-a*-?)+x", false),
+        ("(?:_\\w+)+x", false), ("(?:-[a-z-]+)+x", false), ("([!-~]+\\.)+x", false), ("(\\p{P}+\\.)+x", false), ("(-*-)+x", false),
+        ("(?-i:a+)+x", false), ("(?<=a)(a+)+$", false), (".*a.*b.*c.*d", false), ("[a", false), (")(", false), ("a\\", false),
+        ("((a-)+b)*", false),
+        ("(?:[0-9]+\\.)+[0-9]+", true), ("v([0-9]+(?:\\.[0-9]+)*)", true), ("v([0-9]+(?:[._-][0-9]+)*)", true), ("(?:[.-]\\d+)+", true),
         ("mrtrix3-([0-9.]+)\\.tar", true), ("(?:v|release-)([0-9.]+)", true), ("[(+)]+", true), ("\\(a+\\)+", true), ("(abc)+", true),
-        ("(?<v>x)", true), ("(?:v|r)?([0-9]+)", true), ("[]+]+", true), (")(", true),
+        ("(?<v>x)", true), ("(?P<v>x)", true), ("(?:v|r)?([0-9]+)", true), ("[]+]+", true),
+        ("href=\"[^\"]*tool-(\\d+\\.\\d+\\.\\d+)\\.tar\\.gz\"", true),
+        ("^v?(\\d+(?:\\.\\d+)*(?:rc\\d+)?)$", true),
     ]) func patternsThatNeverEndAreRefused(_ pattern: String, _ isFine: Bool) {
         #expect(((try? UpstreamPattern.check(pattern)) != nil) == isFine, "\(pattern)")
     }

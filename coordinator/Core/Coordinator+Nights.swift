@@ -2,12 +2,7 @@ package import FarmModel
 import Foundation
 import HTTPTransport
 import Logging
-import Microarchitecture
-import ObjectStorage
-import ProcessRunner
-import Recipes
 import SystemIO
-import Upstream
 
 /// A night before it begins.
 package struct NightlyPlanView: Codable, Sendable, Hashable {
@@ -29,20 +24,7 @@ package struct NightView: Codable, Sendable, Hashable {
     package var report: String
 }
 
-/// A night that was surveyed.
-struct SurveyedNight: Sendable {
-    var collection: String
-    var commit: String?
-    var plan: NightlyPlan
-    var findings: [NightFinding]
-    var problems: [String]
-}
-
 extension Coordinator {
-    /// Nights whose entries tell what has failed before.
-    private static let rememberedNights = 60
-    private static let longestAdvisories: Int64 = 512 << 20
-
     // MARK: what is asked
 
     /// What a night would do now. Throws what reading the collection does, and `night.collection` for a farm without one.
@@ -96,12 +78,12 @@ extension Coordinator {
         return NightView(file: report.file, title: report.title, report: report.text)
     }
 
-    /// A night with what has become of jobs that outlasted it.
+    /// A night with what has become of jobs that outlasted it; those that ended with it keep what it says of them.
     private func completed(_ file: NightFile) throws -> NightFile {
         var file = file
         for (place, entry) in file.entries.enumerated() where entry.outcome?.state == .unfinished {
-            guard let id = entry.job, let job = try state.file(of: id) ?? journal.job(id) else { continue }
-            file.entries[place].outcome = FarmState.outcome(of: job) ?? entry.outcome
+            guard let id = entry.job, let job = try state.file(of: id) ?? journal.job(id), job.job.state != .cancelled else { continue }
+            file.entries[place].outcome = state.outcome(of: job) ?? entry.outcome
         }
         return file
     }
@@ -115,8 +97,9 @@ extension Coordinator {
     func keepNights() async throws {
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { try await self.keepSchedule() }
-            // A survey takes its time, and the night that goes on does not wait for it.
+            // A survey takes its time, and so may whoever reads reports; the night that goes on waits for neither.
             tasks.addTask { try await self.followNight() }
+            tasks.addTask { try await self.keepReporting() }
             defer { tasks.cancelAll() }
             try await tasks.next()
         }
@@ -138,6 +121,12 @@ extension Coordinator {
     private func followNight() async throws {
         while !Task.isCancelled {
             await advanceNight()
+            try await Task.sleep(for: .seconds(1))
+        }
+    }
+
+    private func keepReporting() async throws {
+        while !Task.isCancelled {
             await deliverReports()
             try await Task.sleep(for: .seconds(1))
         }
@@ -154,8 +143,17 @@ extension Coordinator {
 
     private func beginScheduled(_ due: Timestamp) async {
         do {
-            _ = try await begin(try await survey(asksOutside: true), by: "schedule", dueAt: due)
+            let night = try await withTaskCancellationHandler {
+                try await survey(asksOutside: true)
+            } onCancel: {
+                Task { await self.surveying?.task.cancel() }
+            }
+            // Somebody has begun one meanwhile, with what this one knows.
+            if let open = state.openNight, open.night.startedAt > night.surveyedAt { return }
+            _ = try await begin(night, by: "schedule", dueAt: due)
         } catch {
+            // The coordinator ends: the night is made up for.
+            if Task.isCancelled { return }
             let known = error as? FarmError ?? FarmError("night.fault", .fault, "the night could not be planned", cause: error)
             logger.error("night could not be planned", metadata: ["error.code": "\(known.code.rawValue)", "reason": "\(known.message)"])
             // Whoever reads the reports hears of it; what goes on goes on.
@@ -164,7 +162,8 @@ extension Coordinator {
                 return
             }
             let empty = SurveyedNight(
-                collection: configuration.nightly.collection, plan: NightlyPlan([], rules: configuration.nightly.rules), findings: [],
+                surveyedAt: .now, collection: configuration.nightly.collection, plan: NightlyPlan([], rules: configuration.nightly.rules),
+                findings: [],
                 problems: [known.message])
             _ = try? await begin(empty, by: "schedule", dueAt: due)
         }
@@ -205,7 +204,7 @@ extension Coordinator {
         do {
             let ended = try night.entries.compactMap { entry -> (NightEntry, NightEntry.Outcome)? in
                 guard entry.isOpen, let id = entry.job, let file = try state.file(of: id) ?? journal.job(id) else { return nil }
-                return FarmState.outcome(of: file).map { (entry, $0) }
+                return state.outcome(of: file).map { (entry, $0) }
             }
             try transition { state in
                 for (entry, outcome) in ended { state.settle(entry, outcome) }
@@ -280,9 +279,10 @@ extension Coordinator {
             farm: configuration.farm, night: view.file.night.number, title: view.title, text: "\(view.title)\n\n\(view.report)",
             counts: counts)
         do {
-            let request = HTTPRequest(
+            var request = HTTPRequest(
                 "POST", address, headers: [("Content-Type", "application/json")], body: .bytes(try CanonicalJSON.encode(message)),
                 stallSeconds: 20)
+            request.deadlineSeconds = 60
             let response = try await HTTPClient().perform(request)
             return response.isSuccess ? nil : "the webhook answers with status \(response.status)"
         } catch let error as FarmError {
@@ -290,130 +290,5 @@ extension Coordinator {
         } catch {
             return "the webhook cannot be asked"
         }
-    }
-
-    // MARK: finding out
-
-    /// One survey at a time, for it brings the collection up to date; whoever asks the same meanwhile gets its answer.
-    private func survey(asksOutside: Bool) async throws -> SurveyedNight {
-        while let running = surveying {
-            if running.asksOutside == asksOutside { return try await running.task.value }
-            _ = try? await running.task.value
-        }
-        let task = Task {
-            defer { self.surveying = nil }
-            return try await self.look(asksOutside: asksOutside)
-        }
-        surveying = (asksOutside, task)
-        return try await task.value
-    }
-
-    private func look(asksOutside: Bool) async throws -> SurveyedNight {
-        let settings = configuration.nightly
-        guard !settings.collection.isEmpty || !settings.repository.isEmpty else {
-            throw FarmError(
-                "night.collection", .usage, "the farm knows no recipes of its own",
-                hint: "name a collection in farm.json: \"nightly\": {\"collection\": \"/srv/recipes\"}, or its \"repository\"")
-        }
-        let root = settings.collection.isEmpty ? home.collection : settings.collection
-        var problems: [String] = []
-        if !settings.repository.isEmpty, asksOutside { problems += await fetchCollection(settings, into: root) }
-        let commit = try? await ProcessRunner.require(
-            Command("git", ["-C", root, "-c", "safe.directory=*", "rev-parse", "HEAD"], deadlineSeconds: 20)
-        ).trimmingCharacters(in: .whitespacesAndNewlines)
-        let client = asksOutside ? HTTPClient() : nil
-        let (advisories, trouble) = await Coordinator.advisories(settings.advisories, client)
-        problems += trouble
-        let survey = NightSurvey(
-            facts: try nightFacts(), settings: settings, bootstrap: configuration.bootstrap, client: client, advisories: advisories,
-            blobs: blobs, journal: journal, region: firstRegion, memory: try await nightMemory(), now: .now)
-        let findings = try await survey.run(root)
-        let plan = NightlyPlan(findings.map(\.subject), rules: settings.rules)
-        return SurveyedNight(collection: root, commit: commit, plan: plan, findings: findings, problems: problems)
-    }
-
-    private func nightFacts() throws -> NightFacts {
-        let open = state.openJobs.map(\.job).filter { $0.kind == .build } + state.candidates.map(\.job)
-        return NightFacts(
-            inputs: state.inputs, releases: Array(state.releases.values), ledger: state.ledger,
-            capabilities: state.workers.values.filter { !$0.revoked }.compactMap { worker in
-                guard let facts = worker.facts, let target = Microarchitecture.named(facts.target) else { return nil }
-                return .init(target: target, labels: Set(facts.labels ?? []), isTrusted: worker.trusted)
-            },
-            pending: open.map {
-                .init(job: $0.id, recipe: $0.recipe, version: $0.version, target: $0.target, isCandidate: $0.isCandidate ?? false)
-            })
-    }
-
-    /// What the last nights have tried, read one by one so that nobody waits for all of them.
-    private func nightMemory() async throws -> [String: [NightEntry]] {
-        var memory: [String: [NightEntry]] = [:]
-        let journal = journal
-        let nights = try journal.nights(before: .max, limit: Coordinator.rememberedNights)
-        for night in nights {
-            guard let file = try await Blocking.run({ try journal.night(night.number) }) else { continue }
-            for entry in try completed(file).entries where entry.outcome != nil { memory[entry.key, default: []].append(entry) }
-        }
-        return memory
-    }
-
-    /// Brings the collection to its branch; what it was stays where that cannot be done.
-    private func fetchCollection(_ settings: NightlySettings, into root: String) async -> [String] {
-        do {
-            if !Disk.isDirectory("\(root)/.git") {
-                try await ProcessRunner.require(
-                    Command(
-                        "git", ["clone", "--quiet", "--depth", "1", "--branch", settings.branch, "--", settings.repository, root],
-                        environment: ["GIT_TERMINAL_PROMPT": "0"], deadlineSeconds: 1200))
-            } else {
-                for arguments in [
-                    ["fetch", "--quiet", "--depth", "1", "--", settings.repository, settings.branch],
-                    ["checkout", "--quiet", "--force", "--detach", "FETCH_HEAD"], ["clean", "-fdxq"],
-                ] {
-                    try await ProcessRunner.require(
-                        Command(
-                            "git", ["-C", root, "-c", "safe.directory=*"] + arguments, environment: ["GIT_TERMINAL_PROMPT": "0"],
-                            deadlineSeconds: 1200))
-                }
-            }
-            return []
-        } catch {
-            let words = (error as? FarmError)?.message ?? "\(error)"
-            return ["the collection could not be fetched, what was there is used: \(words.prefix(300))"]
-        }
-    }
-
-    /// All lists of advisories, and what could not be read.
-    private static func advisories(_ sources: [String], _ client: HTTPClient?) async -> (AdvisoryList, [String]) {
-        var list = AdvisoryList()
-        var problems: [String] = []
-        for source in sources {
-            // What stands behind the question mark may be a key.
-            let name = source.split(separator: "?").first.map(String.init) ?? source
-            func take(_ what: String, _ read: () async throws -> [UInt8]) async {
-                do { try list.add(try await read(), source: what) } catch {
-                    problems.append("advisories: \((error as? FarmError)?.message ?? "\(error)")")
-                }
-            }
-            if source.contains("://") {
-                guard let client else {
-                    problems.append("advisories: \(name) was not asked")
-                    continue
-                }
-                await take(name) {
-                    let response = try await client.performRetrying(
-                        HTTPRequest("GET", source, responseLimit: longestAdvisories, followsRedirects: true),
-                        policy: RetryPolicy(attempts: 3))
-                    if response.isSuccess { return response.body }
-                    throw FarmError("advisory.absent", .unavailable, "\(name) answers with status \(response.status)")
-                }
-            } else {
-                let files =
-                    Disk.isDirectory(source)
-                    ? ((try? Disk.list(source)) ?? []).filter { $0.hasSuffix(".json") }.map { "\(source)/\($0)" } : [source]
-                for path in files { await take(path) { try await Blocking.run { try Disk.read(path, limit: longestAdvisories) } } }
-            }
-        }
-        return (list, problems)
     }
 }

@@ -49,16 +49,21 @@ extension FarmState {
     }
 
     /// What has become of a job; `nil` as long as it goes on.
-    package static func outcome(of file: JobFile) -> NightEntry.Outcome? {
+    package func outcome(of file: JobFile) -> NightEntry.Outcome? {
         var outcome = ending(of: file)
         outcome?.plan = file.job.key
         outcome?.endedAt = file.job.finishedAt
         return outcome
     }
 
-    private static func ending(of file: JobFile) -> NightEntry.Outcome? {
+    /// Seconds of a worker of speed 1.
+    private func seconds(_ attempt: AttemptRecord, now: Timestamp) -> Double {
+        max(0, (attempt.finishedAt ?? now).seconds(since: attempt.startedAt)) * (workers[attempt.worker]?.speed ?? 1)
+    }
+
+    private func ending(of file: JobFile) -> NightEntry.Outcome? {
         let job = file.job
-        let seconds = file.attempts.reduce(0) { $0 + max(0, ($1.finishedAt ?? $1.startedAt).seconds(since: $1.startedAt)) }
+        let seconds = file.attempts.reduce(0) { $0 + self.seconds($1, now: $1.startedAt) }
         switch job.state {
         case .succeeded where job.isCandidate ?? false:
             return .init(.candidate, job.note ?? "waits for a releaser", seconds: seconds)
@@ -105,7 +110,7 @@ extension FarmState {
         (openNight?.entries ?? []).reduce(0) { sum, entry in
             if let outcome = entry.outcome { return sum + outcome.seconds }
             guard let id = entry.job else { return sum }
-            return sum + table.attempts(of: id).reduce(0) { $0 + max(0, ($1.finishedAt ?? now).seconds(since: $1.startedAt)) }
+            return sum + table.attempts(of: id).reduce(0) { $0 + seconds($1, now: now) }
         }
     }
 

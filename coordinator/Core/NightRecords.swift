@@ -75,7 +75,7 @@ package struct NightEntry: Codable, Sendable, Hashable {
         package var state: State
         package var words: String
         package var failureClass: FailureClass?
-        /// Seconds of workers that its attempts took.
+        /// Seconds of a worker of speed 1 that its attempts took.
         package var seconds: Double = 0
         package var release: Digest?
         /// The plan that was built; `nil` where it never came to one.

@@ -54,7 +54,7 @@ package struct NightReport: Sendable {
         section("Nothing to build after all", entries(.unchanged).map { item($0, $0.outcome?.words ?? "") }, &lines)
         let skipped = file.entries.filter { $0.plan.decision == .skip && $0.proposal == nil }
         section("Skipped", skipped.map { item($0, $0.plan.words) }, &lines)
-        return lines.joined(separator: "\n") + "\n"
+        return lines.map { $0.printable(keeping: "\t") }.joined(separator: "\n") + "\n"
     }
 
     private func section(_ title: String, _ items: [[String]], _ lines: inout [String]) {
@@ -105,12 +105,12 @@ package struct NightReport: Sendable {
         guard let proposal = entry.proposal else { return [] }
         let lines = proposal.linesToLookAt
         let look = lines.isEmpty ? [] : wrapped("look at the old version in line \(lines.map(String.init).joined(separator: ", "))")
-        return ["    \(proposal.source)"] + look + proposal.patch.split(separator: "\n").map { "    | \($0.printable(keeping: "\t"))" }
+        return ["    \(proposal.source)"] + look + proposal.patch.split(separator: "\n").map { "    | \($0)" }
     }
 
     private func wrapped(_ words: String) -> [String] {
         var lines: [String] = []
-        for word in words.split(whereSeparator: \.isWhitespace).map({ $0.printable() }) {
+        for word in words.split(whereSeparator: \.isWhitespace) {
             if let last = lines.last, last.count + 1 + word.count <= 78 {
                 lines[lines.count - 1] += " \(word)"
             } else {

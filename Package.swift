@@ -143,8 +143,8 @@ let package = Package(
             "Commands",
             [
                 "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "HTTPTransport", "ISAProof",
-                "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SiteDelivery", "SystemIO",
-                "Upstream", "WorkerCore", argumentParser,
+                "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SingularityImage",
+                "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser,
             ]),
         // Layer 6
         .executableTarget(

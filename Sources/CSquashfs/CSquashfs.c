@@ -10,11 +10,14 @@ typedef struct {
     int fd;
     sqfs_u64 offset;
     sqfs_u64 size;
+    /// Nothing lies behind `size`, whatever the file system says.
+    int bounded;
 } offset_file;
 
 static int offset_read(sqfs_file_t *base, sqfs_u64 position, void *buffer, size_t size) {
     offset_file *file = (offset_file *)base;
     char *cursor = buffer;
+    if (file->bounded && (position > file->size || size > file->size - position)) return SQFS_ERROR_OUT_OF_BOUNDS;
     while (size > 0) {
         ssize_t got = pread(file->fd, cursor, size, (off_t)(file->offset + position));
         if (got < 0 && errno == EINTR) continue;
@@ -64,6 +67,65 @@ sqfs_file_t *sciferry_sqfs_file(int fd, sqfs_u64 offset) {
     file->base.truncate = offset_truncate;
     ((sqfs_object_t *)file)->destroy = offset_destroy;
     return &file->base;
+}
+
+sqfs_file_t *sciferry_sqfs_open(int fd, sqfs_u64 offset, sqfs_u64 size) {
+    offset_file *file = (offset_file *)sciferry_sqfs_file(fd, offset);
+    if (file == NULL) return NULL;
+    file->size = size;
+    file->bounded = 1;
+    return &file->base;
+}
+
+int sciferry_sqfs_decompressor(const sqfs_super_t *super, sqfs_file_t *file, sqfs_compressor_t **out) {
+    sqfs_compressor_config_t config;
+    int error = sqfs_compressor_config_init(
+        &config, (SQFS_COMPRESSOR)super->compression_id, super->block_size, SQFS_COMP_FLAG_UNCOMPRESS);
+    if (error != 0) return error;
+    error = sqfs_compressor_create(&config, out);
+    if (error != 0) return error;
+    if (super->flags & SQFS_FLAG_COMPRESSOR_OPTIONS) {
+        error = (*out)->read_options(*out, file);
+        if (error != 0) {
+            sqfs_destroy(*out);
+            *out = NULL;
+        }
+    }
+    return error;
+}
+
+const sqfs_u8 *sciferry_sqfs_entry_name(const sqfs_dir_entry_t *entry, size_t *length) {
+    *length = (size_t)entry->size + 1;
+    return entry->name;
+}
+
+const sqfs_u8 *sciferry_sqfs_target(const sqfs_inode_generic_t *inode, size_t *length) {
+    if (inode->base.type == SQFS_INODE_SLINK) {
+        *length = inode->data.slink.target_size;
+    } else if (inode->base.type == SQFS_INODE_EXT_SLINK) {
+        *length = inode->data.slink_ext.target_size;
+    } else {
+        *length = 0;
+        return NULL;
+    }
+    return (const sqfs_u8 *)inode->extra;
+}
+
+sqfs_u32 sciferry_sqfs_device(const sqfs_inode_generic_t *inode) {
+    switch (inode->base.type) {
+        case SQFS_INODE_BDEV:
+        case SQFS_INODE_CDEV: return inode->data.dev.devno;
+        case SQFS_INODE_EXT_BDEV:
+        case SQFS_INODE_EXT_CDEV: return inode->data.dev_ext.devno;
+        default: return 0;
+    }
+}
+
+const char *sciferry_sqfs_key(const sqfs_xattr_entry_t *key) { return (const char *)key->key; }
+
+const sqfs_u8 *sciferry_sqfs_value(const sqfs_xattr_value_t *value, size_t *length) {
+    *length = value->size;
+    return value->value;
 }
 
 sqfs_u64 sciferry_sqfs_file_size(const sqfs_file_t *file) { return file->get_size(file); }

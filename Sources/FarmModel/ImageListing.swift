@@ -62,15 +62,9 @@ package struct ImageComparison: Codable, Sendable, Hashable {
     package init(candidate: Digest, rebuilt: Digest, _ one: ImageListing, _ other: ImageListing) {
         self.candidate = candidate
         self.rebuilt = rebuilt
-        var found: [String] = []
-        var count = 0
-        for path in Set(one.facts.keys).union(other.facts.keys).sorted() where one.facts[path] != other.facts[path] {
-            count += 1
-            guard found.count < ImageComparison.mostShown else { continue }
-            found.append("\(path.prefix(400)): \(ImageComparison.words(one.facts[path], other.facts[path]))")
-        }
-        differences = found
-        self.count = count
+        let found = one.differences(from: other, names: ("the candidate", "the rebuilt image"))
+        differences = found.prefix(ImageComparison.mostShown).map { "\($0.path.prefix(400)): \($0.words)" }
+        count = found.count
     }
 
     /// Bit for bit the same image.
@@ -82,14 +76,25 @@ package struct ImageComparison: Codable, Sendable, Hashable {
         if isSameImage { return "bit for bit the candidate's image" }
         return hasSameFiles ? "the same files as the candidate's, with other times" : "\(count) files differ from the candidate's"
     }
+}
 
-    private static func words(_ one: String?, _ other: String?) -> String {
-        guard let one else { return "only in the rebuilt image" }
-        guard let other else { return "only in the candidate" }
+extension ImageListing {
+    /// What is another in another image, by path.
+    ///
+    /// - Parameter names: what this image and the other one are called.
+    package func differences(from other: ImageListing, names: (own: String, other: String)) -> [(path: String, words: String)] {
+        Set(facts.keys).union(other.facts.keys).sorted().filter { facts[$0] != other.facts[$0] }.map { path in
+            (path, ImageListing.words(facts[path], other.facts[path], names))
+        }
+    }
+
+    private static func words(_ one: String?, _ other: String?, _ names: (own: String, other: String)) -> String {
+        guard let one else { return "only in \(names.other)" }
+        guard let other else { return "only in \(names.own)" }
         let (before, after) = (one.split(separator: " "), other.split(separator: " "))
-        let names = ["kind", "mode", "owner", "group", "size", "content", "extended attributes"]
-        guard before.count == names.count, after.count == names.count else { return "differs" }
-        return zip(names, zip(before, after)).compactMap { name, values in
+        let parts = ["kind", "mode", "owner", "group", "size", "content", "extended attributes"]
+        guard before.count == parts.count, after.count == parts.count else { return "differs" }
+        return zip(parts, zip(before, after)).compactMap { name, values in
             if values.0 == values.1 { return nil }
             return name == "content" ? "content" : "\(name) \(values.0) became \(values.1)"
         }.joined(separator: ", ")

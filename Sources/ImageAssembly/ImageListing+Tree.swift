@@ -38,7 +38,7 @@ extension ImageListing {
         return hasher.finish().hex
     }
 
-    private static func digest(_ attributes: [String: [UInt8]]) -> String {
+    static func digest(_ attributes: [String: [UInt8]]) -> String {
         guard !attributes.isEmpty else { return "-" }
         var hasher = Digest.Hasher()
         for (name, value) in attributes.sorted(by: { $0.key < $1.key }) { hasher.update(Array("\(name) \(value.count) ".utf8) + value) }

@@ -1,6 +1,7 @@
 import Attestation
 import ChunkStore
 import FarmModel
+import ImageAssembly
 import Foundation
 import SingularityImage
 import Support
@@ -29,6 +30,7 @@ extension FuzzTarget {
             return [try CanonicalJSON.encode(manifest)]
         case .image: return [try FuzzTarget.imageHead()]
         case .layer: return [FuzzTarget.archive()]
+        case .squashfs: return [try FuzzTarget.fileSystem()]
         case .template:
             return [
                 "{{ a }} and {{ n + 1 }}", "{{ 'x' if n > 2 and a == 'x' else l[0] }}", "{{ m.k | upper }}{{ l | join(',') }}",
@@ -96,26 +98,46 @@ extension FuzzTarget {
     }
 
     /// A ustar archive of a directory, a file, a link, and a whiteout.
+    private static func member(_ name: String, type: Character, content: String = "", link: String = "") -> [UInt8] {
+        member(name, type: type, bytes: Array(content.utf8), link: link)
+    }
+
+    private static func member(_ name: String, type: Character, bytes: [UInt8], link: String = "") -> [UInt8] {
+        var header = [UInt8](repeating: 0, count: 512)
+        func put(_ text: String, at offset: Int) { header.replaceSubrange(offset..<offset + text.utf8.count, with: text.utf8) }
+        put(name, at: 0)
+        put("0000755\0", at: 100)
+        put("0000000\0", at: 108)
+        put("0000000\0", at: 116)
+        let size = String(bytes.count, radix: 8)
+        put(String(repeating: "0", count: 11 - size.count) + size + "\0", at: 124)
+        put("00000000000\0", at: 136)
+        put("        ", at: 148)
+        put(String(type), at: 156)
+        put(link, at: 157)
+        put("ustar\u{0}00", at: 257)
+        let sum = String(header.reduce(0) { $0 + Int($1) }, radix: 8)
+        put(String(repeating: "0", count: 6 - sum.count) + sum + "\0 ", at: 148)
+        let padding = (512 - bytes.count % 512) % 512
+        return header + bytes + [UInt8](repeating: 0, count: padding)
+    }
+
+    /// What `docker save` writes, of one layer, assembled: the file system behind the head of the image.
+    static func fileSystem() throws -> [UInt8] {
+        let end = [UInt8](repeating: 0, count: 1024)
+        let manifest = #"[{"Config": "config.json", "Layers": ["layer.tar"]}]"#
+        let saved =
+            member("layer.tar", type: "0", bytes: archive()) + member("config.json", type: "0", content: #"{"config": {}}"#)
+            + member("manifest.json", type: "0", content: manifest) + end
+        let path = "/dev/shm/sciferry-seed-\(Nonce.hex(bytes: 8))"
+        defer { for name in [path, "\(path).sif"] { try? Disk.remove(name) } }
+        try Disk.replace(path, with: saved)
+        let report = try ImageAssembler(machine: "x86_64", format: ImageFormat(), jobs: 1)
+            .assemble(archive: path, to: "\(path).sif", labels: [:]) { _ in }
+        return Array(try Disk.read("\(path).sif").dropFirst(Int(report.partition.offset)))
+    }
+
     private static func archive() -> [UInt8] {
-        func member(_ name: String, type: Character, content: String = "", link: String = "") -> [UInt8] {
-            var header = [UInt8](repeating: 0, count: 512)
-            func put(_ text: String, at offset: Int) { header.replaceSubrange(offset..<offset + text.utf8.count, with: text.utf8) }
-            put(name, at: 0)
-            put("0000755\0", at: 100)
-            put("0000000\0", at: 108)
-            put("0000000\0", at: 116)
-            let size = String(content.utf8.count, radix: 8)
-            put(String(repeating: "0", count: 11 - size.count) + size + "\0", at: 124)
-            put("00000000000\0", at: 136)
-            put("        ", at: 148)
-            put(String(type), at: 156)
-            put(link, at: 157)
-            put("ustar\u{0}00", at: 257)
-            let sum = String(header.reduce(0) { $0 + Int($1) }, radix: 8)
-            put(String(repeating: "0", count: 6 - sum.count) + sum + "\0 ", at: 148)
-            let padding = (512 - content.utf8.count % 512) % 512
-            return header + Array(content.utf8) + [UInt8](repeating: 0, count: padding)
-        }
         return member("a/", type: "5") + member("a/file", type: "0", content: "hello") + member("a/link", type: "2", link: "file")
             + member("a/hard", type: "1", link: "a/file") + member("a/.wh.gone", type: "0")
             + member("pax", type: "x", content: "20 path=long/name/x\n") + member("x", type: "0", content: "y")

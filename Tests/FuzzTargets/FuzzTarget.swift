@@ -30,6 +30,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case image
     /// A layer's tar archive, merged into a tree.
     case layer
+    /// An image's file system, read from its super block to the last file.
+    case squashfs
     case template
     /// A recipe from YAML to the plan.
     case recipe
@@ -76,6 +78,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .image:
             _ = try SingularityImage.primaryPartition(of: SingularityImage.read(bytes, fileSize: Int64(bytes.count) + 100_000))
         case .layer: try FuzzTarget.layer(bytes)
+        case .squashfs: try FuzzTarget.squashfs(bytes)
         case .template:
             let values: [String: TemplateValue] = [
                 "a": .text("x"), "n": .integer(3), "l": .list([.text("p"), .integer(2)]), "m": .mapping(["k": .text("v")]),
@@ -126,13 +129,24 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         }
     }
 
-    private static func layer(_ bytes: [UInt8]) throws {
-        // A file without a name, in memory.
+    /// A file without a name, in memory.
+    private static func nameless(_ bytes: [UInt8]) throws -> OpenFile {
         let path = "/dev/shm/sciferry-fuzz-\(Nonce.hex(bytes: 8))"
         let file = try OpenFile(path, flags: O_RDWR | O_CREAT | O_EXCL)
-        defer { file.close() }
         unlink(path)
         try file.write(bytes, at: 0)
+        return file
+    }
+
+    private static func squashfs(_ bytes: [UInt8]) throws {
+        let file = try nameless(bytes)
+        defer { file.close() }
+        _ = try ImageListing(SquashfsReader(file, .init(offset: 0, size: Int64(bytes.count))))
+    }
+
+    private static func layer(_ bytes: [UInt8]) throws {
+        let file = try nameless(bytes)
+        defer { file.close() }
         var reader = TarReader(file, start: 0, size: Int64(bytes.count))
         var tree = EntryTree()
         tree.beginLayer()

@@ -90,6 +90,94 @@ import Testing
         #expect(run.contains("set -- 'run me' \"$@\"") && run.contains(#"set -- 'c'\''d'"#))
     }
 
+    /// What is read back is what was written: every entry, with owner, size, content and attributes.
+    @Test(.timeLimit(.minutes(2))) func anImageIsReadAsItWasWritten() async throws {
+        let scratch = try Scratch()
+        let sif = "\(scratch.path)/x.sif"
+        let report = try assemble(try await archive(scratch), sif)
+        let file = try OpenFile(sif, flags: O_RDONLY)
+        defer { file.close() }
+        let reader = try SquashfsReader(file, report.partition)
+        let listing = try ImageListing(reader)
+        for (path, facts) in report.listing.facts where path != "/" { #expect(listing.facts[path] == facts, "\(path)") }
+        let more = Set(listing.facts.keys).subtracting(report.listing.facts.keys)
+        #expect(more.contains("/.singularity.d/runscript") && report.listing.facts.count > 20)
+        #expect(reader.summary.compression == "zstd" && reader.summary.blockSize == 131_072)
+        #expect(listing.differences(from: listing, names: ("a", "b")).isEmpty)
+        let names = ("a", "b")
+        #expect(report.listing.differences(from: listing, names: names).allSatisfy { more.contains($0.path) || $0.path == "/" })
+        var paths: [[UInt8]] = []
+        try reader.walk { entry, _ in paths.append(entry.path) }
+        #expect(Set(paths).count == paths.count && paths.first == Array("/".utf8))
+    }
+
+    /// File systems of squashfs-tools, with fragments, in every compression that images of others have.
+    @Test(.timeLimit(.minutes(2)), arguments: ["gzip", "xz", "lz4", "zstd"]) func foreignFileSystemsAreRead(_ compression: String)
+        async throws
+    {
+        let scratch = try Scratch()
+        let script = """
+            cd \(scratch.path); mkdir -p tree/deep/er; cd tree
+            printf small > small; ln small same; ln -s ../x deep/link; mkfifo pipe; chmod 4711 small
+            head -c 700000 /dev/zero > sparse; seq 200000 > numbers; printf x > "deep/er/a b"; : > empty
+            for i in $(seq 300); do echo $i > deep/er/$i; done
+            setfattr -n user.note -v kept numbers 2>/dev/null || true
+            cd ..; mksquashfs tree image -comp \(compression) -no-progress -quiet -all-time 1700000000 >/dev/null
+            cd tree; find . -type f -printf 'f %m %U %G %s %p\\n' | sort > ../files; sha256sum numbers sparse | cut -c1-64 > ../sums
+            """
+        try await ProcessRunner.require(Command("bash", ["-ec", script]))
+        let file = try OpenFile("\(scratch.path)/image", flags: O_RDONLY)
+        let reader = try SquashfsReader(file, .init(offset: 0, size: try file.size()))
+        #expect(reader.summary.compression == compression)
+        var files: [String] = []
+        var others: [String: Character] = [:]
+        try reader.walk { entry, _ in
+            let path = String(decoding: entry.path, as: UTF8.self)
+            if entry.kind == "f" {
+                files.append("f \(String(entry.mode, radix: 8)) \(entry.owner) \(entry.group) \(entry.size) .\(path)")
+            } else {
+                others[path] = entry.kind
+            }
+        }
+        let expected = String(decoding: try Disk.read("\(scratch.path)/files"), as: UTF8.self).split(separator: "\n").map(String.init)
+        #expect(files.sorted() == expected.sorted())
+        #expect(others == ["/": "d", "/deep": "d", "/deep/er": "d", "/deep/link": "l", "/pipe": "p"])
+        let listing = try ImageListing(reader)
+        let sums = String(decoding: try Disk.read("\(scratch.path)/sums"), as: UTF8.self).split(separator: "\n").map(String.init)
+        #expect(
+            [listing.facts["/numbers"], listing.facts["/sparse"]].map { $0?.split(separator: " ").dropFirst(5).first.map(String.init) }
+                == sums)
+        #expect(listing.facts["/small"] == listing.facts["/same"] && listing.facts["/deep/link"]?.contains(" ../x ") == true)
+    }
+
+    /// Bits flipped anywhere in the file system: read with the right bytes, with others, or refused; never a crash.
+    @Test(.timeLimit(.minutes(2))) func damagedImagesAreRefusedOrRead() async throws {
+        let scratch = try Scratch()
+        let sif = "\(scratch.path)/x.sif"
+        let report = try assemble(try await archive(scratch), sif)
+        let whole = try Disk.read(sif)
+        var refused = 0
+        for seed in 0..<150 {
+            var generator = SeededGenerator(UInt64(seed))
+            var bytes = whole
+            let start = Int(report.partition.offset)
+            for _ in 0..<6 {
+                // Half of them in the tables at the end, and some in the super block.
+                let place = seed % 3 == 0 ? Int(generator.next() % 96) : bytes.count - start - 1 - Int(generator.next() % 16_000)
+                bytes[start + max(0, place)] = UInt8(truncatingIfNeeded: generator.next())
+            }
+            if seed % 10 == 0 { bytes = Array(bytes.prefix(start + Int(generator.next() % UInt64(bytes.count - start)))) }
+            try Disk.replace(sif, with: bytes)
+            let file = try OpenFile(sif, flags: O_RDONLY)
+            defer { file.close() }
+            do { _ = try ImageListing(SquashfsReader(file, .init(offset: Int64(start), size: Int64(bytes.count - start)))) } catch {
+                #expect((error as? FarmError)?.code == "image.squashfs", "seed \(seed): \(error)")
+                refused += 1
+            }
+        }
+        #expect(refused > 50)
+    }
+
     @Test(.timeLimit(.minutes(2))) func theBytesDependOnNothingElse() async throws {
         let scratch = try Scratch()
         let archive = try await archive(scratch)

@@ -7,7 +7,9 @@
 #include <sqfs/block_processor.h>
 #include <sqfs/block_writer.h>
 #include <sqfs/compressor.h>
+#include <sqfs/data_reader.h>
 #include <sqfs/dir.h>
+#include <sqfs/dir_reader.h>
 #include <sqfs/dir_writer.h>
 #include <sqfs/error.h>
 #include <sqfs/frag_table.h>
@@ -18,11 +20,35 @@
 #include <sqfs/predef.h>
 #include <sqfs/super.h>
 #include <sqfs/table.h>
+#include <sqfs/xattr.h>
+#include <sqfs/xattr_reader.h>
 #include <sqfs/xattr_writer.h>
 
 /// A squashfs output that begins `offset` bytes into the open, writable descriptor `fd` (which stays the caller's).
 /// NULL when memory is short.
 sqfs_file_t *sciferry_sqfs_file(int fd, sqfs_u64 offset);
+
+/// A squashfs of `size` bytes that begins `offset` bytes into the open descriptor `fd`; nothing beyond it is read.
+/// NULL when memory is short.
+sqfs_file_t *sciferry_sqfs_open(int fd, sqfs_u64 offset, sqfs_u64 size);
+
+/// What unpacks the blocks of a file system; 0 or a negative SQFS_ERROR.
+int sciferry_sqfs_decompressor(const sqfs_super_t *super, sqfs_file_t *file, sqfs_compressor_t **out);
+
+/// The name of a directory's entry, `length` bytes without NUL.
+const sqfs_u8 *sciferry_sqfs_entry_name(const sqfs_dir_entry_t *entry, size_t *length);
+
+/// The target of a symbolic link's inode, `length` bytes without NUL; NULL for another inode.
+const sqfs_u8 *sciferry_sqfs_target(const sqfs_inode_generic_t *inode, size_t *length);
+
+/// The number of a device's inode; 0 for another.
+sqfs_u32 sciferry_sqfs_device(const sqfs_inode_generic_t *inode);
+
+/// The whole name of an extended attribute that was read, NUL at its end.
+const char *sciferry_sqfs_key(const sqfs_xattr_entry_t *key);
+
+/// The value of an extended attribute, `length` bytes.
+const sqfs_u8 *sciferry_sqfs_value(const sqfs_xattr_value_t *value, size_t *length);
 
 /// Size so far, counted from the offset.
 sqfs_u64 sciferry_sqfs_file_size(const sqfs_file_t *file);

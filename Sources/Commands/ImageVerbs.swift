@@ -1,0 +1,231 @@
+import ArgumentParser
+import FarmModel
+import Foundation
+import Glibc
+import ImageAssembly
+import SingularityImage
+import SystemIO
+
+/// Looks into images.
+struct ImageCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "image", abstract: "Look into a Singularity image, without a runtime and without mounting it.",
+        subcommands: [ImageInspectCommand.self, ImageListCommand.self, ImageCatCommand.self, ImageDiffCommand.self])
+}
+
+/// An image file that is open for reading.
+private struct OpenImage {
+    private let path: String
+    let head: SingularityImage.Head
+    private let reader: SquashfsReader
+
+    /// Throws `file.absent`, `sif.invalid`, `image.squashfs`.
+    init(_ path: String) throws {
+        guard Disk.kind(Disk.realPath(path) ?? path) == .file else {
+            throw FarmError("file.absent", .notFound, "there is no file \(path)", hint: "name a .sif file")
+        }
+        (self.path, head, reader) = try OpenImage.naming(path) {
+            let file = try OpenFile(path, flags: O_RDONLY)
+            let size = try file.size()
+            let head = try SingularityImage.read(
+                try file.read(at: 0, count: Int(min(size, Int64(SingularityImage.dataOffset)))), fileSize: size)
+            return (path, head, try SquashfsReader(file, try SingularityImage.primaryPartition(of: head)))
+        }
+    }
+
+    /// Errors name the file.
+    func read<Value>(_ body: (SquashfsReader) throws -> Value) throws -> Value { try OpenImage.naming(path) { try body(reader) } }
+
+    private static func naming<Value>(_ path: String, _ body: () throws -> Value) throws -> Value {
+        do { return try body() } catch let error as FarmError {
+            throw FarmError(error.code, error.category, "\(path): \(error.message)", hint: error.hint)
+        }
+    }
+}
+
+/// Shows what an image consists of.
+struct ImageInspectCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "inspect", abstract: "Show what an image consists of: its objects, its file system, its labels.",
+        discussion: "Example:\n  sciferry image inspect fsl.sif --json")
+
+    @Argument(help: "A .sif file.") var image: String
+    @Flag(help: "Print JSON.") var json = false
+
+    private struct Object: Encodable {
+        var id: UInt32
+        var kind: String
+        var name: String
+        var offset: Int64
+        var size: Int64
+    }
+
+    private struct Report: Encodable {
+        var architecture: String
+        var identifier: String
+        var created: String
+        var objects: [Object]
+        var compression: String
+        var blockSize: Int
+        var inodes: Int
+        var fileSystemBytes: Int64
+        var labels: [String: String]
+    }
+
+    func run() async throws {
+        try await reporting {
+            let path = image
+            let report = try await Blocking.run { try ImageInspectCommand.report(path) }
+            if json { return Console.print(try CanonicalJSON.pretty(report)) }
+            Console.print("architecture  \(report.architecture.printable())")
+            Console.print("identifier    \(report.identifier)")
+            Console.print("created       \(report.created)")
+            Console.print(
+                "file system   squashfs, \(report.compression), blocks of \(report.blockSize >> 10) KiB, \(report.inodes) inodes, \(Console.bytes(report.fileSystemBytes))"
+            )
+            Console.table(
+                ["ID", "OBJECT", "NAME", "OFFSET", "SIZE"],
+                report.objects.map { ["\($0.id)", $0.kind, $0.name, "\($0.offset)", "\($0.size)"] })
+            for (name, value) in report.labels.sorted(by: { $0.key < $1.key }) {
+                Console.print("label         \(name.printable()): \(value.printable())")
+            }
+        }
+    }
+
+    private static let longestLabels: Int64 = 1 << 20
+
+    private static func report(_ path: String) throws -> Report {
+        let image = try OpenImage(path)
+        var labels: [String: String] = [:]
+        let summary = try image.read { reader in
+            try reader.walk { entry, content in
+                guard entry.path == Array("/.singularity.d/labels.json".utf8), entry.size < longestLabels else { return }
+                var bytes: [UInt8] = []
+                try content { bytes += $0 }
+                labels = (try? CanonicalJSON.decode([String: String].self, from: bytes, source: "labels.json")) ?? [:]
+            }
+            return reader.summary
+        }
+        return Report(
+            architecture: SingularityImage.Architecture(rawValue: image.head.architecture).map { "\($0)" } ?? image.head.architecture,
+            identifier: image.head.identifier.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined(),
+            created: "\(Timestamp(seconds: max(0, min(image.head.created, 1 << 40))))",
+            objects: image.head.descriptors.map {
+                Object(id: $0.id, kind: kind($0), name: $0.name, offset: $0.offset, size: $0.size)
+            }, compression: summary.compression, blockSize: summary.blockSize, inodes: summary.inodes, fileSystemBytes: summary.bytes,
+            labels: labels)
+    }
+
+    private static func kind(_ descriptor: SingularityImage.Descriptor) -> String {
+        switch SingularityImage.DataType(rawValue: descriptor.type) {
+        case .definitionFile: "definition file"
+        case .environment: "environment"
+        case .labels: "labels"
+        case .partition: "partition"
+        case .signature: "signature"
+        case .genericJSON: "JSON"
+        case .generic: "data"
+        case .cryptographicMessage: "message"
+        case .billOfMaterials: "bill of materials"
+        case nil: "unknown (\(descriptor.type))"
+        }
+    }
+}
+
+/// Lists the files of an image.
+struct ImageListCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "list", abstract: "List the files of an image: kind and mode, owner, group, size, path.",
+        discussion: "Example:\n  sciferry image list fsl.sif /opt")
+
+    @Argument(help: "A .sif file.") var image: String
+    @Argument(help: "Only what is at or below this path.") var below = "/"
+
+    func run() async throws {
+        try await reporting {
+            let (path, wanted) = (image, below.hasSuffix("/") ? String(below.dropLast()) : below)
+            let lines = try await Blocking.run {
+                var lines: [String] = []
+                try OpenImage(path).read { reader in
+                    try reader.walk { entry, _ in
+                        let name = ImageListing.escaped(entry.path)
+                        guard wanted.isEmpty || name == wanted || name.hasPrefix("\(wanted)/") else { return }
+                        let size = "bc".contains(entry.kind) ? "\(entry.device.major):\(entry.device.minor)" : "\(entry.size)"
+                        let target = entry.kind == "l" ? " -> \(ImageListing.escaped(entry.target))" : ""
+                        lines.append("\(entry.kind) \(String(entry.mode, radix: 8)) \(entry.owner) \(entry.group) \(size) \(name)\(target)")
+                    }
+                }
+                return lines
+            }
+            guard !lines.isEmpty else { throw FarmError("image.path", .notFound, "\(path) has no \(wanted)") }
+            for line in lines { Console.print(line) }
+        }
+    }
+}
+
+/// Prints a file of an image.
+struct ImageCatCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "cat", abstract: "Print a file of an image.", discussion: "Example:\n  sciferry image cat fsl.sif /README.md")
+
+    @Argument(help: "A .sif file.") var image: String
+    @Argument(help: "The file's path in the image.") var path: String
+
+    func run() async throws {
+        try await reporting {
+            let (image, wanted) = (image, Array((path.hasPrefix("/") ? path : "/\(path)").utf8))
+            let isThere = try await Blocking.run {
+                var isThere = false
+                try OpenImage(image).read { reader in
+                    try reader.walk { entry, content in
+                        guard entry.path == wanted, entry.kind == "f" else { return }
+                        isThere = true
+                        try content { try FileHandle.standardOutput.write(contentsOf: Data($0)) }
+                    }
+                }
+                return isThere
+            }
+            guard isThere else {
+                throw FarmError("image.path", .notFound, "\(image) has no file \(path)", hint: "sciferry image list shows what it has")
+            }
+        }
+    }
+}
+
+/// Compares two images.
+struct ImageDiffCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "diff", abstract: "Say what differs between two images, file by file; status 1 when something does.",
+        discussion: """
+            Compares kind, mode, owner, group, size, content, link targets and extended attributes; not times.
+            Example:
+              sciferry image diff old.sif new.sif
+            """)
+
+    @Argument(help: "A .sif file.") var one: String
+    @Argument(help: "Another.") var other: String
+    @Flag(help: "Print JSON.") var json = false
+
+    private struct Difference: Encodable {
+        var path: String
+        var what: String
+    }
+
+    func run() async throws {
+        try await reporting {
+            let (first, second) = (one, other)
+            let found = try await Blocking.run {
+                try OpenImage(first).read { try ImageListing($0) }.differences(
+                    from: try OpenImage(second).read { try ImageListing($0) }, names: (first, second)
+                ).map { Difference(path: $0.path, what: $0.words) }
+            }
+            if json {
+                Console.print(try CanonicalJSON.pretty(found))
+            } else {
+                for difference in found { Console.print("\(difference.path): \(difference.what)") }
+                Console.print(found.isEmpty ? "the same files" : "\(found.count) files differ")
+            }
+            if !found.isEmpty { throw ExitCode(1) }
+        }
+    }
+}

@@ -53,7 +53,7 @@ extension Coordinator {
             hint: "sciferry nightly report shows it, sciferry nightly stop ends it")
     }
 
-    /// Ends the night that goes on, and cancels what it has queued; throws `night.none`.
+    /// Ends the night that goes on, and cancels its jobs; throws `night.none`.
     package func stopNight(by who: String) throws -> NightView {
         guard let open = state.openNight else { throw FarmError("night.none", .conflict, "no night is going on") }
         let workers = open.entries.compactMap { $0.outcome == nil ? $0.job : nil }.flatMap { state.busyWorkers(with: $0) }

@@ -80,7 +80,7 @@ extension FarmState {
 
     /// Ends the night: what is left of it is left to the next one.
     ///
-    /// - Parameter who: stopped it, with what it had queued; `nil` when it came to its end.
+    /// - Parameter who: stopped it, with its jobs; `nil` when it came to its end.
     package mutating func endNight(stoppedBy who: String? = nil, now: Timestamp) {
         guard var record = openNight?.night else { return }
         for entry in openNight?.entries ?? [] where entry.isOpen {
@@ -114,7 +114,7 @@ extension FarmState {
         }
     }
 
-    /// The hours of the night are spent: what no worker has begun is left.
+    /// The hours of the night are spent: what no worker has begun is cancelled.
     package mutating func endBudget(now: Timestamp) {
         for entry in openNight?.entries ?? [] where entry.isOpen {
             if let id = entry.job {

@@ -123,7 +123,7 @@ package struct RecipeSource: Sendable {
     }
 
     /// Without a lock, which a build writes and which must not change what the next one sees.
-    var buildFiles: [String: [UInt8]] {
+    package var buildFiles: [String: [UInt8]] {
         files.filter { $0.key != RecipeLock.fileName && $0.key != Recipe.generatedDockerfile }
     }
 

@@ -60,8 +60,7 @@ package struct Submission: Codable, Sendable, Hashable {
 
     /// Whether a recipe's own files are others than they were, whatever its lock says.
     static func isEdited(_ before: RecipeSource, _ after: RecipeSource) -> Bool {
-        func own(_ source: RecipeSource) -> [String: [UInt8]] { source.files.filter { $0.key != RecipeLock.fileName } }
-        return own(before) != own(after) || before.executables != after.executables
+        before.buildFiles != after.buildFiles || before.executables != after.executables
     }
 
     package func source() throws -> RecipeSource {

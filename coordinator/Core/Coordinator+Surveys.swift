@@ -70,7 +70,7 @@ extension Coordinator {
             inputs: state.inputs, releases: Array(state.releases.values), ledger: state.ledger,
             capabilities: state.workers.values.filter { !$0.revoked }.compactMap { worker in
                 guard let facts = worker.facts, let target = Microarchitecture.named(facts.target) else { return nil }
-                return .init(target: target, labels: Set(facts.labels ?? []), isTrusted: worker.trusted)
+                return .init(target: target, labels: facts.labels ?? [], isTrusted: worker.trusted)
             },
             pending: open.map {
                 .init(job: $0.id, recipe: $0.recipe, version: $0.version, target: $0.target, isCandidate: $0.isCandidate ?? false)

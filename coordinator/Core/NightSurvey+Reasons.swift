@@ -175,7 +175,6 @@ extension NightSurvey {
             subject.doubts.append("what is installed cannot be read: \((error as? FarmError)?.message ?? "\(error)")")
             return isStale
         }
-        // What an earlier night's build has not mended is not mended by another one.
         let all = advisories.mended(in: installed)
         let names = all.filter { isWorthTrying($0, key) }
         if names.count < all.count { subject.doubts.append("a rebuild has not mended \(all.count - names.count) advisories") }
@@ -204,15 +203,15 @@ extension NightSurvey {
 
     /// Nights in a row in which the very same failed for a reason that lies in it.
     ///
-    /// - Parameter plan: what would be built with the packages of a day; `nil` while that is not known.
-    func failures(_ key: String, _ fingerprint: Digest?, _ plan: (String) -> Digest?) -> NightlySubject.Failures? {
+    /// - Parameter plan: what would be built now, of no certain day; `nil` while that is not known.
+    func failures(_ key: String, _ fingerprint: Digest?, _ plan: () -> Digest?) -> NightlySubject.Failures? {
         let ended = (memory[key] ?? []).filter { [.failed, .released, .candidate].contains($0.outcome?.state) }
         let same = ended.prefix { entry in
             guard let outcome = entry.outcome, outcome.state == .failed, outcome.failureClass == .recipe, entry.fingerprint == fingerprint
             else { return false }
             // What was built with the packages of its day has another base each day.
             if entry.refreshed != nil { return true }
-            guard let failed = outcome.plan, let now = plan(entry.refreshed ?? "") else { return true }
+            guard let failed = outcome.plan, let now = plan() else { return true }
             return failed == now
         }
         return same.first.map { .init(count: same.count, message: $0.outcome?.words ?? "") }
@@ -229,7 +228,7 @@ extension NightSurvey {
         if pool.isEmpty { return isCandidate ? "there is no worker of the untrusted pool to try it" : "the farm has no worker" }
         let able = pool.filter { $0.target.dominates(target) }
         if able.isEmpty { return "no worker has a CPU that runs \(target.name)" }
-        return able.lazy.compactMap { labels.obstacle(Array($0.labels)) }.count == able.count
-            ? "no worker has its labels: \(labels.obstacle(Array(able[0].labels)) ?? "")" : nil
+        let refusals = able.compactMap { labels.obstacle($0.labels) }
+        return refusals.count == able.count ? "no worker has its labels: \(refusals[0])" : nil
     }
 }

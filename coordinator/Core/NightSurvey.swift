@@ -12,7 +12,7 @@ struct NightFacts: Sendable {
     /// What a trusted or an untrusted worker can build.
     struct Capability: Sendable {
         var target: Microarchitecture
-        var labels: Set<String>
+        var labels: [String]
         var isTrusted: Bool
     }
 
@@ -214,7 +214,7 @@ struct NightSurvey: Sendable {
             finding.submission = order
             finding.fingerprint = try fingerprint(order)
             finding.subject.failures = failures(key, finding.fingerprint) { [used = change.used] in
-                try? Digest(hashing: draft.render(lock: used, suite: suite, refreshed: $0).plan.canonicalBytes())
+                try? Digest(hashing: draft.render(lock: used, suite: suite).plan.canonicalBytes())
             }
             doubt(key, finding.fingerprint, finding.moved, &finding.subject)
             finding.subject.obstacle = obstacle(

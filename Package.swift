@@ -35,6 +35,7 @@ let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio
 let nioTLS: Target.Dependency = .product(name: "NIOTLS", package: "swift-nio")
 let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
+let cryptoExtras: Target.Dependency = .product(name: "CryptoExtras", package: "swift-crypto")
 let x509: Target.Dependency = .product(name: "X509", package: "swift-certificates")
 let asn1: Target.Dependency = .product(name: "SwiftASN1", package: "swift-asn1")
 let protobuf: Target.Dependency = .product(name: "SwiftProtobuf", package: "swift-protobuf")
@@ -80,6 +81,8 @@ let package = Package(
             ]),
         // Only the headers of libzydis-dev are used here; the library is loaded when first wanted.
         .target(name: "CZydis", path: "Sources/CZydis", cSettings: [.unsafeFlags(["-O2"])]),
+        // libz is linked with CSquashfs: named here too, it would stand before the library that needs it.
+        .target(name: "CZlib", path: "Sources/CZlib"),
         .target(name: "CZstd", path: "Sources/CZstd", linkerSettings: [.linkedLibrary(":libzstd.a")]),
         // Layer 1
         room("FarmModel", [crypto]),
@@ -87,12 +90,12 @@ let package = Package(
         // Embedded, so that the programs stay single files.
         room("Microarchitecture", resources: [.embedInCode("microarchitectures.txt")]),
         room("Observability", ["FarmModel", logging]),
-        room("SingularityImage", ["FarmModel"]),
+        room("SingularityImage", ["FarmModel", "SystemIO"]),
         room("SystemIO", ["CLinux", "FarmModel"]),
         room("TemplateEngine", ["FarmModel"]),
         room("Zstandard", ["CZstd", "FarmModel"]),
         // Layer 2
-        room("Attestation", ["FarmModel", "SystemIO", crypto]),
+        room("Attestation", ["FarmModel", "SingularityImage", "SystemIO", crypto, cryptoExtras]),
         room("FarmIdentity", ["FarmModel", "SystemIO", asn1, crypto, x509]),
         room("FarmMessages", path: "protocol/Messages", ["FarmModel", protobuf]),
         // Optimised in debug builds too: tests read tens of megabytes of code.
@@ -103,12 +106,14 @@ let package = Package(
         room("ProcessRunner", ["FarmModel", "SystemIO", subprocess, systemPackage]),
         room(
             "Recipes", ["FarmModel", "Microarchitecture", "SystemIO", "TemplateEngine", yams], resources: [.embedInCode("Templates")]),
+        room("Registry", ["FarmModel", "HTTPTransport", "SystemIO"]),
         room("TestSuites", ["FarmModel"]),
-        room("Upstream", ["FarmModel", "HTTPTransport", "SystemIO"]),
+        room("Upstream", ["FarmModel", "HTTPTransport", "Registry", "SystemIO"]),
         // Layer 3
         room("ChunkStore", ["FarmModel", "ObjectStorage", "SystemIO", "Zstandard"]),
         room("FarmWire", path: "protocol/Wire", ["FarmMessages", "FarmModel", nioCore, protobuf]),
-        room("ImageAssembly", ["CSquashfs", "FarmModel", "ProcessRunner", "SingularityImage", "SystemIO"]),
+        room(
+            "ImageAssembly", ["CSquashfs", "CZlib", "FarmModel", "HTTPTransport", "Registry", "SingularityImage", "SystemIO", "Zstandard"]),
         room("RegionSync", ["FarmModel", "ObjectStorage"]),
         // Layer 4
         room(
@@ -122,14 +127,16 @@ let package = Package(
             "CoordinatorCore", path: "coordinator/Core",
             [
                 "Attestation", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "HTTPTransport",
-                "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SiteDelivery", "SystemIO", "Upstream",
-                crypto, grdb, logging, nioCore, nioPosix, nioSSL, protobuf,
+                "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SingularityImage", "SiteDelivery",
+                "SystemIO",
+                "Upstream", crypto, grdb, logging, nioCore, nioPosix, nioSSL, protobuf,
             ]),
         room(
             "WorkerCore", path: "worker/Core",
             [
-                "CLinux", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
-                "ISAProof", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "SiteDelivery", "SystemIO",
+                "Attestation", "CLinux", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
+                "ISAProof", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "SingularityImage", "SiteDelivery",
+                "SystemIO",
                 "TestSuites", "Upstream", logging,
                 nioCore, nioPosix, nioSSL, protobuf,
             ], resources: [.embedInCode("Resources/failure-classes.txt")]),
@@ -143,7 +150,8 @@ let package = Package(
             "Commands",
             [
                 "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "HTTPTransport", "ISAProof",
-                "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SingularityImage",
+                "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "Registry",
+                "SingularityImage",
                 "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser,
             ]),
         // Layer 6
@@ -180,12 +188,12 @@ let package = Package(
             dependencies: [
                 "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof", "ImageAssembly",
                 "Microarchitecture", "Recipes", "SingularityImage", "Support", "SystemIO", "TemplateEngine", "Upstream", "WorkerCore",
-                nioCore,
+                "Zstandard", nioCore,
             ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),
         .testTarget(
             name: "ArchitectureTests", dependencies: ["ProcessRunner", "Support"], path: "Tests/ArchitectureTests",
             swiftSettings: settings),
-        tests("Attestation", ["FarmModel", "Support"]),
+        tests("Attestation", ["FarmModel", "SingularityImage", "Support", "SystemIO"]),
         tests("ChunkStore", ["FarmModel", "ObjectStorage", "Support", "SystemIO", "Zstandard"]),
         tests(
             "CoordinatorCore",
@@ -198,7 +206,7 @@ let package = Package(
             dependencies: [
                 "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "ProcessRunner", "Support", "SystemIO",
                 "sciferry", "sciferry-coordinator", "sciferry-worker",
-            ], path: "Tests/EndToEndTests", exclude: ["client.py"], swiftSettings: settings),
+            ], path: "Tests/EndToEndTests", exclude: ["client.py", "torture.py"], swiftSettings: settings),
         tests("FarmIdentity", ["FarmModel", "Support"]),
         tests("FarmModel", []),
         tests("FarmWire", ["FarmMessages", "FarmModel", "Support", "SystemIO", nioCore]),
@@ -209,10 +217,11 @@ let package = Package(
         tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
         tests("ProcessRunner", ["FarmModel", "Support"]),
         tests("Recipes", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"], exclude: ["collection"]),
-        tests("SingularityImage", ["FarmModel", "Support"]),
+        tests("Registry", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
+        tests("SingularityImage", ["FarmModel", "Support", "SystemIO"]),
         tests("SiteDelivery", ["Attestation", "FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
-        tests("Upstream", ["FarmModel", "HTTPTransport", "Support", "SystemIO"], exclude: ["answers"]),
+        tests("Upstream", ["FarmModel", "HTTPTransport", "Registry", "Support", "SystemIO"], exclude: ["answers"]),
         tests("WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "Microarchitecture", "Support", "SystemIO", nioCore]),
     ]
 )

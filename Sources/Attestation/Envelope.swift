@@ -18,12 +18,14 @@ package struct Envelope: Codable, Sendable, Hashable {
     }
 
     /// Signs the canonical form of a value.
-    package static func sign(_ value: some Encodable, type: String, with key: SigningKey) throws -> Envelope {
+    ///
+    /// - Parameter keyID: what the envelope calls the key; its own name when not given.
+    package static func sign(_ value: some Encodable, type: String, with key: SigningKey, keyID: String? = nil) throws -> Envelope {
         let payload = try CanonicalJSON.encode(value)
         let signature = try key.signature(of: encoding(type: type, payload: payload))
         return Envelope(
             payloadType: type, payload: Data(payload).base64EncodedString(),
-            signatures: [Signature(keyid: key.verifier.keyID, sig: Data(signature).base64EncodedString())])
+            signatures: [Signature(keyid: keyID ?? key.verifier.keyID, sig: Data(signature).base64EncodedString())])
     }
 
     /// The payload, once one of the keys has signed it for this type; throws `attestation.refused` otherwise.
@@ -82,7 +84,8 @@ package struct VerifyingKey: Sendable, Hashable, Codable {
         "SHA256:" + Digest(hashing: Array(Data(base64Encoded: text) ?? Data())).hex.prefix(16)
     }
 
-    fileprivate func accepts(_ signature: [UInt8], for bytes: [UInt8]) -> Bool {
+    /// Whether the key made a signature of those bytes.
+    package func accepts(_ signature: [UInt8], for bytes: [UInt8]) -> Bool {
         guard let raw = Data(base64Encoded: text), let key = try? Curve25519.Signing.PublicKey(rawRepresentation: raw)
         else { return false }
         return key.isValidSignature(Data(signature), for: Data(bytes))
@@ -109,6 +112,9 @@ package struct SigningKey: Sendable, CustomStringConvertible {
             throw FarmError("attestation.key", .invalid, "\(path) holds no Ed25519 key", cause: error)
         }
     }
+
+    /// The key of 32 bytes.
+    package init(bytes: [UInt8]) throws { try self.init(raw: Data(bytes)) }
 
     private init(raw: Data) throws {
         self.raw = raw

@@ -12,6 +12,8 @@ typedef struct {
     sqfs_u64 size;
     /// Nothing lies behind `size`, whatever the file system says.
     int bounded;
+    /// Why the last write failed, as errno says it.
+    int trouble;
 } offset_file;
 
 static int offset_read(sqfs_file_t *base, sqfs_u64 position, void *buffer, size_t size) {
@@ -36,7 +38,10 @@ static int offset_write(sqfs_file_t *base, sqfs_u64 position, const void *buffer
     while (size > 0) {
         ssize_t put = pwrite(file->fd, cursor, size, (off_t)(file->offset + position));
         if (put < 0 && errno == EINTR) continue;
-        if (put <= 0) return SQFS_ERROR_IO;
+        if (put <= 0) {
+            file->trouble = put < 0 ? errno : EIO;
+            return SQFS_ERROR_IO;
+        }
         cursor += put;
         position += (sqfs_u64)put;
         size -= (size_t)put;
@@ -128,6 +133,8 @@ const sqfs_u8 *sciferry_sqfs_value(const sqfs_xattr_value_t *value, size_t *leng
     return value->value;
 }
 
+int sciferry_sqfs_trouble(const sqfs_file_t *file) { return ((const offset_file *)file)->trouble; }
+
 sqfs_u64 sciferry_sqfs_file_size(const sqfs_file_t *file) { return file->get_size(file); }
 
 int sciferry_sqfs_write_options(sqfs_compressor_t *compressor, sqfs_file_t *file) {
@@ -138,12 +145,11 @@ void sciferry_sqfs_destroy(const void *object) {
     if (object != NULL) sqfs_destroy((void *)object);
 }
 
-int sciferry_sqfs_zstd(sqfs_u32 block_size, sqfs_u32 level, int uncompress, sqfs_compressor_t **out) {
+int sciferry_sqfs_compressor(int kind, sqfs_u32 block_size, sqfs_u32 level, sqfs_compressor_t **out) {
     sqfs_compressor_config_t config;
-    int error = sqfs_compressor_config_init(
-        &config, SQFS_COMP_ZSTD, block_size, uncompress ? SQFS_COMP_FLAG_UNCOMPRESS : 0);
+    int error = sqfs_compressor_config_init(&config, (SQFS_COMPRESSOR)kind, block_size, 0);
     if (error != 0) return error;
-    config.level = level;
+    if (level != 0) config.level = level;
     return sqfs_compressor_create(&config, out);
 }
 

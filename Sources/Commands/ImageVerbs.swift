@@ -9,8 +9,13 @@ import SystemIO
 /// Looks into images.
 struct ImageCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "image", abstract: "Look into a Singularity image, without a runtime and without mounting it.",
-        subcommands: [ImageInspectCommand.self, ImageListCommand.self, ImageCatCommand.self, ImageDiffCommand.self])
+        commandName: "image",
+        abstract: "Make Singularity images, look into them, sign and verify them, without a runtime and without root.",
+        subcommands: [
+            ImageAssembleCommand.self, ImageInspectCommand.self, ImageListCommand.self, ImageCatCommand.self, ImageDiffCommand.self,
+            ImageExtractCommand.self, ImageAppendCommand.self, ImageRemoveCommand.self, ImageSignCommand.self, ImageVerifyCommand.self,
+            ImageKeyCommand.self, ImagePushCommand.self,
+        ])
 }
 
 /// An image file that is open for reading.
@@ -21,26 +26,14 @@ private struct OpenImage {
 
     /// Throws `file.absent`, `sif.invalid`, `image.squashfs`.
     init(_ path: String) throws {
-        guard Disk.kind(Disk.realPath(path) ?? path) == .file else {
-            throw FarmError("file.absent", .notFound, "there is no file \(path)", hint: "name a .sif file")
-        }
-        (self.path, head, reader) = try OpenImage.naming(path) {
-            let file = try OpenFile(path, flags: O_RDONLY)
-            let size = try file.size()
-            let head = try SingularityImage.read(
-                try file.read(at: 0, count: Int(min(size, Int64(SingularityImage.dataOffset)))), fileSize: size)
-            return (path, head, try SquashfsReader(file, try SingularityImage.primaryPartition(of: head)))
-        }
+        let image = try SingularityFile(path)
+        self.path = path
+        head = image.head
+        reader = try SingularityFile.naming(path) { try SquashfsReader(image.file, try SingularityImage.primaryPartition(of: image.head)) }
     }
 
     /// Errors name the file.
-    func read<Value>(_ body: (SquashfsReader) throws -> Value) throws -> Value { try OpenImage.naming(path) { try body(reader) } }
-
-    private static func naming<Value>(_ path: String, _ body: () throws -> Value) throws -> Value {
-        do { return try body() } catch let error as FarmError {
-            throw FarmError(error.code, error.category, "\(path): \(error.message)", hint: error.hint)
-        }
-    }
+    func read<Value>(_ body: (SquashfsReader) throws -> Value) throws -> Value { try SingularityFile.naming(path) { try body(reader) } }
 }
 
 /// Shows what an image consists of.
@@ -127,6 +120,8 @@ struct ImageInspectCommand: AsyncParsableCommand {
         case .generic: "data"
         case .cryptographicMessage: "message"
         case .billOfMaterials: "bill of materials"
+        case .ociRootIndex: "OCI index"
+        case .ociBlob: "OCI blob"
         case nil: "unknown (\(descriptor.type))"
         }
     }
@@ -136,16 +131,28 @@ struct ImageInspectCommand: AsyncParsableCommand {
 struct ImageListCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "list", abstract: "List the files of an image: kind and mode, owner, group, size, path.",
-        discussion: "Example:\n  sciferry image list fsl.sif /opt")
+        discussion: """
+            With --digests every file's SHA-256 (of links the target), and one of all its extended attributes, in a form for comparing.
+            Example:
+              sciferry image list fsl.sif /opt
+            """)
 
     @Argument(help: "A .sif file.") var image: String
     @Argument(help: "Only what is at or below this path.") var below = "/"
+    @Flag(help: "Read every file and print digests.") var digests = false
 
     func run() async throws {
         try await reporting {
             let (path, wanted) = (image, below.hasSuffix("/") ? String(below.dropLast()) : below)
+            let digests = digests
             let lines = try await Blocking.run {
                 var lines: [String] = []
+                if digests {
+                    let listing = try OpenImage(path).read { try ImageListing($0) }
+                    return listing.facts.sorted { $0.key < $1.key }.filter { $0.key == wanted || $0.key.hasPrefix("\(wanted)/") }.map {
+                        "\($0.value) \($0.key)"
+                    }
+                }
                 try OpenImage(path).read { reader in
                     try reader.walk { entry, _ in
                         let name = ImageListing.escaped(entry.path)

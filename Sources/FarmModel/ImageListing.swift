@@ -50,7 +50,7 @@ package struct ImageListing: Sendable, Hashable {
 
 /// How two builds of one plan differ.
 package struct ImageComparison: Codable, Sendable, Hashable {
-    /// The image that an untrusted worker built, and the one that was built again.
+    /// What an untrusted worker built, and what was built again: digests of the images but for their signatures.
     package var candidate: Digest
     package var rebuilt: Digest
     /// Differences by path, each in words, at most `mostShown`.
@@ -74,7 +74,7 @@ package struct ImageComparison: Codable, Sendable, Hashable {
     /// For people.
     package var title: String {
         if isSameImage { return "bit for bit the candidate's image" }
-        return hasSameFiles ? "the same files as the candidate's, with other times" : "\(count) files differ from the candidate's"
+        return hasSameFiles ? "the same files as the candidate's" : "\(count) files differ from the candidate's"
     }
 }
 

@@ -151,12 +151,44 @@ package struct ImageFormat: Codable, Sendable, Hashable {
     /// The version of the image writer; a change of it that changes bytes raises this number.
     package var writer: Int
     package var blockSize: Int
-    package var zstdLevel: Int
+    package var compression: Compression
+    /// The compression's own number, higher for smaller.
+    package var level: Int
 
-    package init(writer: Int = 1, blockSize: Int = 131_072, zstdLevel: Int = 9) {
+    package enum Compression: String, Codable, Sendable, Hashable, CaseIterable {
+        case zstd
+        /// For kernels that read nothing else.
+        case gzip
+    }
+
+    /// The writer of this version.
+    package static let currentWriter = 2
+
+    package init(writer: Int = currentWriter, blockSize: Int = 131_072, compression: Compression = .zstd, level: Int = 9) {
         self.writer = writer
         self.blockSize = blockSize
-        self.zstdLevel = zstdLevel
+        self.compression = compression
+        self.level = level
+    }
+
+    private enum CodingKeys: String, CodingKey { case writer, blockSize, compression, level, zstdLevel }
+
+    package init(from decoder: any Decoder) throws {
+        let values = try decoder.container(keyedBy: CodingKeys.self)
+        writer = try values.decode(Int.self, forKey: .writer)
+        blockSize = try values.decode(Int.self, forKey: .blockSize)
+        // The first writer knew zstd only.
+        compression = try values.decodeIfPresent(Compression.self, forKey: .compression) ?? .zstd
+        level = try values.decodeIfPresent(Int.self, forKey: .level) ?? values.decode(Int.self, forKey: .zstdLevel)
+    }
+
+    package func encode(to encoder: any Encoder) throws {
+        var values = encoder.container(keyedBy: CodingKeys.self)
+        try values.encode(writer, forKey: .writer)
+        try values.encode(blockSize, forKey: .blockSize)
+        if writer == 1 { return try values.encode(level, forKey: .zstdLevel) }
+        try values.encode(compression, forKey: .compression)
+        try values.encode(level, forKey: .level)
     }
 }
 

@@ -186,13 +186,17 @@ package struct BuildResult: Codable, Sendable, Hashable {
     package var phaseSeconds: [String: Double]
     /// Bytes that the build took up on the worker's disks at most, its base and layers among them. Absent in results of older versions.
     package var diskBytes: Int64?
+    /// Digest of what the farm signs of the image: equal for images that differ in their signatures only. Absent in results of older
+    /// versions.
+    package var content: Digest?
 
     package init(
         image: Digest, imageSize: Int64, manifest: IncomingObject, packs: [IncomingObject], records: [ImageRecord], chunkCount: Int,
         newChunkCount: Int, newBytes: Int64, tests: [TestOutcome], testRuntime: String, commands: [String], hostTarget: String,
-        emulator: String? = nil, phaseSeconds: [String: Double], diskBytes: Int64? = nil
+        emulator: String? = nil, phaseSeconds: [String: Double], diskBytes: Int64? = nil, content: Digest? = nil
     ) {
         self.diskBytes = diskBytes
+        self.content = content
         self.image = image
         self.imageSize = imageSize
         self.manifest = manifest

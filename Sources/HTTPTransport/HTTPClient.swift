@@ -36,22 +36,7 @@ package final class HTTPClient: Sendable {
     /// As `perform`, trying again after transport failures and "later" statuses; the last response is returned as it is.
     /// For requests without a sink that may be repeated.
     package func performRetrying(_ request: HTTPRequest, policy: RetryPolicy = RetryPolicy()) async throws -> HTTPResponse {
-        var number = 1
-        while true {
-            let outcome: Result<HTTPResponse, any Error>
-            do { outcome = .success(try await perform(request)) } catch { outcome = .failure(error) }
-            number += 1
-            var retryAfter: Double?
-            switch outcome {
-            case .success(let response):
-                guard RetryPolicy.isTransient(status: response.status) else { return response }
-                retryAfter = response.retryAfter
-            case .failure(let error):
-                guard let known = error as? FarmError, known.category.isTransient else { throw error }
-            }
-            guard let delay = policy.delay(beforeTry: number, retryAfter: retryAfter) else { return try outcome.get() }
-            try await Task.sleep(for: .seconds(delay))
-        }
+        try await policy.repeating { try await perform(request) }
     }
 
     private func transfer(_ request: HTTPRequest, sink: Sink?, cancelled: Switch) throws -> HTTPResponse {
@@ -59,12 +44,14 @@ package final class HTTPClient: Sendable {
             throw FarmError("http.fault", .fault, "libcurl gives no handle")
         }
         curl_easy_reset(curl)
-        let transfer = Transfer(body: request.body, limit: request.responseLimit, sink: sink, cancelled: cancelled)
+        let transfer = Transfer(
+            body: request.body, limit: request.responseLimit, sink: sink, known: request.resumeAt, cancelled: cancelled)
         let context = Unmanaged.passRetained(transfer)
         defer { context.release() }
         var list: UnsafeMutablePointer<curl_slist>?
         for header in request.headers { list = curl_slist_append(list, "\(header.name): \(header.value)") }
         list = curl_slist_append(list, "Expect:")
+        if request.resumeAt > 0 { list = curl_slist_append(list, "Range: bytes=\(request.resumeAt)-") }
         defer { curl_slist_free_all(list) }
         try transfer.openBody()
         configure(curl, request, list: list, context: context.toOpaque())
@@ -165,8 +152,11 @@ private final class Transfer {
     private var file: OpenFile?
     private var sent: Int64 = 0
     private var status = 0
+    /// Bytes at the beginning of a whole body that the sink has.
+    private var known: Int64
 
-    init(body: HTTPBody, limit: Int64, sink: HTTPClient.Sink?, cancelled: Switch) {
+    init(body: HTTPBody, limit: Int64, sink: HTTPClient.Sink?, known: Int64, cancelled: Switch) {
+        self.known = known
         self.body = body
         self.limit = limit
         self.sink = sink
@@ -209,7 +199,11 @@ private final class Transfer {
     func receive(_ buffer: UnsafeRawBufferPointer) -> Int {
         // A refusal's body explains it and must not reach the sink.
         if let sink, (200..<300).contains(status) {
-            do { try sink(buffer) } catch {
+            // 206 is the rest (RFC 9110, section 15.3.7); anything else begins at the beginning.
+            let skipped = status == 206 ? 0 : Int(min(known, Int64(buffer.count)))
+            known -= Int64(skipped)
+            guard skipped < buffer.count else { return buffer.count }
+            do { try sink(UnsafeRawBufferPointer(rebasing: buffer[skipped...])) } catch {
                 self.error = error
                 return 0
             }

@@ -32,6 +32,8 @@ package struct HTTPRequest: Sendable {
     package var connectSeconds: Int
     /// Ends a request that is not over after so long; 0 for never.
     package var deadlineSeconds = 0
+    /// Bytes of the body that the sink has already; the server is asked for the rest, and where it sends everything they are left out.
+    package var resumeAt: Int64 = 0
     /// A longer response body is refused.
     package var responseLimit: Int64
     /// Follow up to five redirects, to https only; for downloads without secrets in their headers.
@@ -90,6 +92,28 @@ package struct RetryPolicy: Sendable {
         guard number <= attempts else { return nil }
         let backoff = firstDelay * Double(1 << min(number - 2, 16))
         return min(longestDelay, max(backoff, retryAfter ?? 0))
+    }
+
+    /// Repeats what failed on its way or was answered with "later"; the last answer is returned as it is.
+    package func repeating(
+        isolation: isolated (any Actor)? = #isolation, _ body: () async throws -> HTTPResponse
+    ) async throws -> HTTPResponse {
+        var number = 1
+        while true {
+            let outcome: Result<HTTPResponse, any Error>
+            do { outcome = .success(try await body()) } catch { outcome = .failure(error) }
+            number += 1
+            var retryAfter: Double?
+            switch outcome {
+            case .success(let response):
+                guard RetryPolicy.isTransient(status: response.status) else { return response }
+                retryAfter = response.retryAfter
+            case .failure(let error):
+                guard let known = error as? FarmError, known.category.isTransient else { throw error }
+            }
+            guard let delay = delay(beforeTry: number, retryAfter: retryAfter) else { return try outcome.get() }
+            try await Task.sleep(for: .seconds(delay))
+        }
     }
 
     /// Whether a status says "later" rather than "no".

@@ -1,37 +1,20 @@
+import CZlib
 package import FarmModel
-import Foundation
 import Glibc
 package import SingularityImage
 import SystemIO
+import Zstandard
 
-/// From a `docker save` archive to a SIF, without extracting a file and without root.
+/// From layers to a SIF, without extracting a file and without root.
 package struct ImageAssembler: Sendable {
-    /// Raised when the same input gives other bytes than before; part of every plan.
-    package static let version = 1
-
-    private struct ArchiveManifest: Decodable {
-        var Config: String
-        var Layers: [String]
-    }
-
-    private struct ImageConfiguration: Decodable {
-        struct Run: Decodable {
-            var Env: [String]?
-            var Entrypoint: [String]?
-            var Cmd: [String]?
-            var Labels: [String: String]?
-        }
-        var config: Run?
-    }
-
     /// What was assembled.
     package struct Report: Sendable {
         package var size: Int64
         package var partition: SingularityImage.Partition
         package var contentBytes: Int64
-        /// What package managers left word of.
+        /// What package managers left word of; empty when no list was wanted.
         package var survey: PackageSurvey
-        /// Its files, without those that every image gets.
+        /// Its files, without those that every image gets; empty when no list was wanted.
         package var listing: ImageListing
     }
 
@@ -44,143 +27,150 @@ package struct ImageAssembler: Sendable {
         package var read: (_ count: Int) throws -> [UInt8]
     }
 
+    /// Who follows the work; each may end it by throwing.
+    package struct Watch {
+        /// Called with every file of the image before it is written; `nil` where nobody wants them.
+        package var inspect: (([ImageFile]) throws -> Void)?
+        /// Called with the share done, 0 to 1.
+        package var progress: (Double) throws -> Void
+        /// Called with the end of what will not change any more, but for the head and the super block of the file system behind it.
+        package var settled: (Int64) throws -> Void
+
+        package init(
+            inspect: (([ImageFile]) throws -> Void)? = nil, progress: @escaping (Double) throws -> Void = { _ in },
+            settled: @escaping (Int64) throws -> Void = { _ in }
+        ) {
+            self.inspect = inspect
+            self.progress = progress
+            self.settled = settled
+        }
+    }
+
     private let architecture: SingularityImage.Architecture
     private let format: ImageFormat
     private let jobs: Int
 
-    /// - Parameter machine: as the kernel names it; throws `image.architecture` for one that SIF does not know.
+    /// - Parameters:
+    ///   - machine: as the kernel names it.
+    ///   - jobs: compressing threads; the bytes do not depend on it.
+    /// - Throws: `image.architecture` for a machine that SIF does not know, `image.writer`, `image.format`.
     package init(machine: String, format: ImageFormat, jobs: Int) throws {
         guard let architecture = SingularityImage.Architecture(machine: machine) else {
             throw FarmError("image.architecture", .invalid, "there are no images for \"\(machine)\"")
         }
-        guard format.writer == ImageAssembler.version else {
+        let current = ImageFormat.currentWriter
+        guard format.writer == current else {
             throw FarmError(
-                "image.writer", .unavailable, "the plan wants image writer \(format.writer), this worker has \(ImageAssembler.version)",
-                hint: "upgrade the worker")
+                "image.writer", .unavailable, "the plan wants image writer \(format.writer), this worker has \(current)",
+                hint: format.writer > current ? "upgrade the worker" : "submit the recipe again")
+        }
+        let levels = format.compression == .zstd ? 1...22 : 1...9
+        guard levels.contains(format.level), format.blockSize.nonzeroBitCount == 1,
+            (12...20).contains(format.blockSize.trailingZeroBitCount)
+        else {
+            throw FarmError(
+                "image.format", .invalid,
+                "\(format.compression.rawValue) of level \(format.level) in blocks of \(format.blockSize) cannot be written",
+                hint: "levels are \(levels.lowerBound) to \(levels.upperBound), blocks a power of two from 4096 to 1048576")
+        }
+        guard (1...1024).contains(jobs) else {
+            throw FarmError("image.jobs", .invalid, "\(jobs) threads cannot pack an image", hint: "1 to 1024")
         }
         self.architecture = architecture
         self.format = format
         self.jobs = jobs
     }
 
-    /// Merges the archive's layers and writes the image. Blocks the calling thread.
+    /// What decides an image's bytes beside its layers: the version of this writer, and those of the compressors that are part of it.
+    package static var writer: String {
+        "\(ImageFormat.currentWriter) zstd-\(Zstandard.libraryVersion) zlib-\(String(cString: zlibVersion()))"
+    }
+
+    /// Merges an image's layers and writes the SIF. Blocks the calling thread.
     ///
-    /// - Parameters:
-    ///   - labels: added to the image's own.
-    ///   - inspect: called with every file of the image before it is written; a thrown error stops the work.
-    ///   - progress: called with the share done, 0 to 1; a thrown error stops the work.
+    /// - Parameter lists: whether the report lists packages and files, for which each file is hashed.
+    /// - Throws: `tar.invalid` and `layer.…` for what is wrong with a layer; the output is then no image.
     package func assemble(
-        archive path: String, to output: String, labels: [String: String], inspect: ([ImageFile]) throws -> Void = { _ in },
-        progress: (Double) throws -> Void
+        _ image: LayeredImage, to output: String, papers: ImagePapers = ImagePapers(), watch: Watch = Watch(), lists: Bool = true
     ) throws -> Report {
-        let archive = try OpenFile(path, flags: O_RDONLY)
-        defer { archive.close() }
-        let members = try index(archive)
-        let (manifest, configuration) = try describe(archive, members)
-        var tree = EntryTree()
-        for layer in manifest.Layers {
-            let member = try find(layer, in: members)
-            tree.beginLayer()
-            var reader = TarReader(archive, start: member.offset, size: member.size)
-            while let entry = try reader.next() { try tree.apply(entry) }
-        }
+        var tree = try EntryTree(merging: image.layers)
+        let contents = LayerContents(layers: image.layers)
         var survey = PackageSurvey()
-        try survey.look(at: tree) { content in
-            guard case .archive(_, let offset, let size) = content else { return [] }
-            return try archive.read(at: offset, count: Int(size))
-        }
-        try inspect(
+        if lists { try survey.look(at: tree) { try contents.head(of: $0, $0.size) } }
+        try watch.inspect?(
             tree.files().map { path, content in
-                ImageFile(path: path, size: content.size) { count in
-                    switch content {
-                    case .archive(_, let offset, let size): try archive.read(at: offset, count: Int(min(size, Int64(count))))
-                    case .bytes(let bytes): Array(bytes.prefix(count))
-                    case .none: []
-                    }
-                }
+                ImageFile(path: path, size: content.size) { try contents.head(of: content, Int64($0)) }
             })
-        let listing = try ImageListing(tree) { content, body in
-            guard case .archive(_, let offset, let size) = content else { return }
-            for start in stride(from: 0, to: size, by: 4 << 20) {
-                body(try archive.read(at: offset + start, count: Int(min(4 << 20, size - start))))
-            }
-        }
-        try SingularityDirectory.add(to: &tree, configuration: runtime(configuration), labels: labels)
+        let papers = complete(papers, image.configuration)
         let summary = ImageAssembler.summarise(tree.root)
-        let image = try OpenFile(output, flags: O_RDWR | O_CREAT | O_TRUNC)
-        defer { image.close() }
-        let offset = ImageAssembler.aligned(Int64(SingularityImage.dataOffset))
-        let total = max(summary.content, 1)
-        let size = try SquashfsWriter.write(
-            tree, archive: archive, to: image, offset: offset, format: format, modified: summary.newest, jobs: jobs
-        ) { try progress(Double($0) / Double(total)) }
-        try writeHead(image, offset: offset, size: size, created: summary.newest)
-        try image.sync()
+        try SingularityDirectory.add(to: &tree, configuration: image.configuration, papers: papers)
+        let file = try OpenFile(output, flags: O_RDWR | O_CREAT | O_TRUNC)
+        defer { file.close() }
+        let start = SingularityImage.partitionStart
+        let total = Double(max(summary.content, 1))
+        let written = try SquashfsWriter.write(
+            tree, contents: contents, to: file, offset: start, format: format, modified: summary.newest, jobs: jobs,
+            watch: .init(digests: lists) { content, settled in
+                try watch.progress(min(1, Double(content) / total))
+                try watch.settled(start + settled)
+            })
+        let partition = SingularityImage.Partition(offset: start, size: written.size)
+        let inspection = try SingularityDirectory.inspection(
+            of: tree, contents, labels: image.configuration.labels(papers.labels), definition: papers.definition)
+        let size = try describe(file, partition, image.configuration, papers, inspection, created: summary.newest)
         return Report(
-            size: offset + size, partition: SingularityImage.Partition(offset: offset, size: size),
-            contentBytes: summary.content, survey: survey, listing: listing)
+            size: size, partition: partition, contentBytes: summary.content, survey: survey,
+            listing: lists ? ImageListing(tree, digests: written.digests) : ImageListing())
     }
 
-    private func writeHead(_ image: OpenFile, offset: Int64, size: Int64, created: Int64) throws {
-        // The identifier comes from the content, so equal content gives equal images.
-        var hasher = Digest.Hasher()
-        var position = offset
-        while position < offset + size {
-            let part = try image.read(at: position, count: Int(min(4 << 20, offset + size - position)))
-            hasher.update(part)
-            position += Int64(part.count)
-        }
-        let descriptor = SingularityImage.Descriptor(
-            type: .partition, id: 1, offset: offset, size: size, name: "rootfs.squashfs",
-            extra: SingularityImage.partitionExtra(architecture))
-        let head = SingularityImage.head(
-            architecture: architecture, identifier: Array(hasher.finish().bytes.prefix(16)), created: created,
-            descriptors: [descriptor], end: offset + size)
-        try image.write(head, at: 0)
+    private func complete(_ papers: ImagePapers, _ configuration: ImageConfiguration) -> ImagePapers {
+        var papers = papers
+        papers.labels["org.sciferry.image-writer"] = ImageAssembler.writer
+        papers.files.append(.init(name: "oci-config.json", bytes: configuration.bytes))
+        return papers
     }
 
-    private typealias Member = (offset: Int64, size: Int64)
-
-    private func index(_ archive: OpenFile) throws -> [String: EntryKind] {
-        var members: [String: EntryKind] = [:]
-        var reader = TarReader(archive, start: 0, size: try archive.size())
-        while let entry = try reader.next() { members[String(decoding: entry.path, as: UTF8.self)] = entry.kind }
-        return members
-    }
-
-    /// A member's place; links between layers, which engines write for equal ones, are followed once.
-    private func find(_ name: String, in members: [String: EntryKind]) throws -> Member {
-        switch members[name] {
-        case .file(let offset, let size): return (offset, size)
-        case .symlink(let target):
-            let parts = Disk.parent(of: name).split(separator: "/") + String(decoding: target, as: UTF8.self).split(separator: "/")
-            var path: [Substring] = []
-            for part in parts { if part == ".." { _ = path.popLast() } else if part != "." { path.append(part) } }
-            if case .file(let offset, let size)? = members[path.joined(separator: "/")] { return (offset, size) }
-        default: break
-        }
-        throw FarmError("image.archive", .corrupt, "the image archive has no \(name)")
-    }
-
+    /// Writes the objects behind the partition, and then the head.
     private func describe(
-        _ archive: OpenFile, _ members: [String: EntryKind]
-    ) throws -> (ArchiveManifest, ImageConfiguration) {
-        func read(_ name: String) throws -> [UInt8] {
-            let member = try find(name, in: members)
-            guard member.size <= 16 << 20 else { throw FarmError("image.archive", .corrupt, "\(name) is too long") }
-            return try archive.read(at: member.offset, count: Int(member.size))
+        _ file: OpenFile, _ partition: SingularityImage.Partition, _ configuration: ImageConfiguration, _ papers: ImagePapers,
+        _ inspection: [UInt8], created: Int64
+    ) throws -> Int64 {
+        var head = SingularityImage.Head(
+            architecture: architecture, identifier: try identifier(configuration, papers), created: created)
+        let root = SingularityImage.Descriptor(
+            type: .partition, size: partition.size, created: created, name: "rootfs.squashfs",
+            extra: SingularityImage.partitionExtra(architecture))
+        _ = try head.append(root)
+        var objects: [(SingularityImage.DataType, String, [UInt8], [UInt8])] = [
+            (.genericJSON, "inspect-metadata.json", inspection, []), (.genericJSON, "oci-config.json", configuration.bytes, []),
+            (.labels, "labels.json", try CanonicalJSON.encode(configuration.labels(papers.labels)), []),
+        ]
+        if let definition = papers.definition { objects.insert((.definitionFile, "definition", Array(definition.utf8), []), at: 0) }
+        if let materials = papers.materials {
+            objects.append((.billOfMaterials, "sbom.spdx.json", materials, SingularityImage.materialsExtra))
         }
-        let manifests = try CanonicalJSON.decode([ArchiveManifest].self, from: try read("manifest.json"), source: "manifest.json")
-        guard let manifest = manifests.first else { throw FarmError("image.archive", .corrupt, "the archive holds no image") }
-        let configuration = try CanonicalJSON.decode(
-            ImageConfiguration.self, from: try read(manifest.Config), source: manifest.Config)
-        return (manifest, configuration)
+        for (type, name, bytes, extra) in objects {
+            let placed = try head.append(
+                SingularityImage.Descriptor(type: type, size: Int64(bytes.count), created: created, name: name, extra: extra))
+            try file.write(bytes, at: placed.offset)
+        }
+        try SingularityFile(file, head).writeHead()
+        return head.end
     }
 
-    private func runtime(_ configuration: ImageConfiguration) -> SingularityDirectory.Configuration {
-        SingularityDirectory.Configuration(
-            environment: configuration.config?.Env ?? [], entrypoint: configuration.config?.Entrypoint ?? [],
-            command: configuration.config?.Cmd ?? [], labels: configuration.config?.Labels ?? [:])
+    /// From everything that decides the image, so that equal images have the same and others have not: a UUID of version 8 (RFC 9562).
+    private func identifier(_ configuration: ImageConfiguration, _ papers: ImagePapers) throws -> [UInt8] {
+        var hasher = Digest.Hasher()
+        for part in [
+            Array(ImageAssembler.writer.utf8), try CanonicalJSON.encode(format), configuration.bytes,
+            try CanonicalJSON.encode(papers.labels), Array((papers.definition ?? "").utf8), papers.materials ?? [],
+        ] + papers.files.flatMap({ [Array($0.name.utf8), $0.bytes] }) {
+            hasher.update(Array("\(part.count) ".utf8) + part)
+        }
+        var bytes = Array(hasher.finish().bytes.prefix(16))
+        bytes[6] = bytes[6] & 0x0F | 0x80
+        bytes[8] = bytes[8] & 0x3F | 0x80
+        return bytes
     }
 
     private static func summarise(_ root: EntryTree.Node) -> (content: Int64, newest: Int64) {
@@ -193,10 +183,5 @@ package struct ImageAssembler: Sendable {
             stack += node.children.values
         }
         return (content, newest)
-    }
-
-    private static func aligned(_ offset: Int64) -> Int64 {
-        let step = Int64(SingularityImage.partitionAlignment)
-        return (offset + step - 1) / step * step
     }
 }

@@ -32,9 +32,10 @@ package struct PackageSurvey {
                 if path.last == "HEAD" {
                     let directory = Array(path.dropLast())
                     try checkout(directory, head: text) { name in
-                        try tree.find(Array((directory + [name]).joined(separator: "/").utf8)).map {
-                            String(decoding: try read($0.content), as: UTF8.self)
-                        }
+                        guard let node = tree.find(Array((directory + [name]).joined(separator: "/").utf8)),
+                            node.content.size <= PackageSurvey.largest
+                        else { return nil }
+                        return String(decoding: try read(node.content), as: UTF8.self)
                     }
                 } else {
                     take(path, text)

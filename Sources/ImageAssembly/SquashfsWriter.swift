@@ -10,7 +10,7 @@ struct SquashfsWriter {
     private let file: OpaqueFile
     private let format: ImageFormat
     private let tree: EntryTree
-    private let archive: OpenFile
+    private let contents: LayerContents
     private let compressor: UnsafeMutablePointer<sqfs_compressor_t>
     private var super_ = sqfs_super_t()
     /// The library fills a file's inode, and may move it, until the content is finished: it keeps the slot's address.
@@ -19,58 +19,87 @@ struct SquashfsWriter {
     private var references: [ObjectIdentifier: (number: UInt32, reference: UInt64)] = [:]
     private var links: [ObjectIdentifier: Int] = [:]
     private var nextInode: UInt32 = 1
+    private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+    /// SHA-256 of every file's content.
+    private var digests: [ObjectIdentifier: Digest] = [:]
+
+    /// Who follows the writing.
+    struct Watch {
+        /// Whether every file is hashed on its way.
+        var digests: Bool
+        /// Called with the bytes of content taken and the bytes of output that will not change any more; a thrown error ends the work.
+        var wrote: (_ content: Int64, _ settled: Int64) throws -> Void
+    }
 
     /// A libsquashfs output with the lifetime of one `write`.
     private struct OpaqueFile { let pointer: UnsafeMutablePointer<sqfs_file_t> }
 
     private init(
-        file: OpaqueFile, format: ImageFormat, tree: EntryTree, archive: OpenFile,
+        file: OpaqueFile, format: ImageFormat, tree: EntryTree, contents: LayerContents,
         compressor: UnsafeMutablePointer<sqfs_compressor_t>
     ) {
         self.file = file
         self.format = format
         self.tree = tree
-        self.archive = archive
+        self.contents = contents
         self.compressor = compressor
     }
 
     /// Writes the file system at `offset` of `output` and returns its size, a multiple of 4096.
     ///
     /// - Parameters:
-    ///   - archive: holds the files' content; offsets in the tree count from its start.
     ///   - jobs: compressing threads; the bytes do not depend on it.
-    ///   - progress: called with the bytes of content written so far.
+    ///   - watch: is told how far the work is.
     static func write(
-        _ tree: EntryTree, archive: OpenFile, to output: OpenFile, offset: Int64, format: ImageFormat, modified: Int64,
-        jobs: Int, progress: (Int64) throws -> Void
-    ) throws -> Int64 {
+        _ tree: EntryTree, contents: LayerContents, to output: OpenFile, offset: Int64, format: ImageFormat, modified: Int64,
+        jobs: Int, watch: Watch
+    ) throws -> (size: Int64, digests: [ObjectIdentifier: Digest]) {
         guard let pointer = sciferry_sqfs_file(output.descriptor, UInt64(offset)) else { throw failure("open", -1) }
         defer { sciferry_sqfs_destroy(pointer) }
         var compressor: UnsafeMutablePointer<sqfs_compressor_t>?
         try check(
-            sciferry_sqfs_zstd(UInt32(format.blockSize), UInt32(format.zstdLevel), 0, &compressor), "make a compressor")
+            sciferry_sqfs_compressor(Int32(kind(format).rawValue), UInt32(format.blockSize), UInt32(format.level), &compressor),
+            "make a compressor")
         guard let compressor else { throw failure("make a compressor", -1) }
         defer { sciferry_sqfs_destroy(compressor) }
         var writer = SquashfsWriter(
-            file: OpaqueFile(pointer: pointer), format: format, tree: tree, archive: archive, compressor: compressor)
+            file: OpaqueFile(pointer: pointer), format: format, tree: tree, contents: contents, compressor: compressor)
+        defer { writer.buffer.deallocate() }
         defer {
             for slot in writer.inodes.values {
                 if let inode = slot.pointee { sciferry_sqfs_free(inode) }
                 slot.deallocate()
             }
         }
-        return try writer.run(modified: modified, jobs: jobs, progress: progress)
+        do {
+            let size = try writer.run(modified: modified, jobs: jobs, watch: watch)
+            return (size, writer.digests)
+        } catch let error as FarmError {
+            // The library knows that it could not write, the file knows why.
+            let trouble = sciferry_sqfs_trouble(pointer)
+            guard trouble != 0 else { throw error }
+            errno = trouble
+            throw Disk.failure("write", output.path)
+        }
     }
 
-    private mutating func run(modified: Int64, jobs: Int, progress: (Int64) throws -> Void) throws -> Int64 {
+    /// How the library calls a compression.
+    private static func kind(_ format: ImageFormat) -> SQFS_COMPRESSOR {
+        switch format.compression {
+        case .zstd: SQFS_COMP_ZSTD
+        case .gzip: SQFS_COMP_GZIP
+        }
+    }
+
+    private mutating func run(modified: Int64, jobs: Int, watch: Watch) throws -> Int64 {
         try Self.check(
-            sqfs_super_init(&super_, format.blockSize, UInt32(clamping: modified), SQFS_COMP_ZSTD), "begin")
+            sqfs_super_init(&super_, format.blockSize, UInt32(clamping: modified), Self.kind(format)), "begin")
         try Self.check(sqfs_super_write(&super_, file.pointer), "write the super block")
         let options = sciferry_sqfs_write_options(compressor, file.pointer)
         guard options >= 0 else { throw Self.failure("write the compressor's options", options) }
         if options > 0 { super_.flags |= UInt16(SQFS_FLAG_COMPRESSOR_OPTIONS.rawValue) }
         count(tree.root)
-        try writeContent(jobs: jobs, progress: progress)
+        try writeContent(jobs: jobs, watch: watch)
         try writeTables()
         super_.bytes_used = sciferry_sqfs_file_size(file.pointer)
         try Self.check(sqfs_super_write(&super_, file.pointer), "write the super block")
@@ -87,10 +116,10 @@ struct SquashfsWriter {
         }
     }
 
-    private mutating func writeContent(jobs: Int, progress: (Int64) throws -> Void) throws {
+    private mutating func writeContent(jobs: Int, watch: Watch) throws {
         guard let fragments = sqfs_frag_table_create(0) else { throw Self.failure("begin", -1) }
         defer { sciferry_sqfs_destroy(UnsafeRawPointer(fragments)) }
-        guard let blocks = sqfs_block_writer_create(file.pointer, 4096, 0) else { throw Self.failure("begin", -1) }
+        guard let blocks = sciferry_sqfs_block_writer(file.pointer) else { throw Self.failure("begin", -1) }
         defer { sciferry_sqfs_destroy(blocks) }
         guard
             let processor = sqfs_block_processor_create(
@@ -98,16 +127,19 @@ struct SquashfsWriter {
         else { throw Self.failure("begin", -1) }
         defer { sciferry_sqfs_destroy(UnsafeRawPointer(processor)) }
         var done: Int64 = 0
-        try writeContent(of: tree.root, processor, &done, progress)
+        try writeContent(of: tree.root, processor, hashes: watch.digests) { count in
+            done += count
+            try watch.wrote(done, Int64(sciferry_sqfs_settled(blocks)))
+        }
         try Self.check(sqfs_block_processor_finish(processor), "finish the content")
     }
 
     private mutating func writeContent(
-        of directory: EntryTree.Node, _ processor: OpaquePointer, _ done: inout Int64, _ progress: (Int64) throws -> Void
+        of directory: EntryTree.Node, _ processor: OpaquePointer, hashes: Bool, _ wrote: (Int64) throws -> Void
     ) throws {
         for (_, node) in directory.sorted {
             if node.isDirectory {
-                try writeContent(of: node, processor, &done, progress)
+                try writeContent(of: node, processor, hashes: hashes, wrote)
                 continue
             }
             guard case .file = node.entry.kind, inodes[ObjectIdentifier(node)] == nil else { continue }
@@ -116,35 +148,25 @@ struct SquashfsWriter {
             inodes[ObjectIdentifier(node)] = slot
             try Self.check(
                 sqfs_block_processor_begin_file(processor, slot, nil, UInt32(SQFS_BLK_DONT_FRAGMENT.rawValue)), "begin a file")
-            try append(node.content, processor)
+            digests[ObjectIdentifier(node)] = try append(node.content, processor, hashes: hashes, wrote)
             try Self.check(sqfs_block_processor_end_file(processor), "end a file")
-            done += node.content.size
-            try progress(done)
         }
     }
 
-    private func append(_ content: EntryTree.Content, _ processor: OpaquePointer) throws {
-        switch content {
-        case .none: break
+    /// Passes a file's bytes on and gives their digest where it is wanted.
+    private func append(
+        _ content: EntryTree.Content, _ processor: OpaquePointer, hashes: Bool, _ wrote: (Int64) throws -> Void
+    ) throws -> Digest? {
+        var hasher = Digest.Hasher()
         // libsquashfs 1.2 reads through a null pointer when nothing is appended to a new file.
-        case .bytes(let bytes) where bytes.isEmpty: break
-        case .bytes(let bytes):
-            try bytes.withUnsafeBytes {
-                try Self.check(sqfs_block_processor_append(processor, $0.baseAddress, $0.count), "compress")
-            }
-        case .archive(_, let offset, let size):
-            let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
-            defer { buffer.deallocate() }
-            var done: Int64 = 0
-            while done < size {
-                let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<Int(min(1 << 20, size - done))])
-                guard try archive.read(at: offset + done, into: part) == part.count else {
-                    throw FarmError("file.short", .corrupt, "\(archive.path) became shorter while it was read")
-                }
-                try Self.check(sqfs_block_processor_append(processor, part.baseAddress, part.count), "compress")
-                done += Int64(part.count)
-            }
+        for start in stride(from: 0, to: content.size, by: buffer.count) {
+            let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<Int(min(Int64(buffer.count), content.size - start))])
+            try contents.fill(part, of: content, at: start)
+            if hashes { hasher.update(UnsafeRawBufferPointer(part)) }
+            try Self.check(sqfs_block_processor_append(processor, part.baseAddress, part.count), "compress")
+            try wrote(Int64(part.count))
         }
+        return hashes ? hasher.finish() : nil
     }
 
     private mutating func writeTables() throws {
@@ -266,16 +288,21 @@ struct SquashfsWriter {
     }
 
     private func attributes(of node: EntryTree.Node, _ tables: Tables) throws -> UInt32 {
-        guard !node.entry.extended.isEmpty else { return UInt32.max }
+        guard node.entry.extended.contains(where: { Self.holds($0.key) }) else { return UInt32.max }
         try Self.check(sqfs_xattr_writer_begin(tables.extended, 0), "begin attributes")
         for (key, value) in node.entry.extended.sorted(by: { $0.key < $1.key }) {
-            // squashfs knows three name spaces; access lists and others have no place in it.
-            guard ["user.", "trusted.", "security."].contains(where: { key.hasPrefix($0) }) else { continue }
+            guard Self.holds(key) else { continue }
             try Self.check(sqfs_xattr_writer_add(tables.extended, key, value, value.count), "add an attribute")
         }
         var index = UInt32.max
         try Self.check(sqfs_xattr_writer_end(tables.extended, &index), "end attributes")
         return index
+    }
+
+    /// Whether squashfs has a place for an extended attribute: it knows three name spaces, access lists are in none of them. What
+    /// overlays note of themselves is no part of an image.
+    static func holds(_ attribute: String) -> Bool {
+        ["user.", "trusted.", "security."].contains { attribute.hasPrefix($0) } && !attribute.contains(".overlay.")
     }
 
     private static func mode(of node: EntryTree.Node) -> UInt16 {
@@ -300,7 +327,6 @@ struct SquashfsWriter {
     }
 
     private static func failure(_ deed: String, _ code: Int32) -> FarmError {
-        if errno == ENOSPC { return Disk.failure("write", "the image") }
-        return FarmError("image.squashfs", .fault, "libsquashfs cannot \(deed) (error \(code))")
+        FarmError("image.squashfs", .fault, "libsquashfs cannot \(deed) (error \(code))")
     }
 }

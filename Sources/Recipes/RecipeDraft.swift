@@ -115,11 +115,16 @@ package struct RecipeDraft: Sendable {
     ///
     /// - Parameter refreshed: a day, `2026-11-22`, or nothing. Builds of different days share no steps, so that each installs what package
     ///   archives have on its day; builds of the same day share them as usual.
-    package func render(lock: [String: LockedInput], suite: TestSuite, refreshed: String = "") throws -> RenderedRecipe {
-        try pinned(lock).rendered(lock: lock, suite: suite, refreshed: refreshed)
+    /// - Parameter image: how the image is packed where the recipe does not say it.
+    package func render(
+        lock: [String: LockedInput], suite: TestSuite, refreshed: String = "", image: ImageFormat = ImageFormat()
+    ) throws -> RenderedRecipe {
+        try pinned(lock).rendered(lock: lock, suite: suite, refreshed: refreshed, image)
     }
 
-    private func rendered(lock: [String: LockedInput], suite: TestSuite, refreshed: String) throws -> RenderedRecipe {
+    private func rendered(
+        lock: [String: LockedInput], suite: TestSuite, refreshed: String, _ image: ImageFormat
+    ) throws -> RenderedRecipe {
         let bases = try inputs.filter { $0.kind == .base }.map { input in
             guard let locked = lock[LockedInput.key(kind: .base, name: input.name, architecture: target.family)] else {
                 throw FarmError("recipe.unlocked", .fault, "the base image \(input.name) is not resolved")
@@ -154,7 +159,7 @@ package struct RecipeDraft: Sendable {
             commands: commands,
             commandPaths: definition.deployPath, programs: recipe.programs,
             runtimeArguments: recipe.runtimeArguments, description: definition.description, categories: definition.categories,
-            licences: recipe.licences, suite: suite, image: recipe.settings.image,
+            licences: recipe.licences, suite: suite, image: recipe.settings.image.format(over: image),
             diskBytes: Int64(recipe.settings.diskGiB ?? RecipeDraft.usualDiskGiB) << 30, limits: recipe.settings.limits,
             network: recipe.settings.network,
             instructions: recipe.settings.instructions, verifyOn: verifyOn)

@@ -157,7 +157,10 @@ package enum RecipeSchema {
             "squashfs",
             .mapping(
                 [
-                    Key("level", .number(1...19), "Of zstd; 9 unless said otherwise."),
+                    Key(
+                        "compression", .choice(ImageFormat.Compression.allCases.map(\.rawValue)),
+                        "zstd unless said otherwise; gzip for kernels that read nothing else."),
+                    Key("level", .number(1...19), "9 unless said otherwise; gzip has 9."),
                     Key("block_kib", .number(4...1024), "A power of two; 128 unless said otherwise."),
                 ], required: []), "How the image is packed."),
         Key("labels", .named(.any), "What the image says of itself."),

@@ -15,7 +15,8 @@ package struct RecipeSettings: Sendable {
     package var network = NetworkPolicy.full
     package var instructions = InstructionPolicy.fail
     package var upstream: Upstream?
-    package var image = ImageFormat()
+    /// What the recipe says of how its image is packed.
+    package var image = ImageWish()
     /// Where new versions appear.
     package var updates: UpstreamSource?
     /// What the image says of itself, in the order of the recipe.
@@ -76,7 +77,8 @@ package struct RecipeSettings: Sendable {
         if let node = block["squashfs"], !node.isNull {
             let squashfs = try RecipeMapping(
                 node, in: document, what: "squashfs", keys: RecipeSchema.keys(RecipeSchema.settings, under: "squashfs"))
-            settings.image.zstdLevel = try number("level", squashfs, 1...19) ?? settings.image.zstdLevel
+            settings.image.compression = try choice("compression", squashfs)
+            settings.image.level = try number("level", squashfs, settings.image.compression == .gzip ? 1...9 : 1...19)
             if let kib = try number("block_kib", squashfs, 4...1024) {
                 guard kib.nonzeroBitCount == 1 else {
                     throw document.fail(
@@ -147,5 +149,25 @@ package struct RecipeSettings: Sendable {
                 hint: "a whole number from \(range.lowerBound) to \(range.upperBound)")
         }
         return value
+    }
+}
+
+/// What a recipe says of how its image is packed.
+package struct ImageWish: Sendable, Hashable {
+    package var compression: ImageFormat.Compression?
+    package var level: Int?
+    package var blockSize: Int?
+
+    /// The format that the farm would take, with what the recipe wishes.
+    func format(over usual: ImageFormat) -> ImageFormat {
+        var format = usual
+        if let compression, compression != usual.compression {
+            format.compression = compression
+            // The other one's level says nothing.
+            format.level = 9
+        }
+        if let level { format.level = format.compression == .gzip ? min(9, level) : level }
+        if let blockSize { format.blockSize = blockSize }
+        return format
     }
 }

@@ -1,58 +1,75 @@
+import FarmModel
+
 extension SingularityImage {
     /// Extra bytes of the primary system partition: squashfs, primary, architecture.
     package static func partitionExtra(_ architecture: Architecture) -> [UInt8] {
         littleEndian(UInt32(1)) + littleEndian(UInt32(2)) + Array("\(architecture.rawValue)\0".utf8)
     }
 
-    /// The bytes from 0 to `dataOffset` of an image whose objects the descriptors describe. A pure function of its
-    /// arguments: no clock, no random identifier.
-    ///
-    /// - Parameters:
-    ///   - identifier: 16 bytes that name the image; derived from content by the caller.
-    ///   - created: seconds since 1970, written as the creation and modification time.
-    ///   - end: the file's size, from which the data size follows.
-    package static func head(
-        architecture: Architecture, identifier: [UInt8], created: Int64, descriptors: [Descriptor], end: Int64
-    ) -> [UInt8] {
-        precondition(identifier.count == 16 && descriptors.count <= descriptorSlots)
-        var bytes = padded(launchScript, to: 32)
-        bytes += Array(magic.utf8) + Array(version.utf8) + Array("\(architecture.rawValue)\0".utf8)
-        bytes += identifier
-        for value in [
-            created, created, Int64(descriptorSlots - descriptors.count), Int64(descriptorSlots),
-            Int64(descriptorOffset), Int64(descriptorSlots * descriptorSize), Int64(dataOffset),
-            end - Int64(dataOffset),
-        ] {
-            bytes += littleEndian(UInt64(bitPattern: value))
+    /// Extra bytes of a bill of materials in SPDX JSON.
+    package static let materialsExtra: [UInt8] = littleEndian(UInt32(4))
+
+    /// Extra bytes of a signature over SHA-256 digests by a key without a PGP fingerprint.
+    package static let signatureExtra: [UInt8] = littleEndian(UInt32(1))
+}
+
+extension SingularityImage.Head {
+    /// Puts an object at the end of the image and gives its descriptor with id and place; the caller writes the bytes there. Throws
+    /// `sif.full` when the table has no free slot.
+    package mutating func append(_ object: SingularityImage.Descriptor) throws -> SingularityImage.Descriptor {
+        let taken = Set(descriptors.map(\.id))
+        guard descriptors.count < slots, let id = (1...UInt32(max(1, slots))).first(where: { !taken.contains($0) }) else {
+            throw FarmError("sif.full", .full, "the image's table has no room for another object: all \(slots) are taken")
         }
-        bytes += [UInt8](repeating: 0, count: descriptorOffset - bytes.count)
-        var previousEnd = Int64(dataOffset)
-        for descriptor in descriptors {
-            bytes += encode(descriptor, after: previousEnd, created: created)
-            previousEnd = descriptor.offset + descriptor.size
-        }
-        return bytes + [UInt8](repeating: 0, count: dataOffset - bytes.count)
+        var placed = object
+        let step = object.kind == .partition ? Int64(SingularityImage.partitionAlignment) : 1
+        placed.id = id
+        placed.offset = (end + step - 1) / step * step
+        placed.paddedSize = placed.size + placed.offset - end
+        descriptors.append(placed)
+        descriptors.sort { $0.id < $1.id }
+        return placed
     }
 
-    private static func encode(_ descriptor: Descriptor, after previousEnd: Int64, created: Int64) -> [UInt8] {
-        let firstGroup: UInt32 = 0xF000_0001
-        var bytes = littleEndian(UInt32(bitPattern: descriptor.type)) + [1]
-        bytes += littleEndian(descriptor.id) + littleEndian(firstGroup) + littleEndian(UInt32(0))
-        let padding = descriptor.offset - previousEnd
-        for value in [descriptor.offset, descriptor.size, descriptor.size + padding, created, created, 0, 0] {
-            bytes += littleEndian(UInt64(bitPattern: value))
+    /// The bytes of the header, `SingularityImage.headerSize` of them. A pure function: no clock, no random identifier.
+    package var header: [UInt8] {
+        var bytes = launch + Array(SingularityImage.magic.utf8) + Array(SingularityImage.version.utf8) + Array("\(architecture)\0".utf8)
+        bytes += identifier
+        for value in [
+            created, modified, Int64(slots - descriptors.count), Int64(slots), tableOffset, Int64(slots * SingularityImage.descriptorSize),
+            dataOffset, end - dataOffset,
+        ] {
+            bytes += SingularityImage.littleEndian(UInt64(bitPattern: value))
         }
-        bytes += padded(descriptor.name, to: 128)
-        bytes += descriptor.extra + [UInt8](repeating: 0, count: 384 - descriptor.extra.count)
         return bytes
     }
 
-    static func littleEndian(_ value: some FixedWidthInteger) -> [UInt8] {
-        withUnsafeBytes(of: value.littleEndian) { Array($0) }
+    /// The bytes of the descriptor table. An object's slot follows from its id.
+    package var table: [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: slots * SingularityImage.descriptorSize)
+        for descriptor in descriptors {
+            let start = (Int(descriptor.id) - 1) * SingularityImage.descriptorSize
+            bytes.replaceSubrange(start..<start + SingularityImage.descriptorSize, with: descriptor.encoded)
+        }
+        return bytes
+    }
+}
+
+extension SingularityImage.Descriptor {
+    fileprivate var encoded: [UInt8] {
+        var bytes = SingularityImage.littleEndian(UInt32(bitPattern: type)) + [1]
+        bytes += [id, group, link].flatMap { SingularityImage.littleEndian($0) }
+        bytes += [offset, size, paddedSize, created, modified, uid, gid].flatMap { SingularityImage.littleEndian(UInt64(bitPattern: $0)) }
+        return bytes + SingularityImage.padded(rawName, to: 128) + SingularityImage.padded(extra, to: 384)
     }
 
-    private static func padded(_ text: String, to count: Int) -> [UInt8] {
-        let bytes = Array(text.utf8.prefix(count))
-        return bytes + [UInt8](repeating: 0, count: count - bytes.count)
+    /// What a signature covers of a descriptor: neither where the object lies nor when it was changed.
+    ///
+    /// - Parameter first: the smallest id of its group, from which ids count.
+    func signedBytes(from first: UInt32) -> [UInt8] {
+        var bytes = SingularityImage.littleEndian(UInt32(bitPattern: type)) + [1]
+        bytes += SingularityImage.littleEndian(id &- first) + SingularityImage.littleEndian(link)
+        bytes += [size, created, uid, gid].flatMap { SingularityImage.littleEndian(UInt64(bitPattern: $0)) }
+        return bytes + SingularityImage.padded(rawName, to: 128) + SingularityImage.padded(extra, to: 384)
     }
 }

@@ -191,11 +191,7 @@ package struct SitePull: Sendable {
 
     /// Where the file system lies in an image.
     package static func partition(of path: String) throws -> SingularityImage.Partition {
-        let file = try OpenFile(path, flags: O_RDONLY)
-        defer { file.close() }
-        let size = try file.size()
-        let head = try file.read(at: 0, count: Int(min(size, Int64(SingularityImage.dataOffset))))
-        return try SingularityImage.primaryPartition(of: SingularityImage.read(head, fileSize: size))
+        try SingularityFile.naming(path) { try SingularityImage.primaryPartition(of: SingularityFile(path).head) }
     }
 }
 

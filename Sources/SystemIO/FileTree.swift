@@ -1,3 +1,4 @@
+import CLinux
 package import FarmModel
 import Foundation
 package import Glibc
@@ -215,6 +216,25 @@ package final class OpenFile: Sendable {
         }
     }
 
+    /// Opens what lies below a directory for reading, without following a link anywhere on the way.
+    package init(_ path: [UInt8], beneath directory: OpenFile) throws {
+        self.path = "\(directory.path)/\(String(decoding: path, as: UTF8.self))"
+        descriptor = (path + [0]).withUnsafeBytes {
+            sciferry_open_beneath(directory.descriptor, $0.bindMemory(to: CChar.self).baseAddress)
+        }
+        guard descriptor >= 0 else {
+            _ = closed.raise()
+            throw Disk.failure("open", self.path)
+        }
+    }
+
+    /// Makes a file without a name on a directory's file system; it is gone when it is closed.
+    package convenience init(nameless directory: String) throws {
+        let path = "\(directory)/sciferry-\(Nonce.hex(bytes: 8))"
+        try self.init(path, flags: O_RDWR | O_CREAT | O_EXCL, mode: 0o600)
+        unlink(path)
+    }
+
     deinit { close() }
 
     /// Closes; a second call does nothing.
@@ -253,6 +273,21 @@ package final class OpenFile: Sendable {
         return done
     }
 
+    /// SHA-256 of the first `size` bytes; throws `file.short` when there are fewer.
+    package func digest(size: Int64) throws -> Digest {
+        var hasher = Digest.Hasher()
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 4 << 20, alignment: 4096)
+        defer { buffer.deallocate() }
+        for offset in stride(from: 0, to: size, by: buffer.count) {
+            let part = UnsafeMutableRawBufferPointer(rebasing: buffer[..<Int(min(Int64(buffer.count), size - offset))])
+            guard try read(at: offset, into: part) == part.count else {
+                throw FarmError("file.short", .corrupt, "\(path) became shorter while it was read")
+            }
+            hasher.update(UnsafeRawBufferPointer(part))
+        }
+        return hasher.finish()
+    }
+
     /// Writes all bytes at the descriptor's position.
     package func write(_ bytes: [UInt8]) throws {
         try bytes.withUnsafeBytes { buffer in
@@ -267,16 +302,16 @@ package final class OpenFile: Sendable {
     }
 
     /// Writes all bytes at `offset`.
-    package func write(_ bytes: [UInt8], at offset: Int64) throws {
-        try bytes.withUnsafeBytes { buffer in
-            var done = 0
-            while done < buffer.count {
-                let put = pwrite(
-                    descriptor, buffer.baseAddress?.advanced(by: done), buffer.count - done, off_t(offset) + off_t(done))
-                if put < 0 && errno == EINTR { continue }
-                guard put >= 0 else { throw Disk.failure("write", path) }
-                done += put
-            }
+    package func write(_ bytes: [UInt8], at offset: Int64) throws { try bytes.withUnsafeBytes { try write($0, at: offset) } }
+
+    /// Writes all bytes of a buffer at `offset`.
+    package func write(_ buffer: UnsafeRawBufferPointer, at offset: Int64) throws {
+        var done = 0
+        while done < buffer.count {
+            let put = pwrite(descriptor, buffer.baseAddress?.advanced(by: done), buffer.count - done, off_t(offset) + off_t(done))
+            if put < 0 && errno == EINTR { continue }
+            guard put >= 0 else { throw Disk.failure("write", path) }
+            done += put
         }
     }
 

@@ -1,6 +1,7 @@
 package import FarmModel
 import Foundation
 package import HTTPTransport
+import Registry
 
 /// Whether upstream still has what is locked.
 package enum InputStanding: Sendable, Hashable {
@@ -16,14 +17,15 @@ package enum InputStanding: Sendable, Hashable {
 /// Asks upstream about locked inputs, without fetching them.
 package struct InputWatch: Sendable {
     private let client: HTTPClient
-    private let registry: RegistryWatch
+    private let registry: Registry
     private let bootstrap: [String: BootstrapSource]
 
     /// - Parameter bootstrap: how base images are made that no registry offers, by name.
     package init(client: HTTPClient, bootstrap: [String: BootstrapSource]) {
         self.client = client
         self.bootstrap = bootstrap
-        registry = RegistryWatch(client: client)
+        // A survey asks many; one that is busy is asked again the next night.
+        registry = Registry(client: client, policy: RetryPolicy(attempts: 2))
     }
 
     /// The host that would be asked; `nil` where nobody has to be.

@@ -267,4 +267,35 @@ private struct AwayStore: ObjectStore {
     func delete(_ key: String) async throws { throw away }
     func list(prefix: String, after: String?) async throws -> ObjectPage { throw away }
     func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? { throw away }
+
+    /// Cut while it grows, in whatever steps, with its head written last: the same chunks as of the whole, and each is given once.
+    @Test func anImageIsCutWhileItGrows() throws {
+        for seed in 0..<12 {
+            var generator = SeededGenerator(UInt64(seed))
+            let scratch = try Scratch()
+            let path = "\(scratch.path)/image"
+            let size = 200_000 + Int(generator.next() % 3_000_000)
+            var bytes = (0..<size).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
+            if seed % 3 == 0 { for index in size / 3..<size / 2 { bytes[index] = 0 } }
+            let head = 36864
+            let file = try OpenFile(path, flags: O_RDWR | O_CREAT)
+            var growing = GrowingImage(file, from: Int64(head), parameters: .standard)
+            var given: [ImageChunker.Cut] = []
+            var end = head
+            while end < size - 5000 {
+                let next = min(size - 5000, end + 1 + Int(generator.next() % 900_000))
+                try file.write(Array(bytes[end..<next]), at: Int64(end))
+                end = next
+                given += try growing.advance(to: Int64(end))
+            }
+            try file.write(bytes, at: 0)
+            let (manifest, new) = try growing.finish()
+            let whole = try ImageChunker.manifest(of: path, parameters: .standard)
+            #expect(manifest == whole, "seed \(seed)")
+            let known = Set((given + new).map(\.chunk.digest))
+            #expect(Set(whole.chunks.map(\.digest)).isSubset(of: known), "seed \(seed)")
+            #expect(Set((given + new).map(\.offset)).count >= whole.chunks.count - 1)
+            for cut in given + new { #expect(Digest(hashing: try file.read(at: cut.offset, count: cut.chunk.size)) == cut.chunk.digest) }
+        }
+    }
 }

@@ -82,6 +82,9 @@ import Testing
 
     @Test func shellWordsHoldAnything() {
         #expect(ShellWord.quoted("a'b $(c)") == #"'a'\''b $(c)'"#)
+        // One character to a reader, two to a shell.
+        let scalars: [Unicode.Scalar] = ["'", "'", "\\", "'", "'", "\u{301}", "'"]
+        #expect(Array(ShellWord.quoted("'\u{301}").unicodeScalars) == scalars)
     }
 }
 

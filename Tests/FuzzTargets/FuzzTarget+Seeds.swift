@@ -6,6 +6,7 @@ import Foundation
 import SingularityImage
 import Support
 import SystemIO
+import Zstandard
 
 extension FuzzTarget {
     /// Sound inputs to start from.
@@ -30,6 +31,13 @@ extension FuzzTarget {
             return [try CanonicalJSON.encode(manifest)]
         case .image: return [try FuzzTarget.imageHead()]
         case .layer: return [FuzzTarget.archive()]
+        case .packed:
+            let layer = FuzzTarget.archive()
+            let zstd = try layer.withUnsafeBytes { try Zstandard.compress($0, level: 3, using: Zstandard.Compressor()) }
+            return [
+                layer, FuzzTarget.stored(layer),
+                FuzzTarget.stored(Array(layer.prefix(700))) + FuzzTarget.stored(Array(layer.dropFirst(700))), zstd,
+            ]
         case .squashfs: return [try FuzzTarget.fileSystem()]
         case .template:
             return [
@@ -90,11 +98,37 @@ extension FuzzTarget {
     }
 
     private static func imageHead() throws -> [UInt8] {
-        let start = Int64(SingularityImage.dataOffset)
-        let partition = SingularityImage.Descriptor(
-            type: .partition, id: 1, offset: start, size: 4096, name: "root", extra: SingularityImage.partitionExtra(.x86_64))
-        return SingularityImage.head(
-            architecture: .x86_64, identifier: [UInt8](repeating: 7, count: 16), created: 0, descriptors: [partition], end: start + 4096)
+        var head = SingularityImage.Head(architecture: .x86_64, identifier: [UInt8](repeating: 7, count: 16), created: 0)
+        _ = try head.append(
+            .init(type: .partition, size: 4096, name: "root", extra: SingularityImage.partitionExtra(.x86_64)))
+        let metadata = Array(
+            #"{"header":{"digest":"sha256:00"},"objects":[{"descriptorDigest":"sha256:00","objectDigest":"sha256:00","relativeId":0}],"version":1}"#
+                .utf8)
+        let signature = Array(
+            #"{"payload":"\#(Data(metadata).base64EncodedString())","payloadType":"\#(SignatureMetadata.payloadType)","signatures":[{"keyid":"k","sig":"AAAA"}]}"#
+                .utf8)
+        let placed = try head.append(
+            .init(
+                type: .signature, group: SingularityImage.noGroup, link: SingularityImage.firstGroup, size: Int64(signature.count),
+                name: "signature"))
+        var bytes = [UInt8](repeating: 0, count: Int(placed.end))
+        bytes.replaceSubrange(0..<SingularityImage.headerSize, with: head.header)
+        bytes.replaceSubrange(SingularityImage.descriptorOffset..<SingularityImage.dataOffset, with: head.table)
+        bytes.replaceSubrange(Int(placed.offset)..., with: signature)
+        return bytes
+    }
+
+    /// A gzip member that stores its bytes as they are (RFC 1951, "Non-compressed blocks").
+    private static func stored(_ bytes: [UInt8]) -> [UInt8] {
+        func little(_ value: UInt32, _ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: value >> (8 * UInt32($0))) } }
+        var sum: UInt32 = 0xFFFF_FFFF
+        for byte in bytes {
+            sum ^= UInt32(byte)
+            for _ in 0..<8 { sum = sum & 1 == 1 ? sum >> 1 ^ 0xEDB8_8320 : sum >> 1 }
+        }
+        let length = UInt32(bytes.count)
+        return [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 3, 1] + little(length, 2) + little(~length, 2) + bytes + little(~sum, 4)
+            + little(length, 4)
     }
 
     /// A ustar archive of a directory, a file, a link, and a whiteout.
@@ -125,15 +159,17 @@ extension FuzzTarget {
     /// What `docker save` writes, of one layer, assembled: the file system behind the head of the image.
     static func fileSystem() throws -> [UInt8] {
         let end = [UInt8](repeating: 0, count: 1024)
+        let layer = archive()
+        let configuration = #"{"config": {}, "rootfs": {"diff_ids": ["sha256:\#(Digest(hashing: layer).hex)"]}}"#
         let manifest = #"[{"Config": "config.json", "Layers": ["layer.tar"]}]"#
         let saved =
-            member("layer.tar", type: "0", bytes: archive()) + member("config.json", type: "0", content: #"{"config": {}}"#)
+            member("layer.tar", type: "0", bytes: layer) + member("config.json", type: "0", content: configuration)
             + member("manifest.json", type: "0", content: manifest) + end
         let path = "/dev/shm/sciferry-seed-\(Nonce.hex(bytes: 8))"
         defer { for name in [path, "\(path).sif"] { try? Disk.remove(name) } }
         try Disk.replace(path, with: saved)
         let report = try ImageAssembler(machine: "x86_64", format: ImageFormat(), jobs: 1)
-            .assemble(archive: path, to: "\(path).sif", labels: [:]) { _ in }
+            .assemble(LayeredImage.archive(path, machine: "x86_64", room: .init(scratch: "/dev/shm")), to: "\(path).sif")
         return Array(try Disk.read("\(path).sif").dropFirst(Int(report.partition.offset)))
     }
 

@@ -30,6 +30,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case image
     /// A layer's tar archive, merged into a tree.
     case layer
+    /// A layer's tar archive in gzip or zstd.
+    case packed
     /// An image's file system, read from its super block to the last file.
     case squashfs
     case template
@@ -76,8 +78,17 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .packIndex: _ = try PackIndex(bytes, source: "fuzz")
         case .manifest: _ = try ImageManifest.read(bytes, source: "fuzz")
         case .image:
-            _ = try SingularityImage.primaryPartition(of: SingularityImage.read(bytes, fileSize: Int64(bytes.count) + 100_000))
+            let file = try FuzzTarget.nameless(bytes)
+            defer { file.close() }
+            let head = try SingularityImage.read(bytes, fileSize: Int64(bytes.count))
+            _ = try ImageSignature.verify(SingularityFile(file, head), by: [])
+            guard try SingularityImage.read(bytes, fileSize: Int64(bytes.count) + 100_000).descriptors.count >= head.descriptors.count
+            else {
+                fatalError("a longer file has fewer objects")
+            }
+            _ = try SingularityImage.primaryPartition(of: head)
         case .layer: try FuzzTarget.layer(bytes)
+        case .packed: try FuzzTarget.packed(bytes)
         case .squashfs: try FuzzTarget.squashfs(bytes)
         case .template:
             let values: [String: TemplateValue] = [
@@ -147,10 +158,22 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     private static func layer(_ bytes: [UInt8]) throws {
         let file = try nameless(bytes)
         defer { file.close() }
-        var reader = TarReader(file, start: 0, size: Int64(bytes.count))
-        var tree = EntryTree()
-        tree.beginLayer()
-        while let entry = try reader.next() { try tree.apply(entry) }
+        var limits = EntryTree.Limits()
+        limits.bytes = 1 << 20
+        // As it is, and as something that is packed.
+        let whole = TarFile(file, size: Int64(bytes.count), name: "fuzz")
+        let tree = try EntryTree(merging: [whole, whole], limits: limits)
+        let contents = LayerContents(layers: [whole, whole])
+        for (_, content) in tree.files() { _ = try contents.head(of: content, 1 << 20) }
+    }
+
+    /// A layer as registries and archives have it: packed in a way that its first bytes tell.
+    private static func packed(_ bytes: [UInt8]) throws {
+        let unpacker = try LayerUnpacker("fuzz", scratch: "/dev/shm", limit: 1 << 20)
+        for start in stride(from: 0, to: bytes.count, by: 1000) {
+            try Array(bytes[start..<min(start + 1000, bytes.count)]).withUnsafeBytes { try unpacker.feed($0) }
+        }
+        _ = try EntryTree(merging: [try unpacker.finish(digest: nil, diffID: nil)])
     }
 
     /// A recipe whose build stands in another file.

@@ -10,7 +10,7 @@ import Testing
 /// Layers made by Python's tarfile, merged by us, listed by squashfs-tools.
 @Suite(.serialized) struct AssemblyTests {
     private static let maker = """
-        import io, json, sys, tarfile
+        import hashlib, io, json, sys, tarfile
         def layer(entries):
             out = io.BytesIO()
             with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -41,7 +41,8 @@ import Testing
                    ("null", "char", None), ("setuid", "file", "#!/bin/sh"), (long, "file", "long"),
                    ("caf\\u00e9", "file", "utf8")]),
         ]
-        config = {"config": {"Env": ["PATH=/usr/bin", "QUOTE=a b \\"q\\" $HOME"], "Entrypoint": ["run me"], "Cmd": ["c'd"]}}
+        config = {"config": {"Env": ["PATH=/usr/bin", "QUOTE=a b \\"q\\" $HOME"], "Entrypoint": ["run me"], "Cmd": ["c'd"]},
+                  "rootfs": {"diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]}}
         with tarfile.open(sys.argv[1], "w") as tar:
             def add(name, data):
                 info = tarfile.TarInfo(name)
@@ -61,7 +62,9 @@ import Testing
 
     private func assemble(_ archive: String, _ output: String, jobs: Int = 2) throws -> ImageAssembler.Report {
         try ImageAssembler(machine: "x86_64", format: ImageFormat(), jobs: jobs)
-            .assemble(archive: archive, to: output, labels: ["org.sciferry.name": "t"]) { _ in }
+            .assemble(
+                LayeredImage.archive(archive, machine: "x86_64", room: .init(scratch: "/tmp")), to: output,
+                papers: ImagePapers(labels: ["org.sciferry.name": "t"]))
     }
 
     @Test(.timeLimit(.minutes(2))) func layersMergeAsTheSpecificationSays() async throws {

@@ -61,7 +61,7 @@ import Testing
         let limits = BuildLimits(memoryGiB: 8, wallHours: 3, silentMinutes: 90)
         #expect(plan.diskBytes == 20 << 30 && plan.limits == limits && plan.network == .none)
         #expect(rendered.workers == LabelWish(needs: ["fast-disk", "gpu"], avoids: ["spot"]) && rendered.declaresDisk)
-        #expect(plan.image.zstdLevel == 3 && plan.image.blockSize == 256 << 10)
+        #expect(plan.image.level == 3 && plan.image.blockSize == 256 << 10)
         #expect(plan.dockerfile.contains("RUN git checkout \(commit)") && plan.dockerfile.contains("ARG JOBS=\"2\""))
         #expect(plan.dockerfile.contains("LABEL \"org.example.a\"=\"b c\""))
         let error = #expect(throws: FarmError.self) { try recipe.target("x86_64_v4") }

@@ -1,6 +1,7 @@
 import FarmModel
 import Foundation
 import HTTPTransport
+import Registry
 import Support
 import Synchronization
 import SystemIO

@@ -257,13 +257,22 @@ extension Coordinator {
                 of: draft, unlocked, updates: false, allowsEmulation: submission.allowsEmulation,
                 isCandidate: submission.isCandidate ?? false)
             if let change = inputs.changed.first { throw RecipeLock.changed(change.locked, now: change.now, in: source) }
-            let rendered = try draft.render(lock: inputs.known, suite: try RecipeSuite.read(source), refreshed: submission.refreshed ?? "")
+            let suite = try RecipeSuite.read(source)
+            func render(isCandidate: Bool) throws -> RenderedRecipe {
+                try draft.render(
+                    lock: inputs.known, suite: suite, refreshed: submission.refreshed ?? "",
+                    image: configuration.images.format(isCandidate: isCandidate))
+            }
+            let isCandidate = submission.isCandidate ?? false
+            let rendered = try render(isCandidate: isCandidate)
             for bytes in rendered.blobs.values { try blobs.put(bytes) }
-            let key = try blobs.put(try rendered.plan.canonicalBytes())
             let plan = rendered.plan
+            let key = try blobs.put(try plan.canonicalBytes())
+            let releaseKey = isCandidate ? try blobs.put(try render(isCandidate: false).plan.canonicalBytes()) : key
             try transition {
                 var job = job
                 job.verifyOn = plan.verifyOn
+                job.releaseKey = releaseKey == key ? nil : releaseKey
                 $0.enqueue(
                     job, key: key,
                     needs: JobNeeds(

@@ -4,6 +4,7 @@ import ObjectStorage
 package import FarmIdentity
 package import FarmLink
 package import FarmMessages
+import SingularityImage
 package import FarmModel
 import Foundation
 import SystemIO
@@ -101,6 +102,7 @@ package struct WorkerDesk: LinkServerDelegate {
         case .missing(let message): answer.missing = Data(try await missing(Array(message.digests)))
         case .upload(let message): answer.upload = try await upload(attempt, message)
         case .logPosition: answer.logBytes = UInt64(coordinator.logs.size(attempt))
+        case .sign(let message): answer.signature = Data(try await coordinator.signImage(attempt, Array(message.metadata)))
         case nil: throw MessageFailure.meaningless("an empty question")
         }
         return answer
@@ -206,6 +208,21 @@ extension Coordinator {
             logger.warning("attempt not held", metadata: ["worker.name": "\(worker)", "attempt.id": "\(attempt)"])
             throw FarmError("attempt.not-held", .denied, "the worker \(worker) does not hold attempt \(attempt)")
         }
+    }
+
+    /// Signs the digests of the image that a trusted worker has built and tested; throws `sign.refused` for anybody else's.
+    ///
+    /// What is signed is what the worker says its image is. It says so for its own attempt only, and what it says of a trusted build is
+    /// what would be released.
+    func signImage(_ attempt: AttemptID, _ bytes: [UInt8]) throws -> [UInt8] {
+        guard bytes.count <= 64 << 10,
+            let metadata = try? CanonicalJSON.decode(SignatureMetadata.self, from: bytes, source: "the question"),
+            metadata.isSound
+        else { throw MessageFailure.meaningless("a wrong request for a signature") }
+        guard let job = state.jobs[attempt.job], job.kind == .build, !(job.isCandidate ?? false) else {
+            throw FarmError("sign.refused", .denied, "the farm signs what its trusted workers build for release, and nothing else")
+        }
+        return try publisher.signature(of: metadata)
     }
 
     /// Whether uploads of a kind belong to an attempt: inputs to those that resolve, everything else to those that build.

@@ -22,6 +22,44 @@ package enum PromotionPolicy: String, Codable, Sendable, Hashable {
     case bytes
 }
 
+/// How the images of a farm's channel are packed.
+package struct ImageRules: Codable, Sendable, Hashable {
+    /// gzip for sites whose kernels read nothing else.
+    package var compression: ImageFormat.Compression
+    package var level: Int
+    /// The level of candidates in zstd: their tests begin sooner, and what is released of them is built again.
+    package var candidateLevel: Int
+
+    package init(from decoder: any Decoder) throws {
+        let values = try decoder.container(keyedBy: CodingKeys.self)
+        let usual = ImageRules()
+        compression = try values.decodeIfPresent(ImageFormat.Compression.self, forKey: .compression) ?? usual.compression
+        level = try values.decodeIfPresent(Int.self, forKey: .level) ?? usual.level
+        candidateLevel = try values.decodeIfPresent(Int.self, forKey: .candidateLevel) ?? usual.candidateLevel
+    }
+
+    package init() {
+        let usual = ImageFormat()
+        (compression, level, candidateLevel) = (usual.compression, usual.level, 3)
+    }
+
+    /// The format of images of a recipe that does not ask for another one.
+    package func format(isCandidate: Bool) -> ImageFormat {
+        isCandidate && compression == .zstd
+            ? ImageFormat(compression: compression, level: min(level, candidateLevel)) : ImageFormat(compression: compression, level: level)
+    }
+
+    /// Throws `farm.images`, naming `source`.
+    func check(_ source: String) throws {
+        let levels = compression == .zstd ? 1...19 : 1...9
+        guard levels.contains(level), (1...19).contains(candidateLevel) else {
+            throw FarmError(
+                "farm.images", .invalid, "\(source): \(compression.rawValue) has no level \(level), or zstd no level \(candidateLevel)",
+                hint: "levels of \(compression.rawValue) are \(levels.lowerBound) to \(levels.upperBound)")
+        }
+    }
+}
+
 /// `farm.json` in a farm's home: what an operator sets. Every key has a default except the regions.
 package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var farm: String
@@ -51,6 +89,8 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var promotion: PromotionPolicy
     /// Days for which a candidate is kept.
     package var candidateDays: Double
+    /// How images are packed where the recipe does not say it.
+    package var images: ImageRules
     package var nightly: NightlySettings
 
     package init(farm: String, regions: [RegionConfiguration]) {
@@ -70,6 +110,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         scheduling = SchedulingRules()
         promotion = .rebuild
         candidateDays = 14
+        images = ImageRules()
         nightly = NightlySettings()
         bootstrap = [
             "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
@@ -85,6 +126,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         guard !configuration.regions.isEmpty else {
             throw FarmError("farm.regions", .invalid, "\(path) names no region", hint: "add one under \"regions\"")
         }
+        try configuration.images.check(path)
         return configuration
     }
 }

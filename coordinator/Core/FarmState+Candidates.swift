@@ -61,7 +61,7 @@ extension FarmState {
                 diskBytes: job.diskBytes, declaresDisk: true, memoryBytes: job.memoryBytes ?? 0, labels: job.labels ?? LabelWish(),
                 layers: job.layers ?? [])
             next.allowsEmulation = job.allowsEmulation
-            enqueue(next, key: key, needs: needs, now: now)
+            enqueue(next, key: job.releaseKey ?? key, needs: needs, now: now)
             if jobs[next.id]?.state == .succeeded { drop(record, "the same was released already", now: now) }
         }
         return next.id

@@ -280,8 +280,9 @@ package struct FarmState: Sendable {
 
     /// The release that a build job asks for, when it is there already.
     func fulfilment(of job: JobRecord) -> ReleaseRecord? {
-        guard job.kind == .build, let there = job.key.flatMap(release(ofKey:)), there.satisfies(job) else { return nil }
-        return there
+        guard job.kind == .build else { return nil }
+        // A candidate asks for what its release would be.
+        return [job.key, job.releaseKey].compactMap(\.self).compactMap(release(ofKey:)).first { $0.satisfies(job) }
     }
 
     /// Adds a job that waits for resolve jobs.

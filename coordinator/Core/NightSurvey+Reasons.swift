@@ -85,10 +85,13 @@ extension NightSurvey {
             used[LockedInput.key(kind: $0.kind, name: $0.name, architecture: draft.definition.architecture)] != nil
         }
         guard isComplete else { return subject.reasons.append(.recipeChanged) }
-        let rendered = try draft.render(lock: used, suite: suite, refreshed: earlier?.refreshed ?? "")
+        let rendered = try draft.render(lock: used, suite: suite, refreshed: earlier?.refreshed ?? "", image: image)
         let buildKey = release.release.image.buildKey
         let plan = try Digest(hashing: rendered.plan.canonicalBytes())
         if plan == buildKey { return }
+        // A candidate that was released as it is, is packed as candidates are.
+        let packed = try draft.render(lock: used, suite: suite, refreshed: earlier?.refreshed ?? "", image: candidateImage)
+        if try Digest(hashing: packed.plan.canonicalBytes()) == buildKey { return }
         // It was this once before, and a farm builds nothing twice.
         if let there = releasedPlans[plan] { return subject.doubts.append("as it is now it was released before, by \(there)") }
         guard let earlier, let before = try? Plan.read(try blobs.get(buildKey)) else { return subject.reasons.append(.recipeChanged) }

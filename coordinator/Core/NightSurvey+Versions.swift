@@ -57,7 +57,7 @@ extension NightSurvey {
             finding.submission = submission
             finding.fingerprint = try fingerprint(submission)
             finding.subject.failures = failures(NightEntry.key(recipe.name, found.newest, target.name), finding.fingerprint) {
-                try? Digest(hashing: draft.render(lock: facts.inputs, suite: suite).plan.canonicalBytes())
+                try? Digest(hashing: draft.render(lock: facts.inputs, suite: suite, image: candidateImage).plan.canonicalBytes())
             }
             let tried = memory[NightEntry.key(recipe.name, found.newest, target.name)]?.first {
                 $0.outcome?.state == .candidate && $0.fingerprint == finding.fingerprint

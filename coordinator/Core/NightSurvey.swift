@@ -78,12 +78,17 @@ struct NightSurvey: Sendable {
     let releasedPlans: [Digest: JobID]
     /// Seconds for a recipe that was never built: what the others take.
     let usualSeconds: Double
+    /// How images are packed where their recipes do not say it.
+    let image: ImageFormat
+    let candidateImage: ImageFormat
 
     init(
         facts: NightFacts, settings: NightlySettings, bootstrap: [String: BootstrapSource], client: HTTPClient?,
         advisories: AdvisoryList, blobs: BlobStore, journal: any FarmJournal, region: any ObjectStore, memory: [String: [NightEntry]],
-        now: Timestamp
+        images: ImageRules, now: Timestamp
     ) {
+        image = images.format(isCandidate: false)
+        candidateImage = images.format(isCandidate: true)
         self.facts = facts
         self.settings = settings
         self.bootstrap = bootstrap
@@ -214,7 +219,7 @@ struct NightSurvey: Sendable {
             finding.submission = order
             finding.fingerprint = try fingerprint(order)
             finding.subject.failures = failures(key, finding.fingerprint) { [used = change.used] in
-                try? Digest(hashing: draft.render(lock: used, suite: suite).plan.canonicalBytes())
+                try? Digest(hashing: draft.render(lock: used, suite: suite, image: image).plan.canonicalBytes())
             }
             doubt(key, finding.fingerprint, finding.moved, &finding.subject)
             finding.subject.obstacle = obstacle(

@@ -1,5 +1,6 @@
 package import Attestation
 import ChunkStore
+package import SingularityImage
 package import FarmModel
 import Foundation
 package import ObjectStorage
@@ -171,7 +172,12 @@ package struct Publisher: Sendable {
     /// Compares what was built again with the candidate, by the lists of files that both builders have uploaded.
     package func compare(_ record: PublicationRecord, with candidate: PublicationRecord) async throws -> ImageComparison {
         let (one, other) = (try await listing(of: candidate), try await listing(of: record))
-        return ImageComparison(candidate: candidate.result.image, rebuilt: record.result.image, one, other)
+        // Only the rebuilt one is signed.
+        let pair = (candidate.result.content, record.result.content)
+        guard let before = pair.0, let after = pair.1 else {
+            return ImageComparison(candidate: candidate.result.image, rebuilt: record.result.image, one, other)
+        }
+        return ImageComparison(candidate: before, rebuilt: after, one, other)
     }
 
     private func listing(of record: PublicationRecord) async throws -> ImageListing {
@@ -215,6 +221,9 @@ package struct Publisher: Sendable {
         result.changes = [.release(ReleaseRecord(release: release, digest: name, job: record.job))]
         return result
     }
+
+    /// The signature of an image, as it stands in it.
+    package func signature(of metadata: SignatureMetadata) throws -> [UInt8] { try ImageSignature.sign(metadata, with: key) }
 
     /// The signed channel.
     package func sign(_ channel: ReleaseChannel) throws -> [UInt8] {

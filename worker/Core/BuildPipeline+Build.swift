@@ -1,3 +1,5 @@
+import Attestation
+import FarmMessages
 import HTTPTransport
 import ChunkStore
 import Foundation
@@ -26,18 +28,31 @@ extension BuildPipeline {
         let image = try await dockerBuild(plan)
         await enter(.assemble)
         let sif = try await assemble(plan, image)
+        do { return try await finish(plan, image, sif) } catch {
+            await sif.sender.cancel()
+            throw error
+        }
+    }
+
+    /// Tests, signs and sends an image.
+    private func finish(_ plan: Plan, _ image: String, _ sif: AssembledImage) async throws -> BuildResult {
         // The tag that keeps this recipe's layers warm for the next build.
         try await engine.tag(image, as: "sciferry-cache:\(plan.name.lowercased())-\(plan.target)")
         let imageDirectory = Disk.parent(of: sif.path)
         await enter(.test)
         let tested = try await test(plan, imageDirectory, sif.partitionOffset, listsRPM: sif.survey.hasRPM)
         await enter(.chunk)
-        let manifest = try await Blocking.run { try ImageChunker.manifest(of: sif.path, parameters: .standard) }
-        await enter(.upload, "\(manifest.chunks.count) chunks")
-        let (uploader, context) = (uploader, context)
-        let sent = try await uploader.sendChunks(of: sif.path, manifest, scratch: directory) {
-            await context.report(.upload, Int($0 * 1000), "")
+        let content = try await sign(sif.path)
+        let growing = sif.growing
+        let (manifest, rest) = try await Blocking.run {
+            var growing = growing
+            return try growing.finish()
         }
+        await enter(.upload, "\(manifest.chunks.count) chunks")
+        let (uploader, sender) = (uploader, sif.sender)
+        let context = context
+        try await sender.finish(rest) { await context.report(.upload, Int($0 * 1000), "") }
+        let (newChunks, newBytes) = (await sender.newChunks, await sender.newBytes)
         let packages = try await record(
             .packages, InstalledPackages(sif.survey.packages + tested.rpm, distribution: sif.survey.distribution), uploader)
         let instructions = try await record(
@@ -50,19 +65,21 @@ extension BuildPipeline {
         let object = try await uploader.send(
             .bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
         await log.say(
-            "image sha256:\(manifest.image.hex), \(manifest.size) bytes in \(manifest.chunks.count) chunks; \(sent.newChunks) were new, \(sent.newBytes) bytes sent"
+            "image sha256:\(manifest.image.hex), \(manifest.size) bytes in \(manifest.chunks.count) chunks; \(newChunks) were new, \(newBytes) bytes sent"
         )
         clock.enter(.done)
         return BuildResult(
-            image: manifest.image, imageSize: manifest.size, manifest: object, packs: sent.packs, records: [packages, instructions, files],
-            chunkCount: manifest.chunks.count, newChunkCount: sent.newChunks, newBytes: sent.newBytes, tests: tested.outcomes,
-            testRuntime: tested.runtime, commands: tested.commands, hostTarget: context.host.target, emulator: emulator?.emulator,
-            phaseSeconds: clock.seconds, diskBytes: try await diskBytes(plan, image, sif.path))
+            image: manifest.image, imageSize: manifest.size, manifest: object, packs: await sender.packs,
+            records: [packages, instructions, files],
+            chunkCount: manifest.chunks.count, newChunkCount: newChunks, newBytes: newBytes, tests: tested.outcomes,
+            testRuntime: tested.runtime, commands: tested.commands, hostTarget: context.host.target,
+            emulator: try emulator(for: plan.architecture)?.emulator,
+            phaseSeconds: clock.seconds, diskBytes: try await diskBytes(plan, image, sif), content: content)
     }
 
-    /// Bytes that a build takes up at most: its layers in the engine, their archive, the image and as much again of packs on their way.
-    private func diskBytes(_ plan: Plan, _ image: String, _ sif: String) async throws -> Int64 {
-        2 * (try await engine.size(image)) + 2 * (Disk.size(sif) ?? 0) + plan.context.reduce(0) { $0 + $1.size }
+    /// Bytes that a build takes up at most: its layers in the engine, the image, and what the plan brings. Packs are made in memory.
+    private func diskBytes(_ plan: Plan, _ image: String, _ sif: AssembledImage) async throws -> Int64 {
+        try await engine.size(image) + (Disk.size(sif.path) ?? 0) + sif.archiveBytes + plan.context.reduce(0) { $0 + $1.size }
     }
 
     /// Uploads a document about the image.
@@ -150,43 +167,65 @@ extension BuildPipeline {
         var instructions: InstructionReport
         /// An `ImageListing`.
         var listing: [UInt8]
+        /// What of it was cut into chunks and sent while it was written.
+        var growing: GrowingImage
+        var sender: ChunkSender
+        /// Of an archive that the engine had to write.
+        var archiveBytes: Int64
     }
 
     func assemble(_ plan: Plan, _ image: String) async throws -> AssembledImage {
-        let archive = "\(directory)/image.tar"
-        try await engine.save(image, to: archive)
+        let (engine, log) = (engine, log)
+        let layers = try await engine.layers(of: image, machine: plan.architecture, room: .init(scratch: directory)) { await log.say($0) }
         let path = "\(directory)/image/image.sif"
         try Disk.makeDirectory(Disk.parent(of: path))
         let assembler = try ImageAssembler(
             machine: plan.architecture, format: plan.image, jobs: max(1, context.host.processors))
-        let labels = [
-            "org.sciferry.name": plan.name, "org.sciferry.version": plan.version, "org.sciferry.target": plan.target,
-            "org.sciferry.base": "\(plan.base.name)@sha256:\(plan.base.digest.hex)",
-        ]
-        let cancelled = Switch()
+        let papers = try ImagePapers(plan)
+        let stream = try ImageStream(path, uploader)
         let (report, instructions) = try await following(.assemble) { progress in
-            try await withTaskCancellationHandler {
-                try await Blocking.run {
-                    var proof: InstructionReport?
-                    let report = try assembler.assemble(archive: archive, to: path, labels: labels) { files in
-                        proof = try BuildPipeline.prove(files, keepTo: plan.target) { if cancelled.isRaised { throw CancellationError() } }
-                    } progress: { share in
-                        if cancelled.isRaised { throw CancellationError() }
+            try await stream.during { settled, isOver in
+                var proof: InstructionReport?
+                let watch = ImageAssembler.Watch(
+                    inspect: { files in
+                        proof = try BuildPipeline.prove(files, keepTo: plan.target) { if isOver() { throw CancellationError() } }
+                    },
+                    progress: { share in
+                        if isOver() { throw CancellationError() }
                         progress(Int(share * 1000))
-                    }
-                    return (report, proof)
-                }
-            } onCancel: {
-                _ = cancelled.raise()
+                    }, settled: settled)
+                let report = try assembler.assemble(layers, to: path, papers: papers, watch: watch)
+                return (report, proof)
             }
         }
-        try Disk.remove(archive)
         await log.say("image of \(report.size) bytes from \(report.contentBytes) bytes of files")
         guard let instructions else { throw FarmError("isa.missing", .fault, "the image's machine code was not looked at") }
         try await judge(instructions, plan.instructions)
         return AssembledImage(
             path: path, partitionOffset: report.partition.offset, survey: report.survey, instructions: instructions,
-            listing: report.listing.bytes)
+            listing: report.listing.bytes, growing: stream.growing, sender: stream.sender, archiveBytes: layers.archiveBytes)
+    }
+
+    /// Has the farm sign the image, and puts the signature into it. The untrusted pool's images have none.
+    ///
+    /// - Returns: the digest of what is signed: all of the image but its signature.
+    private func sign(_ path: String) async throws -> Digest {
+        let metadata = try await Blocking.run { try SignatureMetadata(of: SingularityFile(path)) }
+        let bytes = try CanonicalJSON.encode(metadata)
+        let content = Digest(hashing: bytes)
+        var request = Sciferry_V1_SignRequest()
+        request.metadata = Data(bytes)
+        do {
+            let signature = Array(try await context.line.ask(context.attempt, .sign(request)).signature)
+            try await Blocking.run {
+                var image = try SingularityFile(path, isWritable: true)
+                try ImageSignature.append(signature, to: &image)
+            }
+            await log.say("the farm has signed the image")
+        } catch let error as FarmError where error.code == "sign.refused" {
+            await log.say("the image has no signature: \(error.message)")
+        }
+        return content
     }
 
     /// Looks into all programs and libraries of an image.

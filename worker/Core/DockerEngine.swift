@@ -2,6 +2,7 @@ package import FarmModel
 package import ProcessRunner
 import Foundation
 import Glibc
+package import ImageAssembly
 import Microarchitecture
 import SystemIO
 
@@ -51,6 +52,42 @@ package struct DockerEngine: Sendable {
         let runtimes = words.dropFirst(2).map { "runtime-\($0.lowercased())" }
         let labels = ["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes
         return Facts(labels: labels.filter(LabelWish.isLabel), identity: String(parts[0]))
+    }
+
+    /// An image's layers where the engine keeps them, or from an archive that it writes when these cannot be read.
+    ///
+    /// - Parameters:
+    ///   - machine: whose image is wanted, as the kernel names it.
+    ///   - room: takes the archive, which has no name and goes with the image.
+    ///   - say: is told when there is an archive, and why.
+    package func layers(
+        of reference: String, machine: String, room: LayeredImage.Room, say: (String) async -> Void
+    ) async throws -> LayeredImage {
+        do {
+            let place = try await store(of: reference)
+            return try await Blocking.run { try LayeredImage.engine(root: place.root, identifier: place.identifier) }
+        } catch let error as FarmError where error.code == "image.engine" && error.category == .unavailable {
+            await say("the engine writes an archive of the image: \(error.message)")
+            let archive = "\(room.scratch)/sciferry-\(Nonce.hex(bytes: 8)).tar"
+            defer { try? Disk.remove(archive) }
+            try await save(reference, to: archive)
+            var image = try await Blocking.run { try LayeredImage.archive(archive, machine: machine, room: room) }
+            image.archiveBytes = Disk.size(archive) ?? 0
+            return image
+        }
+    }
+
+    /// Where the engine keeps an image: its directory, and its own name of the image. Throws `image.engine` when it keeps layers otherwise
+    /// than in overlay2's directories.
+    private func store(of reference: String) async throws -> (root: String, identifier: String) {
+        let seen = try await ProcessRunner.require(command(["info", "--format", "{{.Driver}} {{.DockerRootDir}}"], deadlineSeconds: 60))
+        let words = (seen.split(separator: "\n").last ?? "").split(separator: " ", maxSplits: 1).map(String.init)
+        guard words.count == 2, words[0] == "overlay2" else {
+            throw FarmError("image.engine", .unavailable, "the engine's driver is \(words.first ?? "unknown"), not overlay2")
+        }
+        let identifier = try await ProcessRunner.require(
+            command(["image", "inspect", "--format", "{{.Id}}", reference], deadlineSeconds: 60))
+        return (words[1], identifier.trimmingCharacters(in: .whitespacesAndNewlines))
     }
 
     /// Bytes of all layers of an image.

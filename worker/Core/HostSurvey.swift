@@ -93,7 +93,7 @@ package enum HostSurvey {
     }
 
     /// The machine's name as the kernel gives it.
-    static var machine: String {
+    package static var machine: String {
         var system = utsname()
         uname(&system)
         return text(of: system.machine)

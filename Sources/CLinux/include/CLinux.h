@@ -10,4 +10,8 @@ int sciferry_terminal_columns(int fd);
 /// tried.
 int sciferry_probe_instructions(int step);
 
+/// Opens a path below the directory behind `directory` for reading; no link on the way is followed, none leads out (openat2(2)). A
+/// descriptor, or -1 with errno.
+int sciferry_open_beneath(int directory, const char *path);
+
 #endif

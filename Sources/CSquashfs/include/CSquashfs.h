@@ -53,14 +53,24 @@ const sqfs_u8 *sciferry_sqfs_value(const sqfs_xattr_value_t *value, size_t *leng
 /// Size so far, counted from the offset.
 sqfs_u64 sciferry_sqfs_file_size(const sqfs_file_t *file);
 
+/// Why writing failed, as errno says it; 0 when it did not.
+int sciferry_sqfs_trouble(const sqfs_file_t *file);
+
 /// Writes the compressor's options behind the super block; bytes written or a negative error.
 int sciferry_sqfs_write_options(sqfs_compressor_t *compressor, sqfs_file_t *file);
 
 /// Frees any libsquashfs object; NULL is allowed.
 void sciferry_sqfs_destroy(const void *object);
 
-/// A zstd compressor of that level and block size; a negative SQFS_ERROR on failure.
-int sciferry_sqfs_zstd(sqfs_u32 block_size, sqfs_u32 level, int uncompress, sqfs_compressor_t **out);
+/// What packs blocks of that size at that level, or with the library's own for 0; `kind` is an SQFS_COMPRESSOR. A negative SQFS_ERROR on
+/// failure.
+int sciferry_sqfs_compressor(int kind, sqfs_u32 block_size, sqfs_u32 level, sqfs_compressor_t **out);
+
+/// Appends files' blocks to the output, equal files once. NULL when memory is short.
+sqfs_block_writer_t *sciferry_sqfs_block_writer(sqfs_file_t *file);
+
+/// Bytes of the output, counted from its offset, that blocks to come will not change.
+sqfs_u64 sciferry_sqfs_settled(const sqfs_block_writer_t *writer);
 
 /// A symbolic link's inode whose target is `length` bytes (no NUL needed). NULL when memory is short.
 sqfs_inode_generic_t *sciferry_sqfs_symlink(const char *target, size_t length);

@@ -479,12 +479,21 @@ package nonisolated struct Sciferry_V1_Ask: Sendable {
     set {question = .logPosition(newValue)}
   }
 
+  package var sign: Sciferry_V1_SignRequest {
+    get {
+      if case .sign(let v)? = question {return v}
+      return Sciferry_V1_SignRequest()
+    }
+    set {question = .sign(newValue)}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Question: Equatable, Sendable {
     case missing(Sciferry_V1_MissingChunks)
     case upload(Sciferry_V1_UploadRequest)
     case logPosition(Sciferry_V1_LogPosition)
+    case sign(Sciferry_V1_SignRequest)
 
   }
 
@@ -525,6 +534,19 @@ package nonisolated struct Sciferry_V1_LogPosition: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
+}
+
+package nonisolated struct Sciferry_V1_SignRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// The digests of an image's objects, in the form that its signature has as payload: at most 64 KiB of canonical JSON.
+  package var metadata: Data = Data()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -572,6 +594,15 @@ package nonisolated struct Sciferry_V1_Answer: Sendable {
     set {answer = .logBytes(newValue)}
   }
 
+  /// The signature, as it stands in the image.
+  package var signature: Data {
+    get {
+      if case .signature(let v)? = answer {return v}
+      return Data()
+    }
+    set {answer = .signature(newValue)}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Answer: Equatable, Sendable {
@@ -581,6 +612,8 @@ package nonisolated struct Sciferry_V1_Answer: Sendable {
     case failure(Sciferry_V1_Failure)
     /// Bytes of the attempt's log that the coordinator has.
     case logBytes(UInt64)
+    /// The signature, as it stands in the image.
+    case signature(Data)
 
   }
 
@@ -1410,7 +1443,7 @@ nonisolated extension Sciferry_V1_End: SwiftProtobuf.Message, SwiftProtobuf._Mes
 
 nonisolated extension Sciferry_V1_Ask: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Ask"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}attempt\0\u{1}missing\0\u{1}upload\0\u{3}log_position\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}attempt\0\u{1}missing\0\u{1}upload\0\u{3}log_position\0\u{1}sign\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1458,6 +1491,19 @@ nonisolated extension Sciferry_V1_Ask: SwiftProtobuf.Message, SwiftProtobuf._Mes
           self.question = .logPosition(v)
         }
       }()
+      case 5: try {
+        var v: Sciferry_V1_SignRequest?
+        var hadOneofValue = false
+        if let current = self.question {
+          hadOneofValue = true
+          if case .sign(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.question = .sign(v)
+        }
+      }()
       default: break
       }
     }
@@ -1483,6 +1529,10 @@ nonisolated extension Sciferry_V1_Ask: SwiftProtobuf.Message, SwiftProtobuf._Mes
     case .logPosition?: try {
       guard case .logPosition(let v)? = self.question else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    }()
+    case .sign?: try {
+      guard case .sign(let v)? = self.question else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
     }()
     case nil: break
     }
@@ -1586,9 +1636,39 @@ nonisolated extension Sciferry_V1_LogPosition: SwiftProtobuf.Message, SwiftProto
   }
 }
 
+nonisolated extension Sciferry_V1_SignRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".SignRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}metadata\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBytesField(value: &self.metadata) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.metadata.isEmpty {
+      try visitor.visitSingularBytesField(value: self.metadata, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Sciferry_V1_SignRequest, rhs: Sciferry_V1_SignRequest) -> Bool {
+    if lhs.metadata != rhs.metadata {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension Sciferry_V1_Answer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Answer"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}missing\0\u{1}upload\0\u{1}failure\0\u{3}log_bytes\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}missing\0\u{1}upload\0\u{1}failure\0\u{3}log_bytes\0\u{1}signature\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1638,6 +1718,14 @@ nonisolated extension Sciferry_V1_Answer: SwiftProtobuf.Message, SwiftProtobuf._
           self.answer = .logBytes(v)
         }
       }()
+      case 5: try {
+        var v: Data?
+        try decoder.decodeSingularBytesField(value: &v)
+        if let v = v {
+          if self.answer != nil {try decoder.handleConflictingOneOf()}
+          self.answer = .signature(v)
+        }
+      }()
       default: break
       }
     }
@@ -1664,6 +1752,10 @@ nonisolated extension Sciferry_V1_Answer: SwiftProtobuf.Message, SwiftProtobuf._
     case .logBytes?: try {
       guard case .logBytes(let v)? = self.answer else { preconditionFailure() }
       try visitor.visitSingularUInt64Field(value: v, fieldNumber: 4)
+    }()
+    case .signature?: try {
+      guard case .signature(let v)? = self.answer else { preconditionFailure() }
+      try visitor.visitSingularBytesField(value: v, fieldNumber: 5)
     }()
     case nil: break
     }

@@ -38,9 +38,15 @@ package struct ImageReference: Sendable, Hashable {
     }
 
     /// Where the registry's API begins. A registry on this machine is asked without TLS, as the engine does.
-    package var address: String {
-        "\(isLocal ? "http" : "https")://\(host)/v2/\(repository)"
+    package var address: String { address(at: host) }
+
+    /// The same at another host, which has the same images.
+    package func address(at host: String) -> String {
+        "\(ImageReference.isLocal(host) ? "http" : "https")://\(host)/v2/\(repository)"
     }
+
+    /// What a manifest is asked for by.
+    package var selector: String { digest.map { "sha256:\($0.hex)" } ?? tag }
 
     /// Whether the registry runs on this machine.
     package var isLocal: Bool { ImageReference.isLocal(host) }

@@ -97,6 +97,7 @@ let package = Package(
         // Layer 2
         room("Attestation", ["FarmModel", "SingularityImage", "SystemIO", crypto, cryptoExtras]),
         room("FarmIdentity", ["FarmModel", "SystemIO", asn1, crypto, x509]),
+        room("ImageCatalogues", ["FarmModel", crypto]),
         room("FarmMessages", path: "protocol/Messages", ["FarmModel", protobuf]),
         // Optimised in debug builds too: tests read tens of megabytes of code.
         room(
@@ -150,7 +151,8 @@ let package = Package(
             "Commands",
             [
                 "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "HTTPTransport", "ISAProof",
-                "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "Registry",
+                "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync",
+                "Registry",
                 "SingularityImage",
                 "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser,
             ]),
@@ -187,7 +189,8 @@ let package = Package(
             name: "FuzzTargets",
             dependencies: [
                 "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof", "ImageAssembly",
-                "Microarchitecture", "Recipes", "SingularityImage", "Support", "SystemIO", "TemplateEngine", "Upstream", "WorkerCore",
+                "ImageCatalogues", "Microarchitecture", "Recipes", "SingularityImage", "Support", "SystemIO", "TemplateEngine", "Upstream",
+                "WorkerCore",
                 "Zstandard", nioCore,
             ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),
         .testTarget(
@@ -206,12 +209,13 @@ let package = Package(
             dependencies: [
                 "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "ProcessRunner", "Support", "SystemIO",
                 "sciferry", "sciferry-coordinator", "sciferry-worker",
-            ], path: "Tests/EndToEndTests", exclude: ["client.py", "torture.py"], swiftSettings: settings),
+            ], path: "Tests/EndToEndTests", exclude: ["client.py", "images.py", "torture.py"], swiftSettings: settings),
         tests("FarmIdentity", ["FarmModel", "Support"]),
         tests("FarmModel", []),
         tests("FarmWire", ["FarmMessages", "FarmModel", "Support", "SystemIO", nioCore]),
         tests("FuzzTargets", ["Support", "SystemIO"]),
         tests("ISAProof", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"]),
+        tests("ImageCatalogues", ["FarmModel"]),
         tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("Microarchitecture", ["ProcessRunner", "Support", "SystemIO"], exclude: ["cpuinfo"]),
         tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),

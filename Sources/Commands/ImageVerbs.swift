@@ -21,15 +21,16 @@ struct ImageCommand: AsyncParsableCommand {
 /// An image file that is open for reading.
 private struct OpenImage {
     private let path: String
-    let head: SingularityImage.Head
+    /// `nil` for a file system without a SIF around it.
+    let head: SingularityImage.Head?
     private let reader: SquashfsReader
 
     /// Throws `file.absent`, `sif.invalid`, `image.squashfs`.
     init(_ path: String) throws {
-        let image = try SingularityFile(path)
+        let image = try ImageFileSystem(path)
         self.path = path
         head = image.head
-        reader = try SingularityFile.naming(path) { try SquashfsReader(image.file, try SingularityImage.primaryPartition(of: image.head)) }
+        reader = try SingularityFile.naming(path) { try SquashfsReader(image.file, image.partition) }
     }
 
     /// Errors name the file.
@@ -54,9 +55,10 @@ struct ImageInspectCommand: AsyncParsableCommand {
     }
 
     private struct Report: Encodable {
-        var architecture: String
-        var identifier: String
-        var created: String
+        /// Absent, as what follows, for a file system without a SIF around it.
+        var architecture: String?
+        var identifier: String?
+        var created: String?
         var objects: [Object]
         var compression: String
         var blockSize: Int
@@ -70,43 +72,46 @@ struct ImageInspectCommand: AsyncParsableCommand {
             let path = image
             let report = try await Blocking.run { try ImageInspectCommand.report(path) }
             if json { return Console.print(try CanonicalJSON.pretty(report)) }
-            Console.print("architecture  \(report.architecture.printable())")
-            Console.print("identifier    \(report.identifier)")
-            Console.print("created       \(report.created)")
+            if let architecture = report.architecture, let identifier = report.identifier, let created = report.created {
+                Console.print("architecture  \(architecture.printable())")
+                Console.print("identifier    \(identifier)")
+                Console.print("created       \(created)")
+            } else {
+                Console.print("format        a file system without a SIF around it, as of Singularity 2")
+            }
             Console.print(
                 "file system   squashfs, \(report.compression), blocks of \(report.blockSize >> 10) KiB, \(report.inodes) inodes, \(Console.bytes(report.fileSystemBytes))"
             )
-            Console.table(
-                ["ID", "OBJECT", "NAME", "OFFSET", "SIZE"],
-                report.objects.map { ["\($0.id)", $0.kind, $0.name, "\($0.offset)", "\($0.size)"] })
+            if !report.objects.isEmpty {
+                Console.table(
+                    ["ID", "OBJECT", "NAME", "OFFSET", "SIZE"],
+                    report.objects.map { ["\($0.id)", $0.kind, $0.name, "\($0.offset)", "\($0.size)"] })
+            }
             for (name, value) in report.labels.sorted(by: { $0.key < $1.key }) {
                 Console.print("label         \(name.printable()): \(value.printable())")
             }
         }
     }
 
-    private static let longestLabels: Int64 = 1 << 20
+    private static let longestLabels = 1 << 20
 
     private static func report(_ path: String) throws -> Report {
         let image = try OpenImage(path)
-        var labels: [String: String] = [:]
-        let summary = try image.read { reader in
-            try reader.walk { entry, content in
-                guard entry.path == Array("/.singularity.d/labels.json".utf8), entry.size < longestLabels else { return }
-                var bytes: [UInt8] = []
-                try content { bytes += $0 }
-                labels = (try? CanonicalJSON.decode([String: String].self, from: bytes, source: "labels.json")) ?? [:]
-            }
-            return reader.summary
+        let (summary, labels) = try image.read { reader in
+            let bytes = try reader.bytes(of: "/.singularity.d/labels.json", limit: longestLabels) ?? []
+            return (reader.summary, try? CanonicalJSON.decode([String: String].self, from: bytes, source: "labels.json"))
         }
+        let head = image.head
         return Report(
-            architecture: SingularityImage.Architecture(rawValue: image.head.architecture).map { "\($0)" } ?? image.head.architecture,
-            identifier: image.head.identifier.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined(),
-            created: "\(Timestamp(seconds: max(0, min(image.head.created, 1 << 40))))",
-            objects: image.head.descriptors.map {
+            architecture: head.map { head in
+                SingularityImage.Architecture(rawValue: head.architecture).map { "\($0)" } ?? head.architecture
+            },
+            identifier: head?.identifier.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined(),
+            created: head.map { "\(Timestamp(seconds: max(0, min($0.created, 1 << 40))))" },
+            objects: (head?.descriptors ?? []).map {
                 Object(id: $0.id, kind: kind($0), name: $0.name, offset: $0.offset, size: $0.size)
             }, compression: summary.compression, blockSize: summary.blockSize, inodes: summary.inodes, fileSystemBytes: summary.bytes,
-            labels: labels)
+            labels: labels ?? [:])
     }
 
     private static func kind(_ descriptor: SingularityImage.Descriptor) -> String {
@@ -180,19 +185,16 @@ struct ImageCatCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let (image, wanted) = (image, Array((path.hasPrefix("/") ? path : "/\(path)").utf8))
-            let isThere = try await Blocking.run {
-                var isThere = false
+            let (image, path) = (image, path)
+            let kind = try await Blocking.run {
                 try OpenImage(image).read { reader in
-                    try reader.walk { entry, content in
-                        guard entry.path == wanted, entry.kind == "f" else { return }
-                        isThere = true
+                    try reader.find(path) { entry, content in
                         try content { try FileHandle.standardOutput.write(contentsOf: Data($0)) }
+                        return entry.kind
                     }
                 }
-                return isThere
             }
-            guard isThere else {
+            guard kind == "f" else {
                 throw FarmError("image.path", .notFound, "\(image) has no file \(path)", hint: "sciferry image list shows what it has")
             }
         }

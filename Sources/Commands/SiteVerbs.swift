@@ -70,12 +70,27 @@ struct PullCommand: AsyncParsableCommand {
     @Option(name: .customLong("for"), help: "A CPU target (default: the best that this machine runs).") var target: String?
     @Flag(help: "Only say what it would cost.") var dryRun = false
 
+    /// What the channel has or, where a catalogue of the farm has it, will have in a moment.
+    private func offer(_ pull: SitePull) async throws -> SitePull.Offer {
+        let (name, version) = SiteAccess.split(release)
+        let host = try SiteAccess.host()
+        do { return try await pull.offer(name, version: version, target: target, host: host, now: .now) } catch let error as FarmError
+            where error.code == "channel.absent" && !dryRun
+        {
+            guard let client = try? farm.client(),
+                let supplied = try await ImportDemand(client: client, quiet: farm.json).supply(release)
+            else { throw error }
+            return try await pull.offer(
+                try ImportDemand.wish(release).name, version: supplied, target: target, host: host, now: .now)
+        }
+    }
+
     func run() async throws {
         try await reporting {
             let site = try await SiteAccess.open(site, farm: farm)
             let pull = try SiteAccess.pull(site)
-            let (name, version) = SiteAccess.split(release)
-            let offer = try await pull.offer(name, version: version, target: target, host: try SiteAccess.host(), now: .now)
+            let offer = try await offer(pull)
+            let name = offer.release.name
             let title = offer.release.title
             if dryRun {
                 let quote = try await pull.quote(offer.release)
@@ -109,6 +124,7 @@ struct PullCommand: AsyncParsableCommand {
             if let emulator = offer.release.emulator, offer.release.verified?.allSatisfy({ $0.emulator != nil }) ?? true {
                 Console.print("note    built and tested by an emulator, \(emulator), never on a CPU of \(offer.release.image.target)")
             }
+            if let origin = offer.release.imported { Console.print("origin  \(origin.title)") }
             Console.print("image   \(site.imageDirectory(offer.release.image.digest))/image.sif")
             Console.print("module  module use \(site.root)/modules && module load \(name)/\(offer.release.version)")
             Console.print("path    \(site.root)/wrappers/\(name)/\(offer.release.version)/bin")
@@ -204,7 +220,8 @@ struct ListCommand: AsyncParsableCommand {
                     let release = record.release
                     return [
                         release.name, release.version, release.image.target, Console.bytes(release.image.size),
-                        "\(release.base.name) (\(release.base.origin.rawValue))", Console.date(release.publishedAt),
+                        "\(release.base.name) (\(release.imported.map { $0.isVerified ? "imported" : "imported, unverified" } ?? release.base.origin.rawValue))",
+                        Console.date(release.publishedAt),
                         release.image.digest.short,
                     ]
                 })
@@ -240,6 +257,7 @@ struct ShowCommand: AsyncParsableCommand {
                 Console.print(
                     "  base       \(shown.base.name)@sha256:\(shown.base.digest.hex) (\(shown.base.origin.rawValue)\(shown.base.bootstrap.map { ": \($0)" } ?? ""))"
                 )
+                if let origin = shown.imported { Console.print("  origin     \(origin.title)") }
                 if let candidate = shown.candidate { Console.print("  candidate  \(candidate.title)") }
                 Console.print("  built      by \(record.job) on \(shown.builder), published \(Console.date(shown.publishedAt))")
                 Console.print(

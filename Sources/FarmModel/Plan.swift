@@ -4,6 +4,8 @@ package enum BaseOrigin: String, Codable, Sendable, Hashable {
     case registry
     /// Bootstrapped by the farm because no registry offered it; `digest` is that of its root file system's tar.
     case bootstrap
+    /// No base: a finished image was taken in. `digest` is that of the image; in a plan, where it may not be known yet, it tells nothing.
+    case image
 }
 
 /// A recipe's base image, resolved.
@@ -30,6 +32,7 @@ package struct BaseImage: Codable, Sendable, Hashable {
         switch origin {
         case .registry: "\(repository)@sha256:\(digest.hex)"
         case .bootstrap: "sciferry-base:\(digest.hex.prefix(24))"
+        case .image: name
         }
     }
 
@@ -269,10 +272,14 @@ package struct Plan: Codable, Sendable, Hashable {
     package var instructions: InstructionPolicy
     /// CPU targets that run `target` and on which the tests shall run too before the release; absent in plans of format 3.
     package var verifyOn: [String]?
+    /// The finished image that is taken in instead of building one; in plans of `importFormat` only.
+    package var source: ImportSource?
 
     package static let currentFormat = 4
+    /// A number of its own, so that a worker who would build such a plan refuses it.
+    package static let importFormat = 5
     /// What was queued or half published before an upgrade is still understood.
-    package static let readableFormats = 3...4
+    package static let readableFormats = 3...5
 
     package init(
         name: String, version: String, architecture: String, target: String, base: BaseImage,

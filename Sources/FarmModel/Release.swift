@@ -49,6 +49,8 @@ package struct Release: Codable, Sendable, Hashable {
     package var verified: [Verification]?
     /// The candidate that it was, if it was one.
     package var candidate: CandidateOrigin?
+    /// Where the image was taken from, if the farm did not build it.
+    package var imported: ImportOrigin?
 
     package static let currentFormat = 1
 
@@ -64,6 +66,11 @@ package struct Release: Codable, Sendable, Hashable {
             target: plan.target, architecture: plan.architecture, digest: result.image, size: result.imageSize,
             manifest: result.manifest.digest, buildKey: buildKey)
         base = plan.base
+        if let source = plan.source {
+            imported = ImportOrigin(source)
+            base.digest = result.image
+            base.size = result.imageSize
+        }
         let found = result.commands.filter { CommandName.isValid($0) && !plan.commands.contains($0) }
         commands = plan.commands + Set(found).sorted()
         description = plan.description

@@ -25,22 +25,45 @@ package struct PackageSurvey {
         var stack: [(path: [String], node: EntryTree.Node)] = [([], tree.root)]
         while let (path, node) = stack.popLast() {
             if node.isDirectory {
-                if path.last == "rpm", path.dropLast().last == "lib" || path.dropLast().last == "sysimage" { hasRPM = true }
+                look(atDirectory: path)
                 for (name, child) in node.sorted { stack.append((path + [String(decoding: name, as: UTF8.self)], child)) }
-            } else if PackageSurvey.isWanted(path), node.content.size > 0, node.content.size <= PackageSurvey.largest {
-                let text = String(decoding: try read(node.content), as: UTF8.self)
-                if path.last == "HEAD" {
-                    let directory = Array(path.dropLast())
-                    try checkout(directory, head: text) { name in
-                        guard let node = tree.find(Array((directory + [name]).joined(separator: "/").utf8)),
-                            node.content.size <= PackageSurvey.largest
-                        else { return nil }
-                        return String(decoding: try read(node.content), as: UTF8.self)
-                    }
-                } else {
-                    take(path, text)
+            } else {
+                try look(at: path, size: node.content.size) { wanted in
+                    // Found by its name it would not be where that is no UTF-8.
+                    guard let there = wanted == path ? node : tree.find(Array(wanted.joined(separator: "/").utf8)),
+                        there.content.size <= PackageSurvey.largest
+                    else { return nil }
+                    return try read(there.content)
                 }
             }
+        }
+    }
+
+    /// Looks at the files of an image's file system.
+    ///
+    /// - Parameter paths: of files with their sizes, and of directories with -1; from the root, with a leading slash.
+    mutating func look(at paths: [(path: String, size: Int64)], in reader: SquashfsReader) throws {
+        for (path, size) in paths {
+            let parts = path.split(separator: "/").map(String.init)
+            if size < 0 { look(atDirectory: parts) }
+            try look(at: parts, size: size) { wanted in
+                try reader.bytes(of: wanted.joined(separator: "/"), limit: Int(PackageSurvey.largest))
+            }
+        }
+    }
+
+    private mutating func look(atDirectory path: [String]) {
+        if path.last == "rpm", path.dropLast().last == "lib" || path.dropLast().last == "sysimage" { hasRPM = true }
+    }
+
+    /// - Parameter read: gives the bytes of a file of the image; `nil` where there is none.
+    private mutating func look(at path: [String], size: Int64, read: ([String]) throws -> [UInt8]?) throws {
+        guard PackageSurvey.isWanted(path), size > 0, size <= PackageSurvey.largest, let bytes = try read(path) else { return }
+        let text = String(decoding: bytes, as: UTF8.self)
+        guard path.last == "HEAD" else { return take(path, text) }
+        let directory = Array(path.dropLast())
+        try checkout(directory, head: text) { name in
+            try read(directory + name.split(separator: "/").map(String.init)).map { String(decoding: $0, as: UTF8.self) }
         }
     }
 

@@ -132,6 +132,40 @@ package final class SquashfsReader {
         }
     }
 
+    /// One file, directory or link by its path from the root, which follows no symbolic link; `nil` when there is none.
+    ///
+    /// - Parameter body: gets the entry and what reads the file's content piece by piece.
+    package func find<Value>(
+        _ path: String, _ body: (Entry, _ content: (([UInt8]) throws -> Void) throws -> Void) throws -> Value
+    ) throws -> Value? {
+        guard !path.utf8.contains(0) else { return nil }
+        var inode: Inode?
+        let code = path.withCString { sqfs_dir_reader_find_by_path(directories, nil, $0, &inode) }
+        if code == SQFS_ERROR_NO_ENTRY.rawValue || code == SQFS_ERROR_NOT_DIR.rawValue { return nil }
+        try SquashfsReader.check(code, "find \(ImageListing.escaped(Array(path.utf8)))")
+        guard let inode else { throw SquashfsReader.failure("find an inode", -1) }
+        defer { sciferry_sqfs_free(inode) }
+        let entry = try entry(inode, Array((path.hasPrefix("/") ? path : "/\(path)").utf8))
+        return try body(entry) { try read(inode, entry, $0) }
+    }
+
+    private struct Enough: Error {}
+
+    /// The first bytes of a file, at most so many; `nil` when there is no such file.
+    package func bytes(of path: String, limit: Int) throws -> [UInt8]? {
+        var bytes: [UInt8] = []
+        do {
+            let kind = try find(path) { entry, content in
+                try content {
+                    bytes += $0.prefix(limit - bytes.count)
+                    if bytes.count == limit { throw Enough() }
+                }
+                return entry.kind
+            }
+            return kind == "f" ? bytes : nil
+        } catch is Enough { return bytes }
+    }
+
     private func children(of inode: Inode, _ path: [UInt8], _ stack: inout [(path: [UInt8], inode: Inode)]) throws {
         try SquashfsReader.check(sqfs_dir_reader_open_dir(directories, inode, 0), "open a directory")
         let first = stack.count
@@ -231,17 +265,23 @@ package final class SquashfsReader {
 
 extension ImageListing {
     /// All files of an image's file system.
-    package init(_ reader: SquashfsReader) throws {
+    ///
+    /// - Parameter see: gets every entry, and of a file the first bytes where no other name has brought them before.
+    package init(_ reader: SquashfsReader, see: (SquashfsReader.Entry, _ first: ArraySlice<UInt8>) throws -> Void = { _, _ in }) throws {
         self.init()
         var digests: [UInt32: String] = [:]
         try reader.walk { entry, content in
             var (size, text) = ("-", "-")
+            var first: [UInt8] = []
             switch entry.kind {
             case "f":
                 size = "\(entry.size)"
                 if digests[entry.inode] == nil {
                     var hasher = Digest.Hasher()
-                    try content { hasher.update($0) }
+                    try content {
+                        if first.isEmpty { first = Array($0.prefix(64)) }
+                        hasher.update($0)
+                    }
                     digests[entry.inode] = hasher.finish().hex
                 }
                 text = digests[entry.inode] ?? "-"
@@ -252,6 +292,7 @@ extension ImageListing {
             add(
                 entry.path, kind: entry.kind, mode: entry.mode, owner: entry.owner, group: entry.group, size: size, content: text,
                 attributes: ImageListing.digest(entry.attributes))
+            try see(entry, first[...])
         }
     }
 }

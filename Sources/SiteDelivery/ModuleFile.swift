@@ -10,6 +10,8 @@ package struct ModuleFile: Sendable, Hashable {
     package var commands: [String]
     package var image: Digest
     package var target: String
+    /// Where the image comes from, if the farm did not build it.
+    package var origin: String?
 
     package init(_ release: Release, commands: [String]) {
         name = release.name
@@ -20,6 +22,7 @@ package struct ModuleFile: Sendable, Hashable {
         self.commands = commands
         image = release.image.digest
         target = release.image.target
+        origin = release.imported?.title
     }
 
     /// An Lmod module. The site's root is found from the module file's own place, so a moved tree still works.
@@ -43,6 +46,7 @@ package struct ModuleFile: Sendable, Hashable {
 
     private var helpText: String {
         "\(description.isEmpty ? name : description)\n\nCommands: \(commands.joined(separator: ", "))\n"
+            + (origin.map { "Image: \($0)\n" } ?? "")
     }
 
     private var firstLine: String { description.split(separator: "\n").first.map(String.init) ?? name }

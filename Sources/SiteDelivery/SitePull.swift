@@ -45,24 +45,34 @@ package struct SitePull: Sendable {
         let statePath = "\(site.root)/state/channel.json"
         let seen: ReleaseChannel? = try? CanonicalJSON.decode(from: try Disk.read(statePath, limit: 1 << 26), source: statePath)
         let key = "channels/\(configuration.channel).json"
-        let keys = configuration.releaseKeys
-        let channel = try await reader.read(key) { bytes, source in
-            let channel: ReleaseChannel = try CanonicalJSON.decode(Envelope.self, from: bytes, source: source)
-                .verified(payloadType: PayloadType.channel, by: keys, source: source)
-            guard channel.expiresAt > now else {
-                throw FarmError(
-                    "channel.expired", .corrupt, "\(source) expired at \(channel.expiresAt)",
-                    hint: "the farm's coordinator renews it; ask the operator whether it runs")
-            }
-            if let seen, seen.name == channel.name, channel.version < seen.version {
-                throw FarmError(
-                    "channel.rollback", .corrupt, "\(source) has version \(channel.version), older than \(seen.version) seen before")
-            }
-            return channel
-        }
+        let channel = try await readChannel(key, seen: seen, now: now)
         // A read-only site may be read from; it only cannot remember.
         try? Disk.replace(statePath, with: try CanonicalJSON.encode(channel))
         return channel
+    }
+
+    private func readChannel(_ key: String, seen: ReleaseChannel?, now: Timestamp) async throws -> ReleaseChannel {
+        let keys = configuration.releaseKeys
+        do {
+            return try await reader.read(key) { bytes, source in
+                let channel: ReleaseChannel = try CanonicalJSON.decode(Envelope.self, from: bytes, source: source)
+                    .verified(payloadType: PayloadType.channel, by: keys, source: source)
+                guard channel.expiresAt > now else {
+                    throw FarmError(
+                        "channel.expired", .corrupt, "\(source) expired at \(channel.expiresAt)",
+                        hint: "the farm's coordinator renews it; ask the operator whether it runs")
+                }
+                if let seen, seen.name == channel.name, channel.version < seen.version {
+                    throw FarmError(
+                        "channel.rollback", .corrupt, "\(source) has version \(channel.version), older than \(seen.version) seen before")
+                }
+                return channel
+            }
+        } catch let error as FarmError where error.code == "storage.absent" {
+            throw FarmError(
+                "channel.absent", .notFound, "no region has the channel \(configuration.channel)",
+                hint: "the farm has released nothing yet, or the site's regions are wrong: \(site.root)/site.json")
+        }
     }
 
     /// The best offer for a host: the named version or the newest, for the highest target that the host dominates.
@@ -191,7 +201,7 @@ package struct SitePull: Sendable {
 
     /// Where the file system lies in an image.
     package static func partition(of path: String) throws -> SingularityImage.Partition {
-        try SingularityFile.naming(path) { try SingularityImage.primaryPartition(of: SingularityFile(path).head) }
+        try ImageFileSystem(path).partition
     }
 }
 

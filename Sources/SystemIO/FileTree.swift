@@ -276,6 +276,12 @@ package final class OpenFile: Sendable {
     /// SHA-256 of the first `size` bytes; throws `file.short` when there are fewer.
     package func digest(size: Int64) throws -> Digest {
         var hasher = Digest.Hasher()
+        try readAll(size: size) { hasher.update($0) }
+        return hasher.finish()
+    }
+
+    /// Passes on the first `size` bytes in pieces; throws `file.short` when there are fewer.
+    package func readAll(size: Int64, _ body: (UnsafeRawBufferPointer) throws -> Void) throws {
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 4 << 20, alignment: 4096)
         defer { buffer.deallocate() }
         for offset in stride(from: 0, to: size, by: buffer.count) {
@@ -283,9 +289,8 @@ package final class OpenFile: Sendable {
             guard try read(at: offset, into: part) == part.count else {
                 throw FarmError("file.short", .corrupt, "\(path) became shorter while it was read")
             }
-            hasher.update(UnsafeRawBufferPointer(part))
+            try body(UnsafeRawBufferPointer(part))
         }
-        return hasher.finish()
     }
 
     /// Writes all bytes at the descriptor's position.
@@ -313,6 +318,11 @@ package final class OpenFile: Sendable {
             guard put >= 0 else { throw Disk.failure("write", path) }
             done += put
         }
+    }
+
+    /// Makes the file so long.
+    package func truncate(to size: Int64) throws {
+        guard ftruncate(descriptor, off_t(size)) == 0 else { throw Disk.failure("write", path) }
     }
 
     /// Waits until the bytes are on the disk.

@@ -27,7 +27,7 @@ package final class FileLock: Sendable {
             throw FarmError(
                 "home.locked", .conflict, "\(Disk.parent(of: path)) is in use by \(other)", hint: hint)
         }
-        guard ftruncate(file.descriptor, 0) == 0 else { throw Disk.failure("write", path) }
+        try file.truncate(to: 0)
         try file.write(Array(holder.utf8), at: 0)
     }
 }

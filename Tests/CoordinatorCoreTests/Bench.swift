@@ -48,7 +48,7 @@ struct Bench {
     mutating func submit(
         _ key: String, target: String = "x86_64", disk: Int64 = 1, emulated: Bool = false, verifyOn: [String] = [],
         recipe: String? = nil, by requester: String = "me", priority: JobPriority? = nil, labels: LabelWish = LabelWish(),
-        declaresDisk: Bool = true, layers: [UInt64] = [], candidate: Bool = false
+        declaresDisk: Bool = true, layers: [UInt64] = [], candidate: Bool = false, takesIn: Bool = false
     ) throws -> JobID {
         var job = state.newJob(
             kind: .build, title: key, recipe: recipe ?? key, version: "1", target: target, requestedBy: requester, now: now)
@@ -56,6 +56,7 @@ struct Bench {
         job.verifyOn = verifyOn
         job.isCandidate = candidate ? true : nil
         job.priority = priority
+        job.takesIn = takesIn ? true : nil
         state.enqueue(
             job, key: Digest(hashing: key), needs: JobNeeds(diskBytes: disk, declaresDisk: declaresDisk, labels: labels, layers: layers),
             now: now)

@@ -88,6 +88,15 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
     try journal.commit([.night(night)])
     #expect(try journal.nights(before: .max, limit: 1).map(\.number) == [2] && journal.nights(before: 2, limit: 9).map(\.number) == [1])
 
+    let offered = CatalogueEntry(
+        name: "fsl", version: "6", architecture: "x86_64",
+        source: ImportSource(catalogue: "neurodesk", file: "fsl_6_20260101.simg", locations: ["https://x/fsl"]))
+    var image = ImportRecord(entry: offered, plan: key, addedBy: "me", addedAt: Timestamp(seconds: 3))
+    try journal.commit([.imported(image)])
+    image.job = JobID("j1")
+    try journal.commit([.imported(image)])
+    #expect(try journal.load(recent: 1).imports == [image])
+
     let token = TokenRecord(id: "t", secret: "s", worker: WorkerName("w"), trusted: true, expiresAt: Timestamp(seconds: 9))
     let worker = WorkerRecord(name: WorkerName("w"), trusted: true, enrolledAt: Timestamp(seconds: 3))
     try journal.commit([.token(token), .worker(worker), .channel(ChannelRecord(name: "main", version: 3, issuedAt: Timestamp(seconds: 4)))])

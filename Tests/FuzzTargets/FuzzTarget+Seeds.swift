@@ -83,6 +83,12 @@ extension FuzzTarget {
                 "{\"name\": \"c\", \"version\": \"3\"}",
             ]
             .map { Array($0.utf8) }
+        case .catalogue:
+            let apps = #"{"t": {"apps": {"t 1": {"version": "20260101", "exec": ""}, "g-t 1": {"version": "20260101", "exec": "x"}}}}"#
+            let release = #"{"apps": {"t 1": {"version": "20260101", "exec": "", "apptainer_args": ["--nv"]}}, "categories": ["c"]}"#
+            let page = #"<a href="samtools%3A1.9--h0_8">x</a> <A HREF='mulled-v2-ab:cd-0'>y</A>"#
+            let sums = "\(String(repeating: "a", count: 32))  x\nSHA256 (y) = \(String(repeating: "b", count: 64))\n"
+            return [apps, release, page, "a=1,b=2=h\tbase\t0\n", sums].enumerated().map { [UInt8($0.offset)] + Array($0.element.utf8) }
         case .envelope: return [try CanonicalJSON.encode(try Envelope.sign(["k": "v"], type: "t", with: try SigningKey.generate()))]
         case .elf: return [try Disk.read("/bin/true")]
         case .joinToken: return [Array("https://farm.example:7443#ca=\(Digest(hashing: "ca").hex)&token=abc.def".utf8)]

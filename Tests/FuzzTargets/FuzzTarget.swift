@@ -8,6 +8,7 @@ import ISAProof
 import Foundation
 import Glibc
 import ImageAssembly
+import ImageCatalogues
 import Microarchitecture
 import NIOCore
 import Recipes
@@ -53,6 +54,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case cron
     /// What package managers leave in images.
     case packages
+    /// Other people's lists of images and checksums: the first byte chooses the list.
+    case catalogue
     /// A program or library, and where its code leads.
     case elf
     case envelope
@@ -116,6 +119,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
             let expression = try CronExpression(String(decoding: bytes.prefix(200), as: UTF8.self), zone: "Europe/Berlin")
             let start = Timestamp(seconds: 1_790_000_000)
             if let next = expression.next(after: start), next <= start { fatalError("it is due before it is asked for") }
+        case .catalogue: try FuzzTarget.catalogue(bytes)
         case .packages: try FuzzTarget.packages(bytes)
         case .elf:
             guard let target = Microarchitecture.named("x86_64") else { return }
@@ -149,10 +153,24 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         return file
     }
 
+    private static func catalogue(_ bytes: [UInt8]) throws {
+        let rest = Array(bytes.dropFirst())
+        var catalogue: Catalogue
+        switch (bytes.first ?? 0) % 5 {
+        case 0: catalogue = try NeurodeskCatalogue.apps(rest, source: "apps.json")
+        case 1: catalogue = try NeurodeskCatalogue.releases([("a.json", rest)])
+        case 2: catalogue = try DepotListing.read(rest)
+        case 3: return _ = try DepotListing.combinations([("hash.tsv", rest)])
+        default: return _ = try ChecksumList.read(rest, source: "sums")
+        }
+        catalogue.place(at: [.web("https://images.example")])
+        for entry in catalogue.entries { try entry.check() }
+    }
+
     private static func squashfs(_ bytes: [UInt8]) throws {
         let file = try nameless(bytes)
         defer { file.close() }
-        _ = try ImageListing(SquashfsReader(file, .init(offset: 0, size: Int64(bytes.count))))
+        _ = try ForeignImage(file, .init(offset: 0, size: Int64(bytes.count)), packages: ["x"]) { _ in }
     }
 
     private static func layer(_ bytes: [UInt8]) throws {

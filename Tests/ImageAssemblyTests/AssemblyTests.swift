@@ -150,6 +150,11 @@ import Testing
         #expect(
             [listing.facts["/numbers"], listing.facts["/sparse"]].map { $0?.split(separator: " ").dropFirst(5).first.map(String.init) }
                 == sums)
+        // By name, without a walk.
+        #expect(try reader.bytes(of: "/deep/er/a b", limit: 9) == Array("x".utf8))
+        #expect(try reader.bytes(of: "numbers", limit: 5) == Array("1\n2\n3".utf8) && reader.bytes(of: "/empty", limit: 5) == [])
+        for path in ["/nothing", "/deep", "/small/x", "/deep/link", ""] { #expect(try reader.bytes(of: path, limit: 9) == nil, "\(path)") }
+        #expect(try reader.find("/deep/er") { entry, _ in entry.kind } == "d")
         #expect(listing.facts["/small"] == listing.facts["/same"] && listing.facts["/deep/link"]?.contains(" ../x ") == true)
     }
 
@@ -208,6 +213,22 @@ import Testing
         }
         try Disk.replace(path, with: [])
         #expect(throws: FarmError.self) { try assemble(path, "\(scratch.path)/d.sif") }
+    }
+
+    /// As docker2singularity, Apptainer and recipes write them.
+    @Test func listsInAnImagesEnvironmentAreRead() {
+        let script = """
+            #!/bin/sh
+            export PATH="/opt/x/bin:$PATH"
+            export DEPLOY_BINS="${DEPLOY_BINS:-"bet:fslmaths"}"
+              DEPLOY_PATH='/opt/fsl/bin/:/opt/more'
+            export OTHER_DEPLOY_BINS=no
+            if [ -z "${DEPLOY_MORE+set}" ]; then export DEPLOY_MORE='a:b'; fi
+            """
+        #expect(ForeignImage.values(of: "DEPLOY_MORE", in: script) == ["a", "b"])
+        #expect(ForeignImage.values(of: "DEPLOY_BINS", in: script) == ["bet", "fslmaths"])
+        #expect(ForeignImage.values(of: "DEPLOY_PATH", in: script) == ["/opt/fsl/bin/", "/opt/more"])
+        #expect(ForeignImage.values(of: "DEPLOY", in: script).isEmpty)
     }
 
     @Test func aPlanForAnotherWriterIsRefused() {

@@ -67,7 +67,7 @@ extension Coordinator {
     private func nightFacts() throws -> NightFacts {
         let open = state.openJobs.map(\.job).filter { $0.kind == .build } + state.candidates.map(\.job)
         return NightFacts(
-            inputs: state.inputs, releases: Array(state.releases.values), ledger: state.ledger,
+            inputs: state.inputs, releases: state.releases.values.filter { $0.release.imported == nil }, ledger: state.ledger,
             capabilities: state.workers.values.filter { !$0.revoked }.compactMap { worker in
                 guard let facts = worker.facts, let target = Microarchitecture.named(facts.target) else { return nil }
                 return .init(target: target, labels: facts.labels ?? [], isTrusted: worker.trusted)

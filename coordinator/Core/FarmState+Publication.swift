@@ -57,7 +57,7 @@ extension FarmState {
         for record in Set(releases.values.map(\.release.image.buildKey)).compactMap(release(ofKey:)) {
             let release = record.release
             let key = "\(release.name)\n\(release.version)\n\(release.image.target)"
-            if let there = newest[key], (there.release.publishedAt, there.digest) > (release.publishedAt, record.digest) { continue }
+            if let there = newest[key]?.release, isBetter(there, than: release) { continue }
             newest[key] = record
         }
         return newest.sorted { $0.key < $1.key }.map { _, record in
@@ -65,6 +65,12 @@ extension FarmState {
                 name: record.release.name, version: record.release.version, target: record.release.image.target,
                 release: record.digest)
         }
+    }
+
+    /// What the farm has built goes before what it took in, and then the newer.
+    private func isBetter(_ one: Release, than other: Release) -> Bool {
+        if (one.imported == nil) != (other.imported == nil) { return one.imported == nil }
+        return (one.publishedAt, one.image.digest) > (other.publishedAt, other.image.digest)
     }
 
     /// The first region shows the release: the job is done, whatever the mirrors do.

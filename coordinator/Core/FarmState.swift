@@ -46,6 +46,8 @@ package struct FarmState: Sendable {
     private(set) var hasUntrusted = false
     package internal(set) var inputs: [String: LockedInput] = [:]
     package private(set) var releases: [Digest: ReleaseRecord] = [:]
+    /// What catalogues offer, by the entries' keys.
+    package private(set) var imports: [String: ImportRecord] = [:]
     package internal(set) var channels: [String: ChannelRecord] = [:]
     package private(set) var ledger = RunLedger()
     /// The newest night; its entries only while it goes on.
@@ -58,6 +60,7 @@ package struct FarmState: Sendable {
         case worker(WorkerName, WorkerRecord?)
         case input(String, LockedInput?)
         case release(Digest)
+        case imported(String, ImportRecord?)
         case channel(String, ChannelRecord?)
         case number(Int)
         case night(NightFile?)
@@ -97,6 +100,7 @@ package struct FarmState: Sendable {
         for input in snapshot.inputs { inputs[input.key] = input }
         for publication in snapshot.publications { table.put(publication) }
         for release in snapshot.releases { keep(release) }
+        for record in snapshot.imports { imports[record.entry.key] = record }
         for channel in snapshot.channels { channels[channel.name] = channel }
         night = snapshot.night
         ledger = RunLedger(snapshot.histories, attempts: snapshot.attempts, jobs: table.jobs, now: now)
@@ -135,6 +139,7 @@ package struct FarmState: Sendable {
             case .input(let key, let input): inputs[key] = input
             case .release(let digest):
                 if let key = releases.removeValue(forKey: digest)?.release.image.buildKey { releasesByKey[key]?.removeAll { $0 == digest } }
+            case .imported(let key, let record): imports[key] = record
             case .channel(let name, let record): channels[name] = record
             case .number(let before): nextNumber = before
             case .night(let before): night = before
@@ -207,6 +212,11 @@ package struct FarmState: Sendable {
     private mutating func keep(_ release: ReleaseRecord) {
         guard releases.updateValue(release, forKey: release.digest) == nil else { return }
         releasesByKey[release.release.image.buildKey, default: []].append(release.digest)
+    }
+
+    mutating func put(_ record: ImportRecord) {
+        undo.append(.imported(record.entry.key, imports.updateValue(record, forKey: record.entry.key)))
+        changes.append(.imported(record))
     }
 
     mutating func put(_ channel: ChannelRecord) {

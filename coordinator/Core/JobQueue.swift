@@ -114,7 +114,7 @@ struct JobQueue: Sendable {
 
 extension JobRecord {
     /// Whether code for its CPU target is run: what a registry or a server has is the same bytes whoever asks.
-    var needsCPU: Bool { resolve.map { $0.kind == .base && $0.bootstrap != nil } ?? true }
+    var needsCPU: Bool { resolve.map { $0.kind == .base && $0.bootstrap != nil } ?? !(takesIn ?? false) }
 
     /// Equal for builds that a worker can spare itself the same work of: that have the same layers up to a point, or, of those whose
     /// layers are not known, are of one recipe and CPU target.

@@ -16,6 +16,7 @@ package enum JournalChange: Sendable, Hashable {
     case history(RunHistory)
     case night(NightRecord)
     case nightEntry(NightEntry)
+    case imported(ImportRecord)
     /// Packs that have their final names, and the index that lists them.
     case packs([PackIndex.Listing], index: Digest)
     /// A pack that no region has whole any more: its chunks lie nowhere until they are uploaded again.
@@ -34,6 +35,7 @@ package struct JournalSnapshot: Sendable, Hashable {
     package var releases: [ReleaseRecord] = []
     package var channels: [ChannelRecord] = []
     package var histories: [RunHistory] = []
+    package var imports: [ImportRecord] = []
     /// The newest night, with its entries as long as it has not ended.
     package var night: NightFile?
     /// The number of the next job.

@@ -16,6 +16,7 @@ package final class MemoryJournal: FarmJournal {
         var releases: [Digest: ReleaseRecord] = [:]
         var channels: [String: ChannelRecord] = [:]
         var histories: [String: RunHistory] = [:]
+        var imports: [String: ImportRecord] = [:]
         var nights: [Int: NightRecord] = [:]
         var entries: [Int: [Int: NightEntry]] = [:]
 
@@ -48,6 +49,7 @@ package final class MemoryJournal: FarmJournal {
             snapshot.inputs = content.inputs.values.sorted { $0.key < $1.key }
             snapshot.publications = content.publications.values.filter { isWanted($0.job) }.sorted { $0.job < $1.job }
             snapshot.releases = content.releases.values.sorted { $0.digest < $1.digest }
+            snapshot.imports = content.imports.sorted { $0.key < $1.key }.map(\.value)
             snapshot.histories = content.histories.values.sorted { $0.key < $1.key }
             snapshot.channels = content.channels.values.sorted { $0.name < $1.name }
             if let last = content.nights.max(by: { $0.key < $1.key })?.value {
@@ -119,6 +121,7 @@ package final class MemoryJournal: FarmJournal {
         case .release(let record): content.releases[record.digest] = record
         case .channel(let record): content.channels[record.name] = record
         case .history(let record): content.histories[record.key] = record
+        case .imported(let record): content.imports[record.entry.key] = record
         case .night(let record): content.nights[record.number] = record
         case .nightEntry(let entry): content.entries[entry.night, default: [:]][entry.position] = entry
         case .forget(let pack):

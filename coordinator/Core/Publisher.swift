@@ -102,6 +102,9 @@ package struct Publisher: Sendable {
         guard manifest.image == record.result.image, manifest.size == record.result.imageSize else {
             throw FarmError("upload.damaged", .corrupt, "the manifest is of another image than the result")
         }
+        if let checksum = plan.source?.checksum, checksum.algorithm == .sha256, checksum.hex != manifest.image.hex {
+            throw FarmError("upload.damaged", .corrupt, "the image is not the one whose checksum the catalogue knows")
+        }
         let journal = journal
         let names = Array(Set(manifest.chunks.map(\.digest)))
         let (locations, indexes) = try await Blocking.run {

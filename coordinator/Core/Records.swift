@@ -58,6 +58,8 @@ package struct JobRecord: Codable, Sendable, Hashable {
     package var warmth: UInt64?
     /// Of a recipe that nobody has reviewed: built by the untrusted pool, never released as it is.
     package var isCandidate: Bool?
+    /// It takes in an image that others made, which any worker can do.
+    package var takesIn: Bool?
     /// Of a candidate: the plan of its release, where that packs the image otherwise.
     package var releaseKey: Digest?
     /// The candidate that it brings to a release.

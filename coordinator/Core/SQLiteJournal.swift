@@ -112,6 +112,9 @@ package final class SQLiteJournal: FarmJournal {
                         body BLOB NOT NULL, PRIMARY KEY (night, position)) STRICT, WITHOUT ROWID;
                     """)
         }
+        migrator.registerMigration("5") { database in
+            try database.execute(sql: "CREATE TABLE imports (key TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT")
+        }
         return migrator
     }
 
@@ -134,6 +137,7 @@ package final class SQLiteJournal: FarmJournal {
                 snapshot.jobs = try all("SELECT body FROM wanted JOIN jobs ON jobs.number = wanted.job ORDER BY jobs.number")
                 snapshot.attempts = try all("SELECT body FROM wanted JOIN attempts USING (job) ORDER BY job, number")
                 snapshot.nextNumber = 1 + (try Int.fetchOne(database, sql: "SELECT max(number) FROM jobs") ?? 0)
+                snapshot.imports = try all("SELECT body FROM imports ORDER BY key")
                 snapshot.histories = try all("SELECT body FROM histories ORDER BY key")
                 snapshot.workers = try all("SELECT body FROM workers ORDER BY name")
                 snapshot.tokens = try all("SELECT body FROM tokens ORDER BY id")
@@ -317,6 +321,7 @@ package final class SQLiteJournal: FarmJournal {
             try put(
                 "INSERT INTO night_entries VALUES (?, ?, ?) ON CONFLICT (night, position) DO UPDATE SET body = excluded.body",
                 [entry.night, entry.position], entry)
+        case .imported(let record): try put("INSERT OR REPLACE INTO imports VALUES (?, ?)", [record.entry.key], record)
         case .packs(let listings, let index): try apply(listings, index, to: database)
         case .forget(let pack):
             try database.execute(sql: "DELETE FROM chunks WHERE pack = ?", arguments: [Data(pack.bytes)])

@@ -14,7 +14,7 @@ import NIOSSL
 package struct FarmAPI: Sendable {
     let coordinator: Coordinator
     private let logger: Logger
-    private static let submissionLimit = 64 << 20
+    static let submissionLimit = 64 << 20
 
     package init(_ coordinator: Coordinator, logger: Logger) {
         self.coordinator = coordinator
@@ -62,6 +62,7 @@ package struct FarmAPI: Sendable {
         addJobRoutes(to: router)
         addWorkerRoutes(to: router)
         addNightRoutes(to: router)
+        addImportRoutes(to: router)
         router.get("api/v1/releases") { request, _ in
             try await require(.reader, request)
             return try json(await coordinator.releaseViews())

@@ -16,6 +16,7 @@ extension BuildPipeline {
     func build(_ digest: Digest) async throws -> BuildResult {
         await enter(.prepare)
         let plan = try await fetchPlan(digest)
+        if let source = plan.source { return try await takeIn(plan, source) }
         let emulator = try emulator(for: plan.architecture)
         await log.say("plan \(digest.hex)\nbuilding \(plan.name) \(plan.version) for \(plan.target) on \(context.worker)")
         if let emulator {
@@ -61,9 +62,7 @@ extension BuildPipeline {
                 about: "\(plan.name)-\(plan.version)-\(plan.target).sif", image: manifest.image, predicateType: PredicateType.instructions,
                 predicate: sif.instructions), uploader)
         let files = try await record(.files, sif.listing, uploader)
-        let bytes = try CanonicalJSON.encode(manifest)
-        let object = try await uploader.send(
-            .bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
+        let object = try await uploadManifest(manifest, uploader)
         await log.say(
             "image sha256:\(manifest.image.hex), \(manifest.size) bytes in \(manifest.chunks.count) chunks; \(newChunks) were new, \(newBytes) bytes sent"
         )
@@ -82,12 +81,17 @@ extension BuildPipeline {
         try await engine.size(image) + (Disk.size(sif.path) ?? 0) + sif.archiveBytes + plan.context.reduce(0) { $0 + $1.size }
     }
 
+    func uploadManifest(_ manifest: ImageManifest, _ uploader: Uploader) async throws -> IncomingObject {
+        let bytes = try CanonicalJSON.encode(manifest)
+        return try await uploader.send(.bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
+    }
+
     /// Uploads a document about the image.
     func record(_ kind: ImageRecord.Kind, _ document: some Encodable, _ uploader: Uploader) async throws -> ImageRecord {
         try await record(kind, try CanonicalJSON.encode(document), uploader)
     }
 
-    private func record(_ kind: ImageRecord.Kind, _ bytes: [UInt8], _ uploader: Uploader) async throws -> ImageRecord {
+    func record(_ kind: ImageRecord.Kind, _ bytes: [UInt8], _ uploader: Uploader) async throws -> ImageRecord {
         let object = try await uploader.send(.bytes(bytes), kind: "record", digest: Digest(hashing: bytes), size: Int64(bytes.count))
         return ImageRecord(kind: kind, object: object)
     }
@@ -103,6 +107,8 @@ extension BuildPipeline {
             try await context.line.fetch(base.digest, to: tar)
             try await importBase(base, tar, architecture)
             try Disk.remove(tar)
+        // Only a finished image has none.
+        case .image: throw FarmError("plan.base", .invalid, "the plan builds upon \(base.name), which is no base image")
         }
     }
 

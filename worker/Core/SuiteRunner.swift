@@ -102,6 +102,21 @@ package struct SuiteRunner: Sendable {
         return (names("+"), names("-"))
     }
 
+    /// Those of the commands that a wrapper could start by name, in their order.
+    package func callable(_ commands: [String]) async throws -> [String] {
+        if commands.isEmpty { return [] }
+        let list = "\(work)/.commands"
+        try await Blocking.run { try Disk.replace(list, with: Array((commands.joined(separator: "\n") + "\n").utf8)) }
+        let seen = try await shell(
+            "while read -r name; do command -v -- \"$name\" >/dev/null 2>&1 && echo \"+$name\"; done <\(ShellWord.quoted(list)); true",
+            name: "commands", timeout: 300)
+        guard seen.exitCode == 0, !seen.timedOut else {
+            throw FarmError("image.programs", .invalid, "the commands of the image cannot be tried: \(seen.output.suffix(500))")
+        }
+        let there = Set(seen.output.split(separator: "\n").filter { $0.hasPrefix("+") }.map { String($0.dropFirst()) })
+        return commands.filter(there.contains)
+    }
+
     /// What the image's own `rpm` lists; its database is nobody else's to read.
     package func rpmPackages() async throws -> [InstalledPackages.Package] {
         let seen = try await shell("rpm -qa --qf '%{NAME} %{VERSION}-%{RELEASE}\\n'", name: "packages", timeout: 120)

@@ -1,0 +1,67 @@
+package import FarmModel
+
+/// An image of a catalogue as the journal keeps it: what the farm can take in, and what has come of it.
+package struct ImportRecord: Codable, Sendable, Hashable {
+    package var entry: CatalogueEntry
+    /// SHA-256 of its plan, by which its release is found.
+    package var plan: Digest
+    package var addedBy: String
+    package var addedAt: Timestamp
+    /// The last job that was to take it in.
+    package var job: JobID?
+
+    package init(entry: CatalogueEntry, plan: Digest, addedBy: String, addedAt: Timestamp) {
+        self.entry = entry
+        self.plan = plan
+        self.addedBy = addedBy
+        self.addedAt = addedAt
+    }
+}
+
+/// Brings images of a catalogue to the farm's knowledge.
+package struct ImportRequest: Codable, Sendable, Hashable {
+    package var entries: [CatalogueEntry]
+
+    package init(entries: [CatalogueEntry]) { self.entries = entries }
+}
+
+/// What became of an `ImportRequest`.
+package struct ImportAnswer: Codable, Sendable, Hashable {
+    package var added = 0
+    /// Known before, and something about them is another now.
+    package var changed = 0
+    package var unchanged = 0
+
+    package init() {}
+}
+
+/// Asks for an image of a catalogue.
+package struct ImportWish: Codable, Sendable, Hashable {
+    package var name: String
+    /// Also as the catalogue's file names it, or the beginning of a tag before its last `-`; `nil` for the newest.
+    package var version: String?
+    package var architecture: String?
+    package var priority: JobPriority?
+
+    package init(name: String, version: String? = nil, architecture: String? = nil, priority: JobPriority? = nil) {
+        self.name = name
+        self.version = version
+        self.architecture = architecture
+        self.priority = priority
+    }
+}
+
+/// An image of a catalogue as people and programs see it.
+package struct ImportView: Codable, Sendable, Hashable {
+    package enum State: String, Codable, Sendable, Hashable {
+        /// Nobody has asked for it yet.
+        case known
+        case fetching, released, failed
+    }
+    package var entry: CatalogueEntry
+    package var state: State
+    package var job: JobID?
+    package var release: Digest?
+    /// Why the last job failed.
+    package var problem: String?
+}

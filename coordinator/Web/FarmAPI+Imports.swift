@@ -1,0 +1,24 @@
+import CoordinatorCore
+import FarmModel
+import Hummingbird
+
+extension FarmAPI {
+    func addImportRoutes(to router: Router<BasicRequestContext>) {
+        let coordinator = coordinator
+        router.get("api/v1/imports") { request, _ in
+            try await require(.reader, request)
+            let query = request.uri.queryParameters
+            let limit = min(100_000, max(1, query["limit"].flatMap { Int($0) } ?? 100_000))
+            return try json(try await coordinator.importViews(containing: query["containing"].map(String.init) ?? "", limit: limit))
+        }
+        // It may name files that workers see.
+        router.post("api/v1/imports") { request, _ in
+            let holder = try await require(.operator, request)
+            return try json(try await coordinator.addImports(try await read(request, limit: FarmAPI.submissionLimit), by: holder.name))
+        }
+        router.post("api/v1/imports/fetch") { request, _ in
+            let holder = try await require(.maintainer, request)
+            return try json(try await coordinator.fetchImport(try await read(request), by: holder.name))
+        }
+    }
+}

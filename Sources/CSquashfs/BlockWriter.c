@@ -21,6 +21,8 @@ typedef struct {
     size_t *buckets;
     size_t bucket_count;
     size_t file_start;
+    /// Some block before the file that is being written equals its first one: the file may be there already.
+    int may_repeat;
     sqfs_u64 settled;
 } table_writer;
 
@@ -69,6 +71,13 @@ static int same_bytes(sqfs_file_t *file, sqfs_u64 one, sqfs_u64 other, sqfs_u64 
     return 1;
 }
 
+/// Whether a file could begin at some block before it, as far as its first block tells.
+static int has_candidate(const table_writer *writer, sqfs_u64 hash) {
+    size_t index = writer->bucket_count == 0 ? SIZE_MAX : writer->buckets[bucket_of(writer, hash)];
+    while (index != SIZE_MAX && writer->blocks[index].hash != hash) index = writer->blocks[index].next;
+    return index != SIZE_MAX;
+}
+
 /// Finds the file that was just written among those before it; its index is `found`, or `file_start` when it is new.
 static int find_equal(table_writer *writer, size_t *found) {
     size_t start = writer->file_start, length = writer->count - start;
@@ -106,6 +115,9 @@ static int table_write(
         next->hash = word << 32 | checksum;
         int error = writer->file->write_at(writer->file, *location, data, size);
         if (error != 0) return error;
+        if (writer->count == writer->file_start + 1) writer->may_repeat = has_candidate(writer, next->hash);
+        // A large file that is nowhere yet stays where it is, block by block.
+        if (!writer->may_repeat) writer->settled = *location + size;
     }
     if (flags & SQFS_BLK_LAST_BLOCK) {
         size_t start = writer->file_start, found = start;

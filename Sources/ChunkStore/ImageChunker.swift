@@ -104,10 +104,11 @@ package struct GrowingImage {
 
     /// Cuts the whole image, once it is. Blocks.
     ///
+    /// - Parameter check: called now and then; a thrown error ends the work.
     /// - Returns: the manifest, and those chunks that `advance` has not given.
-    package mutating func finish() throws -> (manifest: ImageManifest, new: [ImageChunker.Cut]) {
+    package mutating func finish(check: () throws -> Void = {}) throws -> (manifest: ImageManifest, new: [ImageChunker.Cut]) {
         let size = try file.size()
-        var new = size > position ? try cutOn(to: size, isLast: true) : []
+        var new = size > position ? try cutOn(to: size, isLast: true, check) : []
         let known = Dictionary(cuts.enumerated().map { ($0.element.offset, $0.offset) }) { first, _ in first }
         var head: [ImageChunker.Cut] = []
         var meeting: Int?
@@ -119,12 +120,18 @@ package struct GrowingImage {
         }
         new += head
         let chunks = (head + (meeting.map { Array(cuts[$0...]) } ?? [])).map(\.chunk)
-        return (ImageManifest(image: try file.digest(size: size), size: size, chunker: parameters, chunks: chunks), new)
+        var whole = Digest.Hasher()
+        try file.readAll(size: size) {
+            try check()
+            whole.update($0)
+        }
+        return (ImageManifest(image: whole.finish(), size: size, chunker: parameters, chunks: chunks), new)
     }
 
-    private mutating func cutOn(to end: Int64, isLast: Bool) throws -> [ImageChunker.Cut] {
+    private mutating func cutOn(to end: Int64, isLast: Bool, _ check: () throws -> Void = {}) throws -> [ImageChunker.Cut] {
         var new: [ImageChunker.Cut] = []
         position = try ImageChunker.cut(file, from: position, to: end, isLast: isLast, parameters) { digest, bytes, offset in
+            try check()
             new.append(.init(chunk: .init(digest: digest, size: bytes.count), offset: offset))
             return true
         }

@@ -44,6 +44,8 @@ struct ImageAssembleCommand: AsyncParsableCommand {
     @OptionGroup var registry: RegistryOptions
     @Flag(help: "Print JSON.") var json = false
 
+    private static let writebackStep: Int64 = 16 << 20
+
     private struct Report: Encodable {
         var output: String
         var bytes: Int64
@@ -77,8 +79,19 @@ struct ImageAssembleCommand: AsyncParsableCommand {
             defer { try? Disk.remove(part) }
             let line = ProgressLine()
             let report = try await Blocking.run {
-                let watch = ImageAssembler.Watch(progress: { if Console.isTerminal { line.show("packing", share: $0) } })
-                return try assembler.assemble(image, to: part, papers: papers, watch: watch, lists: false)
+                let file = try OpenFile(part, flags: O_RDWR | O_CREAT | O_TRUNC)
+                // The disk writes while the processors pack, so that there is little to wait for at the end.
+                var begun: Int64 = 0
+                let watch = ImageAssembler.Watch(
+                    progress: { if Console.isTerminal { line.show("packing", share: $0) } },
+                    settled: { settled in
+                        guard settled - begun >= ImageAssembleCommand.writebackStep else { return }
+                        file.beginWriteback(at: begun, count: settled - begun)
+                        begun = settled
+                    })
+                let report = try assembler.assemble(image, to: part, papers: papers, watch: watch, lists: false)
+                try file.sync()
+                return report
             }
             line.clear()
             try Disk.rename(part, to: output)

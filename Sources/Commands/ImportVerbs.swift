@@ -94,12 +94,12 @@ struct CatalogueOptions: ParsableArguments {
     /// Sends a catalogue to the farm and says what became of it.
     func send(_ catalogue: Catalogue, to farm: FarmOptions, places: [String]? = nil) async throws {
         var catalogue = catalogue
-        if let checksums {
-            catalogue.know(try ChecksumList.read(try await CatalogueReader.bytes(checksums), source: checksums))
-        }
         var found: [ImagePlace] = []
         for text in places ?? images { found.append(try await CatalogueReader.place(text)) }
         catalogue.place(at: found)
+        if let checksums {
+            catalogue.know(try ChecksumList.read(try await CatalogueReader.bytes(checksums), source: checksums))
+        }
         guard !catalogue.entries.isEmpty else {
             throw FarmError(
                 "catalogue.empty", .notFound, "nothing of the catalogue is to be had: \(catalogue.remarks.joined(separator: "; "))",
@@ -179,9 +179,13 @@ struct ImportDepotCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            var known: [MulledName: [MulledName.Package]] = [:]
-            if let combinations { known = try DepotListing.combinations(try await CatalogueReader.files(combinations, suffix: ".tsv")) }
-            var read = try DepotListing.read(try await CatalogueReader.bytes(listing), combinations: known)
+            let files =
+                if let combinations { try await CatalogueReader.files(combinations, suffix: ".tsv") } else {
+                    [(path: String, bytes: [UInt8])]()
+                }
+            let known = DepotListing.combinations(files)
+            var read = try DepotListing.read(try await CatalogueReader.bytes(listing), combinations: known.packages)
+            read.remark(known.remarks)
             let names = Set(only)
             if !names.isEmpty {
                 read.keep { entry in
@@ -241,7 +245,7 @@ struct ImportImageCommand: AsyncParsableCommand {
             let client = try farm.client()
             _ = try await CatalogueOptions.send([entry], to: client)
             try await ImportDemand(client: client, quiet: farm.json).fetch(
-                [ImportWish(name: name, version: version, architecture: architecture)], detach: detach, json: farm.json)
+                [ImportWish(ReleaseWish(name: name, version: version), architecture: architecture)], detach: detach, json: farm.json)
         }
     }
 }
@@ -297,14 +301,17 @@ struct ImportFetchCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let client = try farm.client()
-            var wishes = try images.map { try ImportDemand.wish($0) }
-            if let all {
-                let views: [ImportView] = try await client.get("/api/v1/imports")
-                wishes = views.filter { $0.entry.source.catalogue == all && $0.state != .released }.map {
-                    ImportWish(name: $0.entry.name, version: $0.entry.version, architecture: $0.entry.architecture, priority: .background)
-                }
+            let demand = ImportDemand(client: client, quiet: farm.json)
+            guard let all else {
+                return try await demand.fetch(try images.map { ImportWish(try ImportDemand.wish($0)) }, detach: detach, json: farm.json)
             }
-            try await ImportDemand(client: client, quiet: farm.json).fetch(wishes, detach: detach, json: farm.json)
+            var jobs: [JobRecord] = []
+            while true {
+                let more: [JobRecord] = try await client.post("/api/v1/imports/fetch-all", CatalogueWish(catalogue: all))
+                if more.isEmpty { break }
+                jobs += more
+            }
+            try await demand.follow(jobs, detach: detach, json: farm.json)
         }
     }
 }
@@ -331,19 +338,25 @@ struct ImportDemand: Sendable {
     let quiet: Bool
 
     /// What is meant by `NAME`, `NAME/VERSION`, `NAME:TAG`, or a list of conda packages.
-    static func wish(_ text: String) throws -> ImportWish {
+    static func wish(_ text: String) throws -> ReleaseWish {
         guard text.contains("=") else {
             let (name, version) = SiteAccess.split(text)
-            return ImportWish(name: name, version: version)
+            return ReleaseWish(name: name, version: version)
         }
         let name = MulledName(try MulledName.packages(text))
-        return ImportWish(name: name.name, version: name.tag.isEmpty || name.tag == "latest" ? nil : name.tag)
+        return ReleaseWish(name: name.name, version: name.tag.isEmpty || name.tag == "latest" ? nil : name.tag)
     }
 
     /// Asks for images and, unless detached, waits for them; throws `import.failed` when one cannot be had.
     func fetch(_ wishes: [ImportWish], detach: Bool, json: Bool) async throws {
         var jobs: [JobRecord] = []
         for wish in wishes { jobs.append(try await client.post("/api/v1/imports/fetch", wish)) }
+        try await follow(jobs, detach: detach, json: json)
+    }
+
+    /// Shows jobs and, unless detached, waits for them; throws `import.failed` when one fails.
+    func follow(_ jobs: [JobRecord], detach: Bool, json: Bool) async throws {
+        var jobs = jobs
         if !detach {
             for index in jobs.indices { jobs[index] = try await JobFollower(client: client, quiet: quiet).follow(jobs[index].id).job }
         } else if !json {
@@ -356,18 +369,36 @@ struct ImportDemand: Sendable {
         }
     }
 
-    /// Takes in an image that a site wants and no channel has; the version that it has then, or `nil` where no catalogue has it either.
-    func supply(_ text: String) async throws -> String? {
+    /// Takes in an image that a site wants and no channel has.
+    ///
+    /// - Parameter problem: what the site was told, which is thrown with a hint when the farm cannot be asked.
+    /// - Returns: what to ask the channel for then, or `nil` where no catalogue has it either.
+    func supply(_ wish: ImportWish, orElse problem: FarmError) async throws -> ReleaseWish? {
         let job: JobRecord
-        do { job = try await client.post("/api/v1/imports/fetch", try ImportDemand.wish(text)) } catch let error as FarmError
-            where error.code == "import.unknown" || error.category == .denied || error.category == .unavailable
-        {
-            return nil
+        do { job = try await client.post("/api/v1/imports/fetch", wish) } catch let error as FarmError {
+            if error.code == "import.unknown" { return nil }
+            throw FarmError(
+                problem.code, problem.category, problem.message,
+                hint: "a catalogue of the farm may have it, but the farm could not be asked: \(error.message)")
         }
         let ended = try await JobFollower(client: client, quiet: quiet).follow(job.id).job
         guard ended.state == .succeeded else {
-            throw FarmError("import.failed", .failed, "\(text) could not be taken in: \(ended.failure?.message ?? ended.state.rawValue)")
+            throw FarmError(
+                "import.failed", .failed, "\(wish.release.title) could not be taken in: \(ended.failure?.message ?? ended.state.rawValue)",
+                hint: "sciferry logs \(ended.id) tells more")
         }
-        return ended.version
+        return ReleaseWish(name: wish.release.name, version: ended.version)
+    }
+
+    /// Waits a minute for what the first region has and the site's region may not have yet.
+    func appears<Value>(_ body: () async throws -> Value) async throws -> Value {
+        let end = Timestamp.now.adding(seconds: 60)
+        while true {
+            do { return try await body() } catch let error as FarmError
+                where ["channel.absent", "channel.target"].contains(error.code) && .now < end
+            {
+                try await Task.sleep(for: .seconds(1))
+            }
+        }
     }
 }

@@ -71,17 +71,16 @@ struct PullCommand: AsyncParsableCommand {
     @Flag(help: "Only say what it would cost.") var dryRun = false
 
     /// What the channel has or, where a catalogue of the farm has it, will have in a moment.
-    private func offer(_ pull: SitePull) async throws -> SitePull.Offer {
-        let (name, version) = SiteAccess.split(release)
+    private func offer(_ pull: SitePull, _ wish: ReleaseWish) async throws -> SitePull.Offer {
         let host = try SiteAccess.host()
-        do { return try await pull.offer(name, version: version, target: target, host: host, now: .now) } catch let error as FarmError
-            where error.code == "channel.absent" && !dryRun
+        do { return try await pull.offer(wish, target: target, host: host, now: .now) } catch let error as FarmError
+            where ["channel.absent", "channel.target"].contains(error.code) && !dryRun
         {
-            guard let client = try? farm.client(),
-                let supplied = try await ImportDemand(client: client, quiet: farm.json).supply(release)
-            else { throw error }
-            return try await pull.offer(
-                try ImportDemand.wish(release).name, version: supplied, target: target, host: host, now: .now)
+            // Catalogues have images for whole families of machines, and no other.
+            guard target == nil || target == host.family, let client = try? farm.client() else { throw error }
+            let demand = ImportDemand(client: client, quiet: farm.json)
+            guard let supplied = try await demand.supply(ImportWish(wish, architecture: host.family), orElse: error) else { throw error }
+            return try await demand.appears { try await pull.offer(supplied, target: target, host: host, now: .now) }
         }
     }
 
@@ -89,7 +88,8 @@ struct PullCommand: AsyncParsableCommand {
         try await reporting {
             let site = try await SiteAccess.open(site, farm: farm)
             let pull = try SiteAccess.pull(site)
-            let offer = try await offer(pull)
+            let wish = try ImportDemand.wish(release)
+            let offer = try await offer(pull, wish)
             let name = offer.release.name
             let title = offer.release.title
             if dryRun {
@@ -124,7 +124,12 @@ struct PullCommand: AsyncParsableCommand {
             if let emulator = offer.release.emulator, offer.release.verified?.allSatisfy({ $0.emulator != nil }) ?? true {
                 Console.print("note    built and tested by an emulator, \(emulator), never on a CPU of \(offer.release.image.target)")
             }
-            if let origin = offer.release.imported { Console.print("origin  \(origin.title)") }
+            if let origin = offer.release.imported {
+                Console.print("origin  \(origin.title)")
+                if let version = wish.version, version.contains("--"), origin.file != "\(name):\(version)" {
+                    Console.print("note    another build than \(version)")
+                }
+            }
             Console.print("image   \(site.imageDirectory(offer.release.image.digest))/image.sif")
             Console.print("module  module use \(site.root)/modules && module load \(name)/\(offer.release.version)")
             Console.print("path    \(site.root)/wrappers/\(name)/\(offer.release.version)/bin")

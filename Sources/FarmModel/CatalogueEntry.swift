@@ -81,6 +81,12 @@ package struct ImportSource: Codable, Sendable, Hashable {
     /// Conda packages whose programs are its commands, for example `samtools=1.9`; empty where the image itself says which they are.
     package var packages: [String]
 
+    /// Bytes that an image can have. No sum with such a number overflows.
+    package static let possibleSizes: ClosedRange<Int64> = 1...(1 << 42)
+
+    /// The locations as they may be shown: without queries, which may hold a signature.
+    package var shownLocations: [String] { locations.map { String($0.prefix { $0 != "?" }) } }
+
     package init(
         catalogue: String, file: String, locations: [String], checksum: FileChecksum? = nil, size: Int64? = nil, packages: [String] = []
     ) {
@@ -103,7 +109,7 @@ package struct CatalogueEntry: Codable, Sendable, Hashable {
     package var description: String
     package var categories: [String]
     package var licences: [String]
-    /// Beside those that the image names.
+    /// Beside those that the image names; those that it does not have are left out.
     package var commands: [String]
     package var programs: [GraphicalProgram]
     package var runtimeArguments: [String]
@@ -125,7 +131,7 @@ package struct CatalogueEntry: Codable, Sendable, Hashable {
     }
 
     /// What a farm has one of: a later entry of the same key takes its place.
-    package var key: String { "\(name) \(version) \(architecture)" }
+    package var key: String { "\(source.catalogue) \(name) \(version) \(architecture)" }
 
     /// `fsl 6.0.7.22`, for people.
     package var title: String { "\(name) \(version)" }
@@ -151,11 +157,13 @@ package struct CatalogueEntry: Codable, Sendable, Hashable {
         }
         for location in source.locations {
             let isKnown = ["https://", "http://", "file:///"].contains { location.hasPrefix($0) }
+            let host = location.dropFirst(8).prefix { $0 != "/" }
+            guard !host.contains("@") else { throw refuse("an address with a password in it would be shown to everybody") }
             guard isKnown, location.utf8.count <= 2000, !location.contains(where: \.isWhitespace), location == location.printable() else {
                 throw refuse("\"\(location.printable())\" is no address of the kind https:, http: or file:")
             }
         }
-        if let size = source.size, size <= 0 { throw refuse("its size is \(size)") }
+        if let size = source.size, !ImportSource.possibleSizes.contains(size) { throw refuse("its size is \(size)") }
         for command in commands where !CommandName.isValid(command) { throw refuse("\"\(command.printable())\" is no command's name") }
         let texts = [description] + categories + licences + runtimeArguments + source.packages + programs.flatMap { [$0.name, $0.command] }
         guard texts.count <= 1000, texts.allSatisfy({ $0.utf8.count <= 10_000 }) else { throw refuse("it says more than anybody reads") }
@@ -173,7 +181,7 @@ package struct ImportOrigin: Codable, Sendable, Hashable {
     package init(_ source: ImportSource) {
         catalogue = source.catalogue
         file = source.file
-        locations = source.locations
+        locations = source.shownLocations
         checksum = source.checksum
     }
 

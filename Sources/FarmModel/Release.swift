@@ -72,7 +72,8 @@ package struct Release: Codable, Sendable, Hashable {
             base.size = result.imageSize
         }
         let found = result.commands.filter { CommandName.isValid($0) && !plan.commands.contains($0) }
-        commands = plan.commands + Set(found).sorted()
+        // Of an image that was taken in, those that could be called there.
+        commands = (plan.source == nil ? plan.commands : result.commands.filter(plan.commands.contains)) + Set(found).sorted()
         description = plan.description
         categories = plan.categories
         licences = plan.licences

@@ -10,6 +10,8 @@ import SystemIO
 package final class HTTPClient: Sendable {
     /// Receives a response's body as it comes; a thrown error ends the transfer.
     package typealias Sink = @Sendable (UnsafeRawBufferPointer) throws -> Void
+    /// Receives a successful response without its body, before the sink gets any of that; a thrown error ends the transfer.
+    package typealias HeadSink = @Sendable (HTTPResponse) throws -> Void
 
     // The handles are only touched by the transfer that took them out under the lock.
     private struct Handle: @unchecked Sendable { let pointer: UnsafeMutableRawPointer }
@@ -24,10 +26,10 @@ package final class HTTPClient: Sendable {
 
     /// Sends a request and returns its response, whatever the status. Throws `http.unreachable` when no response came,
     /// `http.too-large` over the limit, and whatever the sink throws.
-    package func perform(_ request: HTTPRequest, sink: Sink? = nil) async throws -> HTTPResponse {
+    package func perform(_ request: HTTPRequest, sink: Sink? = nil, head: HeadSink? = nil) async throws -> HTTPResponse {
         let cancelled = Switch()
         return try await withTaskCancellationHandler {
-            try await Blocking.run { try self.transfer(request, sink: sink, cancelled: cancelled) }
+            try await Blocking.run { try self.transfer(request, head: head, sink: sink, cancelled: cancelled) }
         } onCancel: {
             _ = cancelled.raise()
         }
@@ -39,13 +41,13 @@ package final class HTTPClient: Sendable {
         try await policy.repeating { try await perform(request) }
     }
 
-    private func transfer(_ request: HTTPRequest, sink: Sink?, cancelled: Switch) throws -> HTTPResponse {
+    private func transfer(_ request: HTTPRequest, head: HeadSink?, sink: Sink?, cancelled: Switch) throws -> HTTPResponse {
         guard let curl = idle.withLock({ $0.popLast() })?.pointer ?? curl_easy_init() else {
             throw FarmError("http.fault", .fault, "libcurl gives no handle")
         }
         curl_easy_reset(curl)
         let transfer = Transfer(
-            body: request.body, limit: request.responseLimit, sink: sink, known: request.resumeAt, cancelled: cancelled)
+            body: request.body, limit: request.responseLimit, head: head, sink: sink, known: request.resumeAt, cancelled: cancelled)
         let context = Unmanaged.passRetained(transfer)
         defer { context.release() }
         var list: UnsafeMutablePointer<curl_slist>?
@@ -146,6 +148,7 @@ private final class Transfer {
     let limit: Int64
     let sink: HTTPClient.Sink?
     let cancelled: Switch
+    private var head: HTTPClient.HeadSink?
     var headers: [String: String] = [:]
     var received: [UInt8] = []
     var error: (any Error)?
@@ -155,7 +158,10 @@ private final class Transfer {
     /// Bytes at the beginning of a whole body that the sink has.
     private var known: Int64
 
-    init(body: HTTPBody, limit: Int64, sink: HTTPClient.Sink?, known: Int64, cancelled: Switch) {
+    init(
+        body: HTTPBody, limit: Int64, head: HTTPClient.HeadSink?, sink: HTTPClient.Sink?, known: Int64, cancelled: Switch
+    ) {
+        self.head = head
         self.known = known
         self.body = body
         self.limit = limit
@@ -203,7 +209,11 @@ private final class Transfer {
             let skipped = status == 206 ? 0 : Int(min(known, Int64(buffer.count)))
             known -= Int64(skipped)
             guard skipped < buffer.count else { return buffer.count }
-            do { try sink(UnsafeRawBufferPointer(rebasing: buffer[skipped...])) } catch {
+            do {
+                try head?(HTTPResponse(status: status, headers: headers, body: []))
+                head = nil
+                try sink(UnsafeRawBufferPointer(rebasing: buffer[skipped...]))
+            } catch {
                 self.error = error
                 return 0
             }

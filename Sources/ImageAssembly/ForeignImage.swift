@@ -22,7 +22,7 @@ package final class ForeignImage {
     ///     and `DEPLOY_PATH` say which they are.
     ///   - progress: called now and then with the share of names seen, 0 to 1; may end the work by throwing.
     package init(
-        _ file: OpenFile, _ partition: SingularityImage.Partition, packages: Set<String>, progress: (Double) throws -> Void
+        _ file: OpenFile, _ partition: SingularityImage.Partition, packages: Set<String>, progress: @escaping (Double) throws -> Void
     ) throws {
         let reader = try SquashfsReader(file, partition)
         self.reader = reader
@@ -31,9 +31,8 @@ package final class ForeignImage {
         var executables: Set<String> = []
         var seen = 0
         let total = Double(max(1, reader.summary.inodes))
-        listing = try ImageListing(reader) { entry, first in
+        listing = try ImageListing(reader, check: { try progress(min(1, Double(seen) / total)) }) { entry, first in
             seen += 1
-            if seen % 256 == 0 { try progress(min(1, Double(seen) / total)) }
             // Other names are nobody's packages, programs or commands.
             guard let path = String(validating: entry.path, as: UTF8.self) else { return }
             if entry.kind == "d" || entry.kind == "f" { paths.append((path, entry.kind == "d" ? -1 : entry.size)) }

@@ -213,6 +213,8 @@ package final class SquashfsReader {
         guard sqfs_inode_get_xattr_index(inode, &index) == 0, index != 0xFFFF_FFFF else { return [:] }
         var place = sqfs_xattr_id_t()
         try SquashfsReader.check(sqfs_xattr_reader_get_desc(attributes, index, &place), "find extended attributes")
+        // Without a table the library finds an empty list, and would seek it through a null pointer.
+        guard place.count > 0 else { return [:] }
         try SquashfsReader.check(sqfs_xattr_reader_seek_kv(attributes, &place), "find extended attributes")
         guard place.count <= 1024 else { throw SquashfsReader.damaged("a file has \(place.count) extended attributes") }
         var result: [String: [UInt8]] = [:]
@@ -267,7 +269,11 @@ extension ImageListing {
     /// All files of an image's file system.
     ///
     /// - Parameter see: gets every entry, and of a file the first bytes where no other name has brought them before.
-    package init(_ reader: SquashfsReader, see: (SquashfsReader.Entry, _ first: ArraySlice<UInt8>) throws -> Void = { _, _ in }) throws {
+    /// - Parameter check: called now and then; a thrown error ends the work.
+    package init(
+        _ reader: SquashfsReader, check: @escaping () throws -> Void = {},
+        see: (SquashfsReader.Entry, _ first: ArraySlice<UInt8>) throws -> Void = { _, _ in }
+    ) throws {
         self.init()
         var digests: [UInt32: String] = [:]
         try reader.walk { entry, content in
@@ -279,6 +285,7 @@ extension ImageListing {
                 if digests[entry.inode] == nil {
                     var hasher = Digest.Hasher()
                     try content {
+                        try check()
                         if first.isEmpty { first = Array($0.prefix(64)) }
                         hasher.update($0)
                     }

@@ -40,14 +40,16 @@ package struct Catalogue: Sendable, Hashable {
     package mutating func place(at places: [ImagePlace]) {
         var missing: [String] = []
         entries = entries.compactMap { entry in
+            let listed = entry.source.file
             var entry = entry
             for place in places {
                 switch place {
                 case .web(let base):
-                    let name = entry.source.file.addingPercentEncoding(withAllowedCharacters: Catalogue.plain) ?? entry.source.file
+                    let name = listed.addingPercentEncoding(withAllowedCharacters: Catalogue.plain) ?? listed
                     entry.source.locations.append("\(base.hasSuffix("/") ? String(base.dropLast()) : base)/\(name)")
                 case .directory(let path, let files):
-                    guard let (name, size) = Catalogue.find(entry.source.file, files) else { continue }
+                    guard let (name, size) = Catalogue.find(entry.source, files) else { continue }
+                    entry.source.file = name
                     let path = "\(path)/\(name)".addingPercentEncoding(withAllowedCharacters: Catalogue.plain.union(["/"])) ?? ""
                     entry.source.locations.append("file://\(path)")
                     entry.source.size = size
@@ -60,20 +62,24 @@ package struct Catalogue: Sendable, Hashable {
         remarks.append("\(missing.count) images are not there: \(Catalogue.some(missing))")
     }
 
-    /// Takes over what others say of the files' bytes, by their names. Two checksums for one file: the stronger.
+    /// Takes over what others say of the files' bytes, by their names; after they were placed, when the names are those of the files.
     package mutating func know(_ checksums: [String: FileChecksum]) {
         for index in entries.indices {
             if let checksum = checksums[entries[index].source.file] { entries[index].source.checksum = checksum }
         }
     }
 
+    /// Adds what else was left out.
+    package mutating func remark(_ more: [String]) { remarks += more }
+
     /// Keeps some only.
     package mutating func keep(_ isWanted: (CatalogueEntry) -> Bool) { entries = entries.filter(isWanted) }
 
-    /// A file of that name, or one whose name ends in the other of the two usual ways.
-    private static func find(_ file: String, _ files: [String: Int64]) -> (String, Int64)? {
+    /// A file of that name; Neurodesk's images end in `.sif` where somebody has built them for themselves.
+    private static func find(_ source: ImportSource, _ files: [String: Int64]) -> (String, Int64)? {
+        let file = source.file
         if let size = files[file] { return (file, size) }
-        guard file.hasSuffix(".simg"), let size = files["\(file.dropLast(5)).sif"] else { return nil }
+        guard source.catalogue == "neurodesk", file.hasSuffix(".simg"), let size = files["\(file.dropLast(5)).sif"] else { return nil }
         return ("\(file.dropLast(5)).sif", size)
     }
 

@@ -47,22 +47,23 @@ package enum DepotListing {
 
     /// Reads the lists of BioContainers' multi-package-containers: lines `PACKAGE=VERSION,PACKAGE=VERSION` with more behind a tab.
     ///
-    /// - Throws: `mulled.packages`, naming file and line.
-    package static func combinations(_ files: [(path: String, bytes: [UInt8])]) throws -> [MulledName: [MulledName.Package]] {
+    /// - Returns: the packages by the names that they give, and what was left out, for people.
+    package static func combinations(
+        _ files: [(path: String, bytes: [UInt8])]
+    ) -> (packages: [MulledName: [MulledName.Package]], remarks: [String]) {
         var result: [MulledName: [MulledName.Package]] = [:]
+        var odd: [String] = []
         for (path, bytes) in files {
             let lines = String(decoding: bytes, as: UTF8.self).split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
             for (number, line) in lines.enumerated() where !line.isEmpty && !line.hasPrefix("#") {
-                let targets = line.prefix { $0 != "\t" }
-                do {
-                    let packages = try MulledName.packages(String(targets))
-                    result[MulledName(packages)] = packages.sorted { $0.name < $1.name }
-                } catch let error as FarmError {
-                    throw FarmError("mulled.packages", .invalid, "\(path), line \(number + 1): \(error.message)", hint: error.hint)
+                guard let packages = try? MulledName.packages(String(line.prefix { $0 != "\t" })) else {
+                    odd.append("\(path), line \(number + 1)")
+                    continue
                 }
+                result[MulledName(packages)] = packages.sorted { $0.name < $1.name }
             }
         }
-        return result
+        return (result, odd.isEmpty ? [] : ["\(odd.count) lines are no list of packages: \(Catalogue.some(odd))"])
     }
 
     /// Each name once, in the list's order.

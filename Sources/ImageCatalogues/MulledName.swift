@@ -48,7 +48,8 @@ package struct MulledName: Sendable, Hashable {
     package static func packages(_ text: String) throws -> [Package] {
         let packages = try text.split(separator: ",", omittingEmptySubsequences: false).map { part in
             let words = part.trimmingCharacters(in: .whitespaces).split(separator: "=").map(String.init)
-            guard (1...3).contains(words.count), PlainName.isValid(words[0]) else {
+            // Some of conda's names begin with an underscore, as no file's does here.
+            guard (1...3).contains(words.count), PlainName.isValid("a\(words[0])") else {
                 throw FarmError(
                     "mulled.packages", .usage, "\"\(part)\" names no conda package", hint: "for example samtools=1.3.1,bedtools=2.22")
             }

@@ -75,20 +75,21 @@ package struct SitePull: Sendable {
         }
     }
 
-    /// The best offer for a host: the named version or the newest, for the highest target that the host dominates.
-    package func offer(
-        _ name: String, version: String?, target: String?, host: Microarchitecture, now: Timestamp
-    ) async throws -> Offer {
+    /// The best offer for a host: the version that is meant or the newest, for the highest target that the host dominates. Throws
+    /// `channel.absent`, and `channel.target` when there is none that the host runs.
+    package func offer(_ wish: ReleaseWish, target: String?, host: Microarchitecture, now: Timestamp) async throws -> Offer {
+        let name = wish.name
         let entries = try await channel(now: now).entries.filter { $0.name == name }
         guard !entries.isEmpty else {
             throw FarmError(
                 "channel.absent", .notFound, "channel \(configuration.channel) has no \(name)", hint: "sciferry list shows what it has")
         }
-        let versioned = entries.filter { version == nil || $0.version == version }
+        let closest = entries.map { wish.match($0.version) }.max() ?? 0
+        let versioned = closest == 0 ? [] : entries.filter { wish.match($0.version) == closest }
         guard !versioned.isEmpty else {
             let known = Set(entries.map(\.version)).sorted().joined(separator: ", ")
             throw FarmError(
-                "channel.absent", .notFound, "channel \(configuration.channel) has no \(name) \(version ?? "")", hint: "it has: \(known)")
+                "channel.absent", .notFound, "channel \(configuration.channel) has no \(wish.title)", hint: "it has: \(known)")
         }
         let usable = versioned.filter { entry in
             if let target { return entry.target == target }

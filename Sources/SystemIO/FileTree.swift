@@ -325,6 +325,11 @@ package final class OpenFile: Sendable {
         guard ftruncate(descriptor, off_t(size)) == 0 else { throw Disk.failure("write", path) }
     }
 
+    /// Has the kernel begin to write these bytes to the disk, so that a later `sync` need not wait for them.
+    package func beginWriteback(at offset: Int64, count: Int64) {
+        sciferry_begin_writeback(descriptor, offset, count)
+    }
+
     /// Waits until the bytes are on the disk.
     package func sync() throws {
         guard fsync(descriptor) == 0 else { throw Disk.failure("sync", path) }

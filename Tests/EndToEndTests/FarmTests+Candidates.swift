@@ -16,20 +16,6 @@ extension FarmTests {
         return farm
     }
 
-    /// The command line as somebody else with a token of that role uses it.
-    private func guest(_ farm: TestFarm, _ role: String, _ arguments: [String]) async throws -> CommandResult {
-        let token = try await farm.sciferry(["access", "guest-\(role)", "--role", role]).text.trimmingCharacters(
-            in: .whitespacesAndNewlines)
-        let endpoints: FarmEndpoints = try CanonicalJSON.decode(from: try Disk.read("\(farm.home)/endpoints.json"), source: "endpoints")
-        return try await ProcessRunner.run(
-            Command(
-                "\(TestFarm.bin)/sciferry", arguments,
-                environment: [
-                    "SCIFERRY_URL": endpoints.api, "SCIFERRY_TOKEN": token, "SCIFERRY_HOME": nil,
-                    "SCIFERRY_AUTHORITY": "\(farm.home)/identity/ca.pem",
-                ], deadlineSeconds: 120))
-    }
-
     @Test(.enabled(if: TestEngine.isPossible), .timeLimit(.minutes(5))) func candidatesAreBuiltAgainBeforeTheyAreReleased() async throws {
         let engine = try await TestEngine()
         let farm = try await farm(engine)
@@ -38,10 +24,10 @@ extension FarmTests {
             try await farm.recipe("noisy", run: ["head -c 100 /dev/urandom > /opt/noise"], settings: "  network: none")
         )
         // A contributor may ask for candidates and for nothing else.
-        let refused = try await guest(farm, "contributor", ["build", steady])
+        let refused = try await farm.remote("contributor", ["build", steady])
         #expect(refused.status == 77 && refused.text.contains("may ask for candidates only"), "\(refused.text)")
         for recipe in [steady, noisy] {
-            let build = try await guest(farm, "contributor", ["build", recipe, "--candidate"])
+            let build = try await farm.remote("contributor", ["build", recipe, "--candidate"])
             #expect(build.succeeded && build.text.contains("a candidate; `sciferry promote"), "\(build.text)")
         }
         let jobs = try await farm.jobs().filter { $0.job.isCandidate ?? false }
@@ -52,11 +38,11 @@ extension FarmTests {
         let listed = try await farm.sciferry(["candidates"])
         #expect(listed.text.contains("steady 1.0 for x86_64") && listed.text.contains("guest-contributor"), "\(listed.text)")
         let (first, second) = (jobs[0].job.id.rawValue, jobs[1].job.id.rawValue)
-        #expect(try await guest(farm, "maintainer", ["promote", first]).status == 77)
-        #expect(try await guest(farm, "releaser", ["promote", first, "--bytes"]).text.contains("this farm releases no image"))
+        #expect(try await farm.remote("maintainer", ["promote", first]).status == 77)
+        #expect(try await farm.remote("releaser", ["promote", first, "--bytes"]).text.contains("this farm releases no image"))
 
         // The same files come out: released without a word. What the untrusted engine has serves no trusted build.
-        let promoted = try await guest(farm, "releaser", ["promote", first])
+        let promoted = try await farm.remote("releaser", ["promote", first])
         #expect(promoted.succeeded && promoted.text.contains("released: sha256:"), "\(promoted.text)")
         let release = try #require(try await farm.releases().first)
         #expect(
@@ -66,7 +52,7 @@ extension FarmTests {
         #expect(try await farm.sciferry(["pull", "steady", "--site", site]).succeeded)
 
         // Others come out: somebody has to say whether that matters.
-        let waiting = try await guest(farm, "releaser", ["promote", second])
+        let waiting = try await farm.remote("releaser", ["promote", second])
         #expect(waiting.status == 3 && waiting.text.contains("/opt/noise: content"), "\(waiting.text)")
         #expect(try await farm.releases().count == 1)
         let review = try #require(try await farm.jobs().first { $0.job.state == .review }).job.id.rawValue
@@ -75,7 +61,7 @@ extension FarmTests {
         farm.kill("coordinator")
         try farm.start("coordinator")
         try await farm.eventually("the coordinator answers") { try await farm.sciferry(["workers"]).succeeded }
-        let accepted = try await guest(farm, "releaser", ["promote", review])
+        let accepted = try await farm.remote("releaser", ["promote", review])
         #expect(accepted.succeeded && accepted.text.contains("released: sha256:"), "\(accepted.text)")
         let show = try await farm.sciferry(["list"])
         #expect(show.text.contains("noisy"))
@@ -93,13 +79,13 @@ extension FarmTests {
         let text = String(decoding: try Disk.read(lock), as: UTF8.self)
         let hex = try #require(text.firstMatch(of: /[0-9a-f]{64}/)).output
         try Disk.replace(lock, with: Array(text.replacing(hex, with: String(repeating: "0", count: 64)).utf8))
-        let forged = try await guest(farm, "contributor", ["build", pinned, "--candidate"])
+        let forged = try await farm.remote("contributor", ["build", pinned, "--candidate"])
         #expect(forged.status == 1 && forged.text.contains("is locked as sha256:0000"), "\(forged.text)")
         #expect(try await farm.jobs().filter { $0.job.kind == .resolve }.count == resolved)
         // What is promoted can be read.
         let shown = try await farm.sciferry(["job", first, "--recipe"])
         #expect(shown.text.contains("== build.yaml") && shown.text.contains("name: steady"), "\(shown.text)")
-        let strangers = try await guest(farm, "contributor", ["cancel", review])
+        let strangers = try await farm.remote("contributor", ["cancel", review])
         #expect(strangers.status == 77, "\(strangers.text)")
         // A worker that was untrusted does not become trusted.
         let token = try await farm.sciferry(["worker", "token", "w2"]).text.trimmingCharacters(in: .whitespacesAndNewlines)

@@ -14,28 +14,17 @@ extension FarmTests {
         let farm = try await TestFarm()
         try farm.start("coordinator")
         try await farm.eventually("the coordinator answers") { try await farm.sciferry(["workers"]).succeeded }
-        let endpoints: FarmEndpoints = try CanonicalJSON.decode(from: try Disk.read("\(farm.home)/endpoints.json"), source: "endpoints")
         let recipe = try await farm.recipe()
-        func remote(_ role: String, _ arguments: [String], authority: String? = nil) async throws -> CommandResult {
-            let token = try await farm.sciferry(["access", "someone", "--role", role]).text.trimmingCharacters(in: .whitespacesAndNewlines)
-            return try await ProcessRunner.run(
-                Command(
-                    "\(TestFarm.bin)/sciferry", arguments,
-                    environment: [
-                        "SCIFERRY_URL": endpoints.api, "SCIFERRY_TOKEN": token, "SCIFERRY_HOME": nil,
-                        "SCIFERRY_AUTHORITY": authority ?? "\(farm.home)/identity/ca.pem",
-                    ], deadlineSeconds: 60))
-        }
-        #expect(try await remote("reader", ["jobs"]).succeeded)
-        let refused = try await remote("reader", ["build", recipe, "--no-wait"])
-        #expect(refused.status == 77 && refused.text.contains("needs the role contributor; someone is reader"), "\(refused.text)")
-        #expect(try await remote("maintainer", ["build", recipe, "--no-wait"]).succeeded)
-        #expect(try await remote("maintainer", ["worker", "token", "x"]).status == 77)
-        #expect(try await remote("operator", ["worker", "token", "x"]).succeeded)
-        #expect(try await remote("operator", ["access", "friend"]).status == 77)
+        #expect(try await farm.remote("reader", ["jobs"]).succeeded)
+        let refused = try await farm.remote("reader", ["build", recipe, "--no-wait"])
+        #expect(refused.status == 77 && refused.text.contains("needs the role contributor; guest-reader is reader"), "\(refused.text)")
+        #expect(try await farm.remote("maintainer", ["build", recipe, "--no-wait"]).succeeded)
+        #expect(try await farm.remote("maintainer", ["worker", "token", "x"]).status == 77)
+        #expect(try await farm.remote("operator", ["worker", "token", "x"]).succeeded)
+        #expect(try await farm.remote("operator", ["access", "friend"]).status == 77)
         // Another farm's authority does not vouch for this one.
         let other = try await TestFarm()
-        let stranger = try await remote("reader", ["jobs"], authority: "\(other.home)/identity/ca.pem")
+        let stranger = try await farm.remote("reader", ["jobs"], authority: "\(other.home)/identity/ca.pem")
         #expect([69, 77].contains(stranger.status) && !stranger.text.contains("JOB"), "\(stranger.text)")
     }
 

@@ -8,6 +8,32 @@ import Testing
 
 /// Images that a site has, looked into without a runtime.
 extension FarmTests {
+    /// Packs leave before the image is whole, and nothing but the image lies on the worker's disk meanwhile.
+    @Test(.timeLimit(.minutes(4))) func imagesAreSentWhileTheyAreWritten() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        let recipe = try await farm.recipe(run: ["dd if=/dev/urandom of=/opt/random bs=1000000 count=150"])
+        let attempts = "\(farm.workerHome("w1"))/attempts"
+        let watch = Task { () -> Int64 in
+            var most: Int64 = 0
+            while !Task.isCancelled {
+                let text = try? await ProcessRunner.run(Command("du", ["-sx", "--block-size=1", attempts], deadlineSeconds: 20)).text
+                most = max(most, text.flatMap { Int64($0.prefix { $0.isNumber }) } ?? 0)
+                try? await Task.sleep(for: .milliseconds(50))
+            }
+            return most
+        }
+        let build = try await farm.sciferry(["build", recipe])
+        watch.cancel()
+        #expect(build.succeeded, "\(build.text)")
+        let log = try await farm.sciferry(["logs", "j1"]).text
+        let early = try #require(log.firstMatch(of: /; ([0-9]+) packs were sent while it was written/).flatMap { Int($0.1) }, "\(log)")
+        #expect(early >= 2)
+        let size = try #require(try await farm.releases().first).release.image.size
+        let most = await watch.value
+        #expect(size > 150_000_000 && most >= size && most < size + (32 << 20), "\(most) bytes of scratch for an image of \(size)")
+    }
+
     @Test(.timeLimit(.minutes(2))) func imagesAreLookedIntoAndCompared() async throws {
         let farm = try await TestFarm()
         try await farm.up(workers: ["w1"])

@@ -70,6 +70,9 @@ extension FarmTests {
         let partition = try #require(objects.objects.first { $0.kind == "partition" })
         let tree = original[partition.offset..<(partition.offset + partition.size)]
         try Disk.replace("\(images.directory)/old_0.9_20180101.simg", with: Array("#!/usr/bin/env run-singularity\n".utf8) + tree)
+        for name in ["break-change", "break-untagged", "huge"] {
+            try Disk.replace("\(images.directory)/\(name)_1_20260101.simg", with: original)
+        }
         try Disk.replace("\(images.directory)/garbage_1_20260101.simg", with: Array(repeating: 7, count: 100_000))
         var arm = original
         arm.replaceSubrange(45..<48, with: Array("04\0".utf8))
@@ -79,6 +82,9 @@ extension FarmTests {
                                 "sayGUI-break 1.0": {"version": "20260101", "exec": "say window"}}, "categories": ["imaging"]},
              "old": {"apps": {"old 0.9": {"version": "20180101", "exec": ""}}, "categories": []},
              "garbage": {"apps": {"garbage 1": {"version": "20260101", "exec": ""}}},
+             "others": {"apps": {"break-change 1": {"version": "20260101", "exec": ""},
+                                 "break-untagged 1": {"version": "20260101", "exec": ""},
+                                 "huge 1": {"version": "20260101", "exec": ""}}},
              "gone": {"apps": {"gone 1": {"version": "20260101", "exec": ""}}},
              "armed_arm64": {"apps": {"armed_arm64 1": {"version": "20260101", "exec": ""}}},
              "bad name": {"apps": {"bad name 1": {"version": "20260101", "exec": ""}}}}
@@ -94,9 +100,9 @@ extension FarmTests {
             "\(images.scratch.path)/sums",
         ]
         let imported = try await farm.sciferry(catalogue)
-        #expect(imported.succeeded && imported.text.contains("5 images, 4 without a published checksum"), "\(imported.text)")
-        #expect(imported.text.contains("5 new, 0 changed") && imported.text.contains("\"bad name 1\""), "\(imported.text)")
-        #expect(try await farm.sciferry(catalogue).text.contains("0 new, 0 changed, 5 known already"))
+        #expect(imported.succeeded && imported.text.contains("8 images, 7 without a published checksum"), "\(imported.text)")
+        #expect(imported.text.contains("8 new, 0 changed") && imported.text.contains("\"bad name 1\""), "\(imported.text)")
+        #expect(try await farm.sciferry(catalogue).text.contains("0 new, 0 changed, 8 known already"))
         #expect(images.requests.isEmpty)
         #expect(try await farm.jobs().isEmpty)
 
@@ -124,13 +130,31 @@ extension FarmTests {
         #expect(try await farm.sciferry(["list"]).text.contains("imported, unverified"))
         #expect(try await farm.sciferry(["show", "old"]).text.contains("taken in from neurodesk, old_0.9_20180101.simg"))
 
+        // Another file since the transfer broke, and one of which the server cannot say whether it is: from the beginning.
+        for name in ["break-change", "break-untagged"] {
+            let fetched = try await farm.sciferry(["import", "fetch", name])
+            #expect(fetched.succeeded, "\(fetched.text)")
+            #expect(try await farm.releases().first { $0.release.name == name }?.release.image.digest.hex == sum)
+        }
+        #expect(!images.requests.contains("GET break-untagged_1_20260101.simg bytes="), "\(images.requests)")
+
+        // Another address is no reason to fetch again what is there.
+        let moved = try await farm.sciferry(catalogue.map { $0 == images.url ? "\(images.url)/moved" : $0 })
+        #expect(moved.text.contains("0 new, 8 changed"), "\(moved.text)")
+        let again = try await farm.sciferry(["import", "fetch", "break", "old/0.9"])
+        #expect(again.succeeded && again.text.contains("nothing to build"), "\(again.text)")
+        #expect(try await farm.sciferry(catalogue).succeeded)
+
         // An image for other machines needs none of them to be taken in.
         let armed = try await farm.sciferry(["import", "fetch", "armed"])
         #expect(armed.succeeded, "\(armed.text)")
         #expect(try await farm.releases().first { $0.release.name == "armed" }?.release.image.target == "aarch64")
 
         // What is none, is not there, or is another file is told, and nothing of it is released.
-        for (name, words) in [("garbage", "this is no usable SIF image"), ("gone", "answers with status 404")] {
+        for (name, words) in [
+            ("garbage", "this is no usable SIF image"), ("gone", "answers with status 404"),
+            ("huge", "says that it has 9223372036854775807"),
+        ] {
             let refused = try await farm.sciferry(["pull", name, "--site", site])
             #expect(refused.status == 1 && refused.text.contains(words), "\(refused.text)")
         }
@@ -139,9 +163,23 @@ extension FarmTests {
             "md5:d41d8cd98f00b204e9800998ecf8427e",
         ])
         #expect(wrong.status == 1 && wrong.text.contains("[import.checksum]"), "\(wrong.text)")
-        #expect(Set(try await farm.releases().map(\.release.name)) == ["break", "old", "armed"])
+        // The second place is asked where the first has something else.
+        let second = CatalogueEntry(
+            name: "second", version: "1", architecture: "x86_64",
+            source: ImportSource(
+                catalogue: "test", file: "x.sif",
+                locations: ["\(images.url)/garbage_1_20260101.simg", "file:///nowhere/x.sif", "\(images.url)/break_1.0_20260101.simg"]),
+            commands: ["say", "misspelt"])
+        let answer = try await farm.post("/api/v1/imports", ImportRequest(entries: [second]))
+        #expect(answer.contains("\"added\":1"), "\(answer)")
+        #expect(try await farm.sciferry(["import", "fetch", "second"]).succeeded)
+        #expect(try await farm.releases().first { $0.release.name == "second" }?.release.commands == ["say", "say-too"])
+        #expect(
+            Set(try await farm.releases().map(\.release.name)) == ["break", "break-change", "break-untagged", "old", "armed", "second"])
         let list = try await farm.sciferry(["import", "list"])
         #expect(list.text.contains(/garbage +1 .* failed/) && list.text.contains(/break +1\.0 .* released +sha256/), "\(list.text)")
+        let all = try await farm.sciferry(["import", "fetch", "--all", "neurodesk"])
+        #expect(all.succeeded && all.text.isEmpty, "everything was tried: \(all.text)")
         let unknown = try await farm.sciferry(["pull", "nobody", "--site", site])
         #expect(unknown.status == 66 && unknown.text.contains("[channel.absent]"), "\(unknown.text)")
     }
@@ -187,7 +225,13 @@ extension FarmTests {
                 "\(site)/wrappers/mulled-v2-8186960447c5cb2faa697666dc1e6d919ad23f3e/\(tag)/bin/bedtools", [],
                 directory: farm.scratch.path, deadlineSeconds: 60))
         #expect(said.text == "bedtools 2.26.0\n", "\(said.text)")
-        // Read where they lie: a file that is gone since is told of, and its worker is not blamed.
+        // What is there by now needs nobody's leave.
+        let repeated = try await farm.remote("reader", ["pull", "samtools=1.3.1,bedtools=2.26.0", "--site", "\(site)-2"])
+        #expect(repeated.succeeded, "\(repeated.text)")
+        #expect(try await farm.jobs().count == 2)
+        let refused = try await farm.remote("reader", ["import", "fetch", "samtools"])
+        #expect(refused.status == 77, "\(refused.text)")
+        // A file that no worker sees is not there for the command either.
         try Disk.remove("\(images.directory)/\(several)")
         let gone = try await farm.sciferry(["import", "image", "\(images.directory)/\(several)", "--name", "gone", "--version", "1"])
         #expect(gone.status == 66 && gone.text.contains("[file.absent]"), "\(gone.text)")

@@ -183,6 +183,34 @@ final class TestFarm: Sendable {
                 deadlineSeconds: deadline))
     }
 
+    /// The command line as somebody elsewhere with a token of that role uses it.
+    ///
+    /// - Parameter authority: of another farm, to see that it counts for nothing.
+    func remote(_ role: String, _ arguments: [String], authority: String? = nil) async throws -> CommandResult {
+        let token = try await sciferry(["access", "guest-\(role)", "--role", role]).text.trimmingCharacters(in: .whitespacesAndNewlines)
+        return try await ProcessRunner.run(
+            Command(
+                "\(Self.bin)/sciferry", arguments,
+                environment: [
+                    "SCIFERRY_URL": try endpoints.api, "SCIFERRY_TOKEN": token, "SCIFERRY_HOME": nil,
+                    "SCIFERRY_AUTHORITY": authority ?? "\(home)/identity/ca.pem",
+                ], deadlineSeconds: 120))
+    }
+
+    private var endpoints: FarmEndpoints {
+        get throws { try CanonicalJSON.decode(from: try Disk.read("\(home)/endpoints.json"), source: "endpoints") }
+    }
+
+    /// What the API answers its administrator.
+    func post(_ path: String, _ body: some Encodable) async throws -> String {
+        let file = "\(scratch.path)/request.json"
+        try Disk.replace(file, with: try CanonicalJSON.encode(body))
+        let script =
+            #"curl -sS --cacert "$1/identity/ca.pem" -H "Authorization: Bearer $(cat "$1/identity/admin.token")" --data-binary @"$2" "$3""#
+        return try await ProcessRunner.require(
+            Command("sh", ["-ec", script, "sh", home, file, "\(try endpoints.api)\(path)"], deadlineSeconds: 60))
+    }
+
     func jobs() async throws -> [JobView] { try await decoded(["jobs", "--json"]) }
 
     func releases() async throws -> [ReleaseRecord] { try await decoded(["list", "--json"]) }

@@ -1,7 +1,8 @@
 """Serves the files of a directory. usage: images.py DIRECTORY PORT-FILE LOG
 
-Knows ranges and tags (RFC 9110, section 14), breaks off the first whole transfer of every file whose name begins with "break", and logs
-a line for each request.
+Knows ranges and tags (RFC 9110, section 14), breaks off the first transfer of every file whose name begins with "break", and logs a line
+for each request. Of what begins with "break-change" there is another content and tag after that, "break-untagged" has no tag, and "huge"
+has a length that no file has.
 """
 import http.server
 import os
@@ -33,13 +34,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with open(path, "rb") as file:
             content = file.read()
         tag = f'"{os.stat(path).st_mtime_ns}"'
+        if name.startswith("break-change") and name not in broken:
+            content, tag = b"x" * len(content), '"before"'
         start = 0
         wanted = self.headers.get("Range")
         if wanted and self.headers.get("If-Range", tag) == tag:
             start = int(wanted.split("=")[1].split("-")[0])
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", tag)
+        length = len(content) - start
+        self.send_header("Content-Length", str((1 << 63) - 1 if name.startswith("huge") else length))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if not name.startswith("break-untagged"):
+            self.send_header("ETag", tag)
         self.end_headers()
         if not sends:
             return

@@ -18,7 +18,10 @@ import Testing
              "odd": {"apps": {"odd": {"version": "20260101", "exec": ""}, "odd 1": {"version": "yesterday", "exec": ""},
                               "../odd 1": {"version": "20260101", "exec": ""}}}}
             """)
-        #expect(catalogue.entries.map(\.key) == ["fsl 6.0 x86_64", "fsl 6.0.7 x86_64", "lite 1 aarch64", "more 2 aarch64"])
+        #expect(
+            catalogue.entries.map(\.key) == [
+                "neurodesk fsl 6.0 x86_64", "neurodesk fsl 6.0.7 x86_64", "neurodesk lite 1 aarch64", "neurodesk more 2 aarch64",
+            ])
         #expect(catalogue.entries[3].source.file == "more_2_arm64_20260101.simg")
         let fsl = catalogue.entries[1]
         #expect(fsl.source.file == "fsl_6.0.7_20260416.simg" && fsl.source.catalogue == "neurodesk" && fsl.categories == ["a", "b"])
@@ -28,8 +31,9 @@ import Testing
 
         // Of several places each has its say; what is in a directory has a size; an image that is nowhere is left out.
         let checksum = try #require(FileChecksum(String(repeating: "AB", count: 32)))
-        catalogue.know(["fsl_6.0.7_20260416.simg": checksum])
         catalogue.place(at: [.directory("/im ages", files: ["fsl_6.0.7_20260416.sif": 7]), .web("https://x/y/")])
+        // A checksum is one of the file that is there.
+        catalogue.know(["fsl_6.0.7_20260416.sif": checksum])
         #expect(
             catalogue.entries[1].source.locations == [
                 "file:///im%20ages/fsl_6.0.7_20260416.sif", "https://x/y/fsl_6.0.7_20260416.simg",
@@ -79,10 +83,11 @@ import Testing
             <a href="mulled-v2-8186960447c5cb2faa697666dc1e6d919ad23f3e:a6419f25efff953fc505dbd5ee734856180bb619-1">m</a>
             <a href="mulled-v2-ffff960447c5cb2faa697666dc1e6d919ad23f3e:0">m</a></html>
             """
-        let known = try DepotListing.combinations([
-            ("hash.tsv", Array("#targets\tbase\tbuild\nsamtools=1.3.1,bedtools=2.26.0\tx\t0\n".utf8))
+        let known = DepotListing.combinations([
+            ("hash.tsv", Array("#targets\tbase\tbuild\nsamtools=1.3.1,bedtools=2.26.0\tx\t0\n,\t\n_r-mutex,a\n".utf8))
         ])
-        let catalogue = try DepotListing.read(Array(page.utf8), combinations: known)
+        #expect(known.packages.count == 2 && known.remarks == ["1 lines are no list of packages: hash.tsv, line 3"])
+        let catalogue = try DepotListing.read(Array(page.utf8), combinations: known.packages)
         #expect(catalogue.entries.count == 4 && catalogue.remarks.count == 2, "\(catalogue.remarks)")
         let samtools = catalogue.entries.filter { $0.name == "samtools" }
         #expect(samtools.map(\.version) == ["1.10", "1.9"] && samtools[1].source.file == "samtools:1.9--h0_10")
@@ -93,10 +98,14 @@ import Testing
         let lines = try DepotListing.read(Array("a:1--0  12M\n./b:2\n".utf8))
         #expect(lines.entries.map(\.title) == ["a 1", "b 2"])
         #expect(throws: FarmError.self) { try DepotListing.read(Array("nothing here\n".utf8)) }
-        do {
-            _ = try DepotListing.combinations([("x.tsv", Array("a=1\t\n\n,\n".utf8))])
-            Issue.record("a line without packages was taken")
-        } catch let error as FarmError { #expect(error.message.contains("x.tsv, line 3")) }
+    }
+
+    @Test func wishesMeetVersionsUnderTheirOtherNames() {
+        func match(_ name: String, _ wanted: String?, _ version: String) -> Int { ReleaseWish(name: name, version: wanted).match(version) }
+        #expect(match("fsl", nil, "6") == 2 && match("fsl", "6", "6") == 2 && match("fsl", "6", "6.1") == 0)
+        #expect(match("fsl", "1.0", "1.0-beta") == 0 && match("fsl", "1.0-beta", "1.0") == 0)
+        #expect(match("samtools", "1.9--h91753b0_8", "1.9") == 1 && match("samtools", "1.9--h91753b0_8", "1.10") == 0)
+        #expect(match("mulled-v2-ab", "cd", "cd-0") == 1 && match("mulled-v2-ab", "cd", "cde-0") == 0)
     }
 
     @Test func checksumsAreReadInTheirUsualForms() throws {
@@ -117,9 +126,13 @@ import Testing
         let changes: [(inout CatalogueEntry) -> Void] = [
             { $0.name = "../t" }, { $0.version = "1/2" }, { $0.architecture = "vax" }, { $0.source.file = "a/b" },
             { $0.source.locations = [] }, { $0.source.locations = ["ftp://x/t"] }, { $0.source.locations = ["file://host/t"] },
-            { $0.source.locations = ["https://x/a b"] }, { $0.commands = ["a b"] }, { $0.source.size = 0 }, { $0.source.catalogue = "" },
+            { $0.source.locations = ["https://x/a b"] }, { $0.source.locations = ["https://me:secret@x/t"] },
+            { $0.source.size = Int64.max }, { $0.commands = ["a b"] }, { $0.source.size = 0 }, { $0.source.catalogue = "" },
             { $0.description = String(repeating: "x", count: 10_001) }, { $0.source.file = "a\u{1B}[2Jb" },
         ]
+        var signed = good
+        signed.source.locations = ["https://x/t.simg?signature=secret"]
+        #expect(signed.source.shownLocations == ["https://x/t.simg"] && ImportOrigin(signed.source).locations == ["https://x/t.simg"])
         for (number, change) in changes.enumerated() {
             var bad = good
             change(&bad)

@@ -15,7 +15,7 @@ extension FarmState {
         switch attempt.state {
         case .succeeded:
             let seconds = (attempt.finishedAt ?? attempt.startedAt).seconds(since: attempt.startedAt)
-            if job.kind == .build, let expected, seconds > 1 {
+            if job.kind == .build, !(job.takesIn ?? false), let expected, seconds > 1 {
                 // A fifth of what each build says; no single one makes a worker fast or slow.
                 let speed = exp(0.8 * log(worker.speed ?? 1) + 0.2 * log(expected / seconds))
                 worker.speed = min(10, max(0.1, speed))

@@ -37,18 +37,21 @@ package struct ImportAnswer: Codable, Sendable, Hashable {
 
 /// Asks for an image of a catalogue.
 package struct ImportWish: Codable, Sendable, Hashable {
-    package var name: String
-    /// Also as the catalogue's file names it, or the beginning of a tag before its last `-`; `nil` for the newest.
-    package var version: String?
+    package var release: ReleaseWish
+    /// `nil` for whatever there is.
     package var architecture: String?
-    package var priority: JobPriority?
 
-    package init(name: String, version: String? = nil, architecture: String? = nil, priority: JobPriority? = nil) {
-        self.name = name
-        self.version = version
+    package init(_ release: ReleaseWish, architecture: String? = nil) {
+        self.release = release
         self.architecture = architecture
-        self.priority = priority
     }
+}
+
+/// Asks for all that a catalogue has and the farm has not.
+package struct CatalogueWish: Codable, Sendable, Hashable {
+    package var catalogue: String
+
+    package init(catalogue: String) { self.catalogue = catalogue }
 }
 
 /// An image of a catalogue as people and programs see it.

@@ -118,5 +118,5 @@ extension JobRecord {
 
     /// Equal for builds that a worker can spare itself the same work of: that have the same layers up to a point, or, of those whose
     /// layers are not known, are of one recipe and CPU target.
-    var affinity: UInt64 { warmth ?? (kind == .build ? Digest(hashing: "\(recipe)\n\(target)").leading >> 12 : 0) }
+    var affinity: UInt64 { warmth ?? (kind == .build && !(takesIn ?? false) ? Digest(hashing: "\(recipe)\n\(target)").leading >> 12 : 0) }
 }

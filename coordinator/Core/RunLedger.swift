@@ -108,7 +108,8 @@ package struct RunLedger: Sendable {
             account.hours = account.hours.filter { $0.key > hour - 24 }
         }
         count(job, by: -1)
-        guard job.kind == .build else { return nil }
+        // An image that was taken in says nothing of builds, and leaves no layers.
+        guard job.kind == .build, !(job.takesIn ?? false) else { return nil }
         if attempt.state == .succeeded || attempt.failure?.failureClass == .recipe { warmed(attempt.worker, job.layers ?? [job.affinity]) }
         // What the untrusted pool says teaches nothing about other builds.
         guard learns, attempt.state == .succeeded, seconds > 0, !(job.isCandidate ?? false) else { return nil }

@@ -204,7 +204,9 @@ extension BuildPipeline {
                 return (report, proof)
             }
         }
-        await log.say("image of \(report.size) bytes from \(report.contentBytes) bytes of files")
+        let early = await stream.sender.packs.count
+        await log.say(
+            "image of \(report.size) bytes from \(report.contentBytes) bytes of files; \(early) packs were sent while it was written")
         guard let instructions else { throw FarmError("isa.missing", .fault, "the image's machine code was not looked at") }
         try await judge(instructions, plan.instructions)
         return AssembledImage(

@@ -6,7 +6,6 @@ import HTTPTransport
 import ImageAssembly
 import ProcessRunner
 import SingularityImage
-import Synchronization
 import SystemIO
 
 /// Images that others made are taken in as they are.
@@ -16,20 +15,15 @@ extension BuildPipeline {
         await enter(.fetch, source.file)
         let path = "\(directory)/image/image.sif"
         try Disk.makeDirectory(Disk.parent(of: path))
-        try await obtain(source, path)
+        let patience = Patience(hours: context.configuration.buildHours)
+        let image = try await obtain(plan, source, path, patience)
         await enter(.assemble, "looking into the image")
-        let image = try await opened(plan, path)
         let (found, instructions) = try await following(.assemble) { report in
-            let isOver = Switch()
-            return try await withTaskCancellationHandler {
-                try await Blocking.run {
-                    try BuildPipeline.look(into: image, plan, source) { share in
-                        if isOver.isRaised { throw CancellationError() }
-                        report(Int(share * 1000))
-                    }
+            try await patience.during {
+                try BuildPipeline.look(into: image, plan, source) { share in
+                    try patience.check()
+                    report(Int(share * 1000))
                 }
-            } onCancel: {
-                _ = isOver.raise()
             }
         }
         for line in InstructionSummary.lines(instructions) { await log.say(line) }
@@ -37,9 +31,9 @@ extension BuildPipeline {
         let tested = try await start(plan, path, image.partition.offset, offered: found.commands)
         await log.say(tested.commands.isEmpty ? "nobody says which commands it offers" : "\(tested.commands.count) commands")
         await enter(.chunk)
-        let (manifest, cuts) = try await Blocking.run {
+        let (manifest, cuts) = try await patience.during {
             var whole = GrowingImage(image.file, from: 0, parameters: .standard)
-            return try whole.finish()
+            return try whole.finish(check: patience.check)
         }
         await enter(.upload, "\(manifest.chunks.count) chunks")
         let (uploader, sender) = (uploader, try ChunkSender(uploader, image: path))
@@ -75,18 +69,14 @@ extension BuildPipeline {
         var commands: [String]
     }
 
-    /// Opens the image; what is none, or is for other machines than it was said to be, is nobody's to repair.
+    /// Opens the image; throws `sif.invalid` for what is none, `import.architecture` for one that is for other machines than was said.
     private func opened(_ plan: Plan, _ path: String) async throws -> ImageFileSystem {
-        do {
-            let image = try await Blocking.run { try ImageFileSystem(path) }
-            let machine = image.head.flatMap { SingularityImage.Architecture(rawValue: $0.architecture) }
-            guard let machine, machine != .unknown, "\(machine)" != plan.architecture else { return image }
-            throw FarmError(
-                "import.architecture", .invalid, "the image is for \(machine), its catalogue says \(plan.architecture)",
-                hint: "import it under the name of its own architecture")
-        } catch let error as FarmError where [.corrupt, .invalid].contains(error.category) {
-            throw AttemptFailure(Failure(.recipe, error))
-        }
+        let image = try await Blocking.run { try ImageFileSystem(path) }
+        let machine = image.head.flatMap { SingularityImage.Architecture(rawValue: $0.architecture) }
+        guard let machine, machine != .unknown, "\(machine)" != plan.architecture else { return image }
+        throw FarmError(
+            "import.architecture", .invalid, "the image is for \(machine), its catalogue says \(plan.architecture)",
+            hint: "import it under the name of its own architecture")
     }
 
     private static func look(
@@ -144,43 +134,48 @@ extension BuildPipeline {
     // MARK: getting the file
 
     /// Brings the image from the first place that has it whole.
-    private func obtain(_ source: ImportSource, _ path: String) async throws {
+    private func obtain(_ plan: Plan, _ source: ImportSource, _ path: String, _ patience: Patience) async throws -> ImageFileSystem {
         var failures: [FarmError] = []
-        for location in source.locations {
+        for (location, shown) in zip(source.locations, source.shownLocations) {
             do {
-                await log.say("from \(location)")
-                if location.hasPrefix("file://") { try link(location, path) } else { try await download(location, source, path) }
-                try await check(source, path)
-                return
+                await log.say("from \(shown)")
+                if location.hasPrefix("file://") { try link(location, path) } else { try await download(location, source, path, patience) }
+                try await check(source, path, patience)
+                return try await opened(plan, path)
             } catch let error as FarmError {
                 await log.say("not to be had there: \(error.message)")
                 failures.append(error)
             }
         }
-        let error = failures.first { $0.category.isTransient } ?? failures.last ?? FarmError("import.absent", .notFound, "nobody has it")
-        let isOurs =
-            [.full, .fault].contains(error.category) || source.locations.contains { $0.hasPrefix("file:") } && error.code == "import.absent"
-        throw AttemptFailure(Failure(isOurs ? .infrastructure : error.category.isTransient ? .upstream : .recipe, error))
+        // What another worker may do comes before what time may mend, and that before what nobody does.
+        let isOurs = { (error: FarmError) in [.full, .fault].contains(error.category) || error.code == "import.unseen" }
+        let first = failures.first(where: isOurs) ?? failures.first { $0.category.isTransient } ?? failures.last
+        let error = first ?? FarmError("import.absent", .notFound, "the plan says nowhere to be had \(source.file)")
+        throw AttemptFailure(Failure(isOurs(error) ? .infrastructure : error.category.isTransient ? .upstream : .recipe, error))
     }
 
     /// A file that this worker sees is read where it lies.
     private func link(_ location: String, _ path: String) throws {
         let target = String(location.dropFirst("file://".count)).removingPercentEncoding ?? ""
         guard Disk.kind(Disk.realPath(target) ?? target) == .file else {
-            throw FarmError("import.absent", .notFound, "this worker sees no file \(target)", hint: "is the directory mounted here?")
+            throw FarmError(
+                "import.unseen", .notFound, "worker \(context.worker) sees no file \(target)", hint: "is the directory mounted there?")
         }
         try Disk.remove(path)
         try Disk.link(path, to: target)
     }
 
-    private func check(_ source: ImportSource, _ path: String) async throws {
+    private func check(_ source: ImportSource, _ path: String, _ patience: Patience) async throws {
         guard let checksum = source.checksum else {
             return await log.say("its checksum is published nowhere: the image is not verified")
         }
-        let found = try await Blocking.run {
+        let found = try await patience.during {
             let file = try OpenFile(path, flags: O_RDONLY)
             var hasher = FileChecksum.Hasher(checksum.algorithm)
-            try file.readAll(size: try file.size()) { hasher.update($0) }
+            try file.readAll(size: try file.size()) {
+                try patience.check()
+                hasher.update($0)
+            }
             return hasher.finish()
         }
         guard found == checksum else {
@@ -189,66 +184,53 @@ extension BuildPipeline {
         await log.say("it has its published checksum, \(checksum)")
     }
 
-    /// Fetches a file, going on where a broken transfer ended as long as the server still has the same one.
-    private func download(_ url: String, _ source: ImportSource, _ path: String) async throws {
+    private func download(_ url: String, _ source: ImportSource, _ path: String, _ patience: Patience) async throws {
         let (client, scratch) = (context.client, directory)
-        var question = HTTPRequest("HEAD", url, stallSeconds: 60, followsRedirects: true)
-        question.deadlineSeconds = 120
-        let asked = question
-        let head = try await RetryPolicy().repeating { try await client.perform(asked) }
-        // Some servers answer GET only; they will say the same then.
-        guard head.isSuccess || [403, 405, 501].contains(head.status) else { throw BuildPipeline.refusal(head.status, url) }
-        let size = head.isSuccess ? head.headers["content-length"].flatMap { Int64($0) } ?? source.size : source.size
-        if let size, try Disk.freeBytes(at: scratch) < size + (256 << 20) {
-            throw FarmError("disk.full", .full, "\(scratch) has too little room for \(source.file), \(size >> 20) MiB")
+        try Disk.remove(path)
+        let limits = HTTPClient.DownloadLimits(size: ImportSource.possibleSizes.upperBound, deadline: patience.deadline) { size in
+            let there = Disk.size(path) ?? 0
+            guard try Disk.freeBytes(at: scratch) - (256 << 20) >= size - min(size, there) else {
+                throw FarmError("disk.full", .full, "\(scratch) has too little room for \(source.file), \(size >> 20) MiB")
+            }
         }
-        let mark = head.isSuccess ? BuildPipeline.mark(head) : nil
-        try await following(.fetch) { report in
+        let response = try await following(.fetch) { report in
             let file = try OpenFile(path, flags: O_RDWR | O_CREAT | O_TRUNC)
-            let got = Mutex<Int64>(0)
-            func begin() throws {
-                got.withLock { $0 = 0 }
-                try file.truncate(to: 0)
+            return try await client.download(url, to: file, limits: limits) { got, size in
+                if let size, size > 0 { report(Int(min(1000, got * 1000 / size))) }
             }
-            let response = try await RetryPolicy(attempts: 8).repeating {
-                if mark == nil { try begin() }
-                var request = HTTPRequest("GET", url, stallSeconds: 60, followsRedirects: true)
-                request.resumeAt = got.withLock { $0 }
-                if let mark, request.resumeAt > 0 { request.headers.append((name: "If-Range", value: mark)) }
-                let response = try await client.perform(request) { bytes in
-                    let now = got.withLock { $0 }
-                    try file.write(bytes, at: now)
-                    got.withLock { $0 += Int64(bytes.count) }
-                    if let size, size > 0 { report(Int(min(1000, (now + Int64(bytes.count)) * 1000 / size))) }
-                }
-                // All had come when the line was cut.
-                if response.status == 416, size == got.withLock({ $0 }) { return response }
-                if response.isSuccess, let mark, let now = BuildPipeline.mark(response), now != mark {
-                    try begin()
-                    throw FarmError("import.changed", .unavailable, "\(url) became another file while it was fetched")
-                }
-                return response
-            }
-            guard response.isSuccess || response.status == 416 else { throw BuildPipeline.refusal(response.status, url) }
-            let count = got.withLock { $0 }
-            guard size.map({ $0 == count }) ?? true else {
-                throw FarmError("import.short", .unavailable, "\(url) has \(count) bytes, not \(size ?? 0)")
-            }
-            try await Blocking.run { try file.sync() }
+        }
+        guard !response.isSuccess else { return }
+        let shown = HTTPRequest("GET", url).redactedURL
+        let isTransient = RetryPolicy.isTransient(status: response.status)
+        throw FarmError(
+            isTransient ? "import.unavailable" : "import.absent", isTransient ? .unavailable : .notFound,
+            "\(shown) answers with status \(response.status)",
+            hint: isTransient ? nil : "import the catalogue again with the right --images")
+    }
+}
+
+/// How long a job that no recipe limits may take; blocking work that asks ends with it, and with the job.
+struct Patience: Sendable {
+    let deadline: Timestamp
+    private let isOver = Switch()
+
+    init(hours: Double) { deadline = Timestamp.now.adding(seconds: hours * 3600) }
+
+    /// Throws when the time is up or the job was cancelled.
+    func check() throws {
+        if isOver.isRaised { throw CancellationError() }
+        guard .now < deadline else {
+            throw FarmError("import.slow", .invalid, "taking the image in took longer than the worker's settings allow")
         }
     }
 
-    /// What tells a file from a later one of the same name; `nil` where the server says nothing that may be compared.
-    private static func mark(_ response: HTTPResponse) -> String? {
-        if let tag = response.headers["etag"], !tag.hasPrefix("W/") { return tag }
-        return response.headers["last-modified"]
-    }
-
-    private static func refusal(_ status: Int, _ url: String) -> FarmError {
-        if RetryPolicy.isTransient(status: status) {
-            return FarmError("import.unavailable", .unavailable, "\(url) answers with status \(status)")
+    /// Runs blocking work away from everybody's threads.
+    func during<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+        let isOver = isOver
+        return try await withTaskCancellationHandler {
+            try await Blocking.run(body)
+        } onCancel: {
+            _ = isOver.raise()
         }
-        return FarmError(
-            "import.absent", .notFound, "\(url) answers with status \(status)", hint: "import the catalogue again with the right --images")
     }
 }

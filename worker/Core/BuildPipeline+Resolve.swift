@@ -38,13 +38,13 @@ extension BuildPipeline {
         case .download:
             let path = "\(directory)/download"
             let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_TRUNC)
+            let limits = HTTPClient.DownloadLimits(
+                size: 64 << 30, deadline: Timestamp.now.adding(seconds: context.configuration.buildHours * 3600))
             let response: HTTPResponse
             do {
-                response = try await context.client.perform(HTTPRequest("GET", order.name, followsRedirects: true)) {
-                    try file.write(Array($0))
-                }
+                response = try await context.client.download(order.name, to: file, limits: limits, policy: RetryPolicy(attempts: 3))
             } catch let error as FarmError {
-                throw AttemptFailure(Failure(.infrastructure, error))
+                throw AttemptFailure(Failure(error.category == .invalid ? .recipe : .infrastructure, error))
             }
             try file.sync()
             file.close()

@@ -14,4 +14,7 @@ int sciferry_probe_instructions(int step);
 /// descriptor, or -1 with errno.
 int sciferry_open_beneath(int directory, const char *path);
 
+/// Has the kernel begin to write bytes of a file to the disk (sync_file_range(2)). A hint: whether it is taken is not told.
+void sciferry_begin_writeback(int fd, long long offset, long long count);
+
 #endif

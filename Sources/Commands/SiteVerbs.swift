@@ -126,6 +126,9 @@ struct PullCommand: AsyncParsableCommand {
             }
             if let origin = offer.release.imported {
                 Console.print("origin  \(origin.title)")
+                if !offer.release.tests.allSatisfy(\.passed) {
+                    Console.print("note    it did not start on \(offer.release.builder) through \(offer.release.testRuntime)")
+                }
                 if let version = wish.version, version.contains("--"), origin.file != "\(name):\(version)" {
                     Console.print("note    another build than \(version)")
                 }

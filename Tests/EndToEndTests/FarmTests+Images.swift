@@ -12,7 +12,7 @@ extension FarmTests {
     @Test(.timeLimit(.minutes(4))) func imagesAreSentWhileTheyAreWritten() async throws {
         let farm = try await TestFarm()
         try await farm.up(workers: ["w1"])
-        let recipe = try await farm.recipe(run: ["dd if=/dev/urandom of=/opt/random bs=1000000 count=150"])
+        let recipe = try await farm.recipe(run: ["dd if=/dev/urandom of=/opt/random bs=1000000 count=100"])
         let attempts = "\(farm.workerHome("w1"))/attempts"
         let watch = Task { () -> Int64 in
             var most: Int64 = 0
@@ -28,10 +28,10 @@ extension FarmTests {
         #expect(build.succeeded, "\(build.text)")
         let log = try await farm.sciferry(["logs", "j1"]).text
         let early = try #require(log.firstMatch(of: /; ([0-9]+) packs were sent while it was written/).flatMap { Int($0.1) }, "\(log)")
-        #expect(early >= 2)
+        #expect(early >= 1)
         let size = try #require(try await farm.releases().first).release.image.size
         let most = await watch.value
-        #expect(size > 150_000_000 && most >= size && most < size + (32 << 20), "\(most) bytes of scratch for an image of \(size)")
+        #expect(size > 100_000_000 && most >= size && most < size + (32 << 20), "\(most) bytes of scratch for an image of \(size)")
     }
 
     @Test(.timeLimit(.minutes(2))) func imagesAreLookedIntoAndCompared() async throws {

@@ -59,6 +59,7 @@ extension FarmTests {
     @Test(.timeLimit(.minutes(5))) func aCatalogueIsImportedAndFetchedWhenSomebodyWantsIt() async throws {
         let images = try await ForeignImages()
         try await images.make("break_1.0_20260101.simg", Self.tool)
+        try await images.make("mute_1_20260101.simg", #"RUN ["/bin/busybox", "rm", "/bin/sh"]"#)
         let original = try images.bytes("break_1.0_20260101.simg")
         // The same file system without a SIF around it, as Singularity 2 wrote it.
         let objects = try CanonicalJSON.decode(
@@ -85,6 +86,7 @@ extension FarmTests {
              "others": {"apps": {"break-change 1": {"version": "20260101", "exec": ""},
                                  "break-untagged 1": {"version": "20260101", "exec": ""},
                                  "huge 1": {"version": "20260101", "exec": ""}}},
+             "mute": {"apps": {"mute 1": {"version": "20260101", "exec": ""}}},
              "gone": {"apps": {"gone 1": {"version": "20260101", "exec": ""}}},
              "armed_arm64": {"apps": {"armed_arm64 1": {"version": "20260101", "exec": ""}}},
              "bad name": {"apps": {"bad name 1": {"version": "20260101", "exec": ""}}}}
@@ -100,9 +102,9 @@ extension FarmTests {
             "\(images.scratch.path)/sums",
         ]
         let imported = try await farm.sciferry(catalogue)
-        #expect(imported.succeeded && imported.text.contains("8 images, 7 without a published checksum"), "\(imported.text)")
-        #expect(imported.text.contains("8 new, 0 changed") && imported.text.contains("\"bad name 1\""), "\(imported.text)")
-        #expect(try await farm.sciferry(catalogue).text.contains("0 new, 0 changed, 8 known already"))
+        #expect(imported.succeeded && imported.text.contains("9 images, 8 without a published checksum"), "\(imported.text)")
+        #expect(imported.text.contains("9 new, 0 changed") && imported.text.contains("\"bad name 1\""), "\(imported.text)")
+        #expect(try await farm.sciferry(catalogue).text.contains("0 new, 0 changed, 9 known already"))
         #expect(images.requests.isEmpty)
         #expect(try await farm.jobs().isEmpty)
 
@@ -140,10 +142,14 @@ extension FarmTests {
 
         // Another address is no reason to fetch again what is there.
         let moved = try await farm.sciferry(catalogue.map { $0 == images.url ? "\(images.url)/moved" : $0 })
-        #expect(moved.text.contains("0 new, 8 changed"), "\(moved.text)")
+        #expect(moved.text.contains("0 new, 9 changed"), "\(moved.text)")
         let again = try await farm.sciferry(["import", "fetch", "break", "old/0.9"])
         #expect(again.succeeded && again.text.contains("nothing to build"), "\(again.text)")
         #expect(try await farm.sciferry(catalogue).succeeded)
+
+        // One that does not start here is served, and said to be so.
+        let mute = try await farm.sciferry(["pull", "mute", "--site", site])
+        #expect(mute.succeeded && mute.text.contains("note    it did not start on w1"), "\(mute.text)")
 
         // An image for other machines needs none of them to be taken in.
         let armed = try await farm.sciferry(["import", "fetch", "armed"])
@@ -175,7 +181,9 @@ extension FarmTests {
         #expect(try await farm.sciferry(["import", "fetch", "second"]).succeeded)
         #expect(try await farm.releases().first { $0.release.name == "second" }?.release.commands == ["say", "say-too"])
         #expect(
-            Set(try await farm.releases().map(\.release.name)) == ["break", "break-change", "break-untagged", "old", "armed", "second"])
+            Set(try await farm.releases().map(\.release.name)) == [
+                "break", "break-change", "break-untagged", "old", "mute", "armed", "second",
+            ])
         let list = try await farm.sciferry(["import", "list"])
         #expect(list.text.contains(/garbage +1 .* failed/) && list.text.contains(/break +1\.0 .* released +sha256/), "\(list.text)")
         let all = try await farm.sciferry(["import", "fetch", "--all", "neurodesk"])

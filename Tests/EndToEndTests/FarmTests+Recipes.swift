@@ -199,6 +199,11 @@ extension FarmTests {
             let digest = try #require(try await farm.releases().first { $0.release.name == name }?.release.base.digest)
             #expect(try String(contentsOfFile: "\(directory)/sciferry.lock", encoding: .utf8).contains(digest.hex))
         }
+        // A gigabyte that no later test wants.
+        let tags = try await ProcessRunner.require(
+            Command("/usr/bin/docker", ["images", "--format", "{{.Repository}}:{{.Tag}}", "sciferry-cache"], deadlineSeconds: 60))
+        let own = tags.split(separator: "\n").map(String.init).filter { tag in names.contains { tag.hasPrefix("sciferry-cache:\($0)-") } }
+        _ = try await ProcessRunner.run(Command("/usr/bin/docker", ["rmi", base] + own, deadlineSeconds: 120))
     }
 }
 

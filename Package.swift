@@ -151,11 +151,11 @@ let package = Package(
             "Commands",
             [
                 "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "HTTPTransport", "ISAProof",
-                "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync",
-                "Registry",
-                "SingularityImage",
-                "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser,
+                "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "PlainAccess", "ProcessRunner", "Recipes",
+                "RegionSync", "Registry", "SingularityImage", "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser, logging,
             ]),
+        room(
+            "PlainAccess", ["ChunkStore", "FarmModel", "SiteDelivery", httpTypes, hummingbird, logging, nioCore]),
         // Layer 6
         .executableTarget(
             name: "sciferry-bench-throughput", dependencies: ["ChunkStore", "FarmModel", "SystemIO"], path: "benchmarks/Throughput",
@@ -219,6 +219,7 @@ let package = Package(
         tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("Microarchitecture", ["ProcessRunner", "Support", "SystemIO"], exclude: ["cpuinfo"]),
         tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
+        tests("PlainAccess", []),
         tests("ProcessRunner", ["FarmModel", "Support"]),
         tests("Recipes", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"], exclude: ["collection"]),
         tests("Registry", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),

@@ -26,7 +26,7 @@ package struct SciferryCommand: AsyncParsableCommand {
             CandidatesCommand.self, PromoteCommand.self, NightlyCommand.self,
             LogsCommand.self, CancelCommand.self, WorkersCommand.self, WorkerCommand.self, RecipeCommand.self,
             PullCommand.self, InstallCommand.self, UninstallCommand.self, ListCommand.self, ShowCommand.self,
-            SyncCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self, ImageCommand.self,
+            SyncCommand.self, ServeCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self, ImageCommand.self,
             ImportCommand.self,
         ])
 

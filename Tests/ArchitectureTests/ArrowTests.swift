@@ -15,7 +15,7 @@ import Testing
         "TestSuites": 2, "Upstream": 2,
         "ChunkStore": 3, "FarmWire": 3, "ImageAssembly": 3, "RegionSync": 3,
         "FarmLink": 4, "SiteDelivery": 4,
-        "CoordinatorCore": 5, "CoordinatorWeb": 5, "WorkerCore": 5, "Commands": 5,
+        "CoordinatorCore": 5, "CoordinatorWeb": 5, "WorkerCore": 5, "PlainAccess": 5, "Commands": 5,
         "sciferry": 6, "sciferry-coordinator": 6, "sciferry-worker": 6,
         "sciferry-bench-throughput": 6, "sciferry-bench-scheduler": 6, "sciferry-bench-fleet": 6,
     ]
@@ -24,6 +24,7 @@ import Testing
         "SingularityImage>SystemIO",
         "SystemIO>FarmModel", "TemplateEngine>FarmModel", "Zstandard>FarmModel", "CoordinatorWeb>CoordinatorCore",
         "Upstream>Registry", "Commands>CoordinatorCore", "Commands>WorkerCore",
+        "Commands>PlainAccess",
     ]
     /// Packages with a price: the worker must stay free of YAML and of the database.
     private static let notInWorker: Set<String> = ["Recipes", "CoordinatorCore", "Yams", "GRDB", "TemplateEngine"]

@@ -196,6 +196,29 @@ import Zstandard
         #expect(quote.fetchBytes > 0 && quote.seedBytes == 0)
     }
 
+    /// Any part, in any order, with a cache that holds little of it: the image's own bytes.
+    @Test func anyPartIsReadOutOfTheStore() async throws {
+        let (a, b, manifest, name, image, pack) = try await regions()
+        let cache = ChunkCache(bytes: 300_000)
+        let reader = try await ImageReader(manifest: name, from: RegionReader(regions: [a, b]), cache: cache)
+        var generator = SeededGenerator(11)
+        var ranges = (0..<60).map { _ in
+            let from = Int(generator.next() % UInt64(image.count))
+            return from..<min(image.count, from + Int(generator.next() % 300_000))
+        }
+        let first = manifest.chunks[0].size
+        ranges += [0..<image.count, 0..<1, image.count - 1..<image.count, first - 1..<first + 1, first..<first, image.count..<image.count]
+        for range in ranges {
+            let bytes = try await reader.read(Int64(range.lowerBound)..<Int64(range.upperBound))
+            #expect(bytes == Array(image[range]), "\(range)")
+        }
+        #expect(cache.size > 0 && cache.size <= 300_000 + 256 << 10)
+        #expect(await code(of: { _ = try await reader.read(0..<Int64(image.count) + 1) }) == "image.range")
+        for store in [a, b] { try await store.put(Pack.key(pack), [UInt8](repeating: 0, count: 1_200_000)) }
+        let empty = try await ImageReader(manifest: name, from: RegionReader(regions: [a, b]), cache: ChunkCache(bytes: 0))
+        #expect(await code(of: { _ = try await empty.read(0..<10) }) == "chunk.damaged")
+    }
+
     @Test(arguments: [10, 5000, 300_000]) func aDamagedRegionIsGoneAroundAndReported(_ position: Int) async throws {
         let (a, b, _, name, image, pack) = try await regions()
         var bytes = try await a.get(Pack.key(pack))

@@ -16,12 +16,25 @@ package final class RegionReader: Sendable {
     /// Regions in order of preference.
     private let regions: [any ObjectStore]
     private let state = Mutex<[ReadIncident]>([])
-    private let late = Mutex<Set<String>>([])
+    /// When regions did not answer last.
+    private let late = Mutex<[String: Timestamp]>([:])
+    /// So many are kept; more of them tell nothing new.
+    private static let mostIncidents = 1000
+    /// Seconds for which a region that did not answer is asked last.
+    private static let lateness: Double = 60
 
     package init(regions: [any ObjectStore]) { self.regions = regions }
 
     /// What was met so far.
     package var incidents: [ReadIncident] { state.withLock { $0 } }
+
+    /// What was met since this was asked last.
+    package func takeIncidents() -> [ReadIncident] {
+        state.withLock { incidents in
+            defer { incidents = [] }
+            return incidents
+        }
+    }
 
     /// The first answer that `verify` accepts. Throws when none does: the error of a region that could not be asked, else
     /// the last region's.
@@ -45,9 +58,9 @@ package final class RegionReader: Sendable {
                 // A region that did not answer may have it whole: then absence and damage elsewhere prove nothing.
                 if !((last as? FarmError)?.category.isTransient ?? false) { last = error }
                 let incident = ReadIncident(region: region.name, object: key, message: error.message)
-                state.withLock { $0.append(incident) }
+                state.withLock { if $0.count < RegionReader.mostIncidents { $0.append(incident) } }
                 // Every further read would wait for it again.
-                if error.category == .unavailable { late.withLock { _ = $0.insert(region.name) } }
+                if error.category == .unavailable { late.withLock { $0[region.name] = .now } }
             }
         }
         throw last
@@ -55,8 +68,9 @@ package final class RegionReader: Sendable {
 
     /// Regions in order of preference, those that did not answer in time last.
     private func inOrder() -> [any ObjectStore] {
-        let slow = late.withLock { $0 }
-        return regions.filter { !slow.contains($0.name) } + regions.filter { slow.contains($0.name) }
+        let now = Timestamp.now
+        let slow = late.withLock { $0.filter { now.seconds(since: $0.value) < RegionReader.lateness } }
+        return regions.filter { slow[$0.name] == nil } + regions.filter { slow[$0.name] != nil }
     }
 
     /// An object whose name is the digest of its bytes.
@@ -116,7 +130,7 @@ package final class RegionReader: Sendable {
             let opened: [Digest: [UInt8]]
             do {
                 opened = try await read(key, range: range) { try RegionReader.open(run, from: $0, at: range.lowerBound, source: $1) }
-            } catch is FarmError where run.count > 1 {
+            } catch let error as FarmError where run.count > 1 && error.category == .corrupt {
                 var single: [Digest: [UInt8]] = [:]
                 for entry in run {
                     single.merge(

@@ -245,7 +245,8 @@ struct ImportImageCommand: AsyncParsableCommand {
             let client = try farm.client()
             _ = try await CatalogueOptions.send([entry], to: client)
             try await ImportDemand(client: client, quiet: farm.json).fetch(
-                [ImportWish(ReleaseWish(name: name, version: version), architecture: architecture)], detach: detach, json: farm.json)
+                [ImportWish(ReleaseWish(name: name, version: version), architecture: architecture, catalogue: "images")], detach: detach,
+                json: farm.json)
         }
     }
 }

@@ -13,7 +13,7 @@ struct ServeCommand: AsyncParsableCommand {
             conditional requests work, so downloads can be resumed, split and cached.
             Example:
               sciferry serve --site /software --port 8080
-              singularity pull http://localhost:8080/images/fsl_6.0.7_x86_64.sif
+              singularity pull http://localhost:8080/images/fsl/6.0.7/fsl_6.0.7_x86_64.sif
             """)
 
     @OptionGroup var farm: FarmOptions
@@ -24,13 +24,13 @@ struct ServeCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let site = try await SiteAccess.open(site, farm: farm)
-            let library = ImageLibrary(try SiteAccess.pull(site))
-            let images = try await library.all(now: .now)
             var logger = Logger(label: "serve")
             logger.logLevel = .notice
+            let library = ImageLibrary(try SiteAccess.pull(site), logger: logger)
+            let images = try await library.all(now: .now)
             let (host, count) = (host, images.count)
             try await ImageService(library, logger: logger).run(host: host, port: port) { port in
-                Console.print("\(count) images at http://\(host):\(port)/")
+                Console.print("\(count) images at http://\(host.contains(":") ? "[\(host)]" : host):\(port)/")
             }
         }
     }

@@ -32,7 +32,7 @@ extension HTTPClient {
         progress: @escaping @Sendable (Int64, Int64?) -> Void = { _, _ in }
     ) async throws -> HTTPResponse {
         let state = Mutex(Download(url: HTTPRequest("GET", url).redactedURL))
-        let response = try await policy.repeating {
+        let response = try await HTTPClient.whileItGrows({ state.withLock { $0.got } }, policy) {
             var request = HTTPRequest("GET", url, followsRedirects: true)
             request.headers = state.withLock { $0.question() }
             let response = try await self.perform(
@@ -51,6 +51,18 @@ extension HTTPClient {
         // An empty file has no body that would have begun it.
         if response.isSuccess, state.withLock({ $0.got }) == 0 { try file.truncate(to: 0) }
         return response
+    }
+
+    /// Repeats what fails on its way, and begins to count anew whenever some of it has come.
+    private static func whileItGrows(
+        _ got: () -> Int64, _ policy: RetryPolicy, _ body: () async throws -> HTTPResponse
+    ) async throws -> HTTPResponse {
+        while true {
+            let before = got()
+            do { return try await policy.repeating(body) } catch let error as FarmError where error.category.isTransient {
+                guard got() > before else { throw error }
+            }
+        }
     }
 }
 
@@ -107,6 +119,14 @@ private struct Download: Sendable {
 
     /// The end of a transfer that was not broken.
     mutating func ended(_ response: HTTPResponse) throws -> HTTPResponse {
+        if response.status == 416, got > 0 {
+            // All had come when the line was cut; or there is less of it than before.
+            if response.headers["content-range"] == "bytes */\(got)" {
+                return HTTPResponse(status: 200, headers: response.headers, body: [])
+            }
+            (got, mark) = (0, nil)
+            throw FarmError("download.short", .unavailable, "\(url) does not have the rest any more")
+        }
         guard response.isSuccess, let size, got != size else { return response }
         throw FarmError("download.short", .unavailable, "\(url) has sent \(got) of \(size) bytes")
     }

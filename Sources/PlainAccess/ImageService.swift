@@ -11,9 +11,9 @@ import Synchronization
 package struct ImageService: Sendable {
     private let library: ImageLibrary
     private let logger: Logger
-    private let streams = StreamCount(most: 64)
+    private let streams = StreamCount(most: 96)
     /// Read and sent at a time; the next one is read meanwhile.
-    private static let window: Int64 = 2 << 20
+    private static let window: Int64 = 1 << 20
 
     package init(_ library: ImageLibrary, logger: Logger) {
         self.library = library
@@ -27,16 +27,25 @@ package struct ImageService: Sendable {
         let router = Router(options: .autoGenerateHeadEndpoints)
         router.get("/") { _, _ in try await answering { try await page() } }
         router.get("index.json") { _, _ in try await answering { try await index() } }
-        router.get("images/:file") { request, context in
-            try await answering { try await image(try context.parameters.require("file"), request, isForever: false) }
+        router.get("images/:name/:version/:file") { request, context in
+            try await answering {
+                let path = try ["name", "version", "file"].map { try context.parameters.require($0) }.joined(separator: "/")
+                return try await answer(try await library.image(path, now: .now), request, caching: "public, max-age=60, must-revalidate")
+            }
         }
+        // The address names the bytes: caches may keep them for good.
         router.get("sha256/:file") { request, context in
-            try await answering { try await image(try context.parameters.require("file"), request, isForever: true) }
+            try await answering {
+                let file = try context.parameters.require("file")
+                guard file.hasSuffix(".sif"), let digest = Digest(file.dropLast(4)) else { throw ImageLibrary.absent(file) }
+                return try await answer(
+                    try await library.image(digest, now: .now), request, caching: "public, max-age=31536000, immutable")
+            }
         }
         let application = Application(
             router: router, configuration: .init(address: .hostname(host, port: port), serverName: "sciferry"),
             onServerRunning: { channel in await listening(channel.localAddress?.port ?? port) }, logger: logger)
-        do { try await application.run() } catch let error as IOError {
+        do { try await application.run() } catch let error where !(error is CancellationError) {
             throw FarmError("serve.listen", .unavailable, "cannot listen on \(host):\(port)", hint: "choose another --port", cause: error)
         }
     }
@@ -47,7 +56,8 @@ package struct ImageService: Sendable {
             var headers: HTTPFields = [.contentType: "text/plain; charset=utf-8", .cacheControl: "no-store"]
             if error.category == .unavailable { headers[.retryAfter] = "5" }
             // What the regions hold is no fault of who asks.
-            let status: Int = error.category == .corrupt ? 502 : error.category.httpStatus
+            let isTheirs = error.category == .corrupt || error.category == .notFound && error.code != "image.absent"
+            let status: Int = isTheirs ? 502 : error.category.httpStatus
             return Response(
                 status: .init(code: status), headers: headers, body: .init(byteBuffer: ByteBuffer(string: "\(error.message)\n")))
         }
@@ -63,7 +73,7 @@ package struct ImageService: Sendable {
     private func page() async throws -> Response {
         // Names hold nothing that a page would read as anything else (`PlainName`).
         let lines = try await library.all(now: .now).map {
-            "<a href=\"images/\($0.file)\">\($0.file)</a> \($0.size) sha256:\($0.sha256.hex)\n"
+            "<a href=\"images/\($0.path)\">\($0.path)</a> \($0.size) <a href=\"sha256/\($0.sha256.hex).sif\">sha256:\($0.sha256.hex)</a>\n"
         }
         let text = "<!DOCTYPE html><title>images</title><pre>\n\(lines.joined())</pre>\n"
         return Response(
@@ -71,34 +81,28 @@ package struct ImageService: Sendable {
             body: .init(byteBuffer: ByteBuffer(string: text)))
     }
 
-    /// - Parameter isForever: whether the address names the bytes, so that caches may keep them for good.
-    private func image(_ file: String, _ request: Request, isForever: Bool) async throws -> Response {
-        let image = try await library.image(file, now: .now)
-        guard !isForever || file == "\(image.sha256.hex).sif" else {
-            throw FarmError("image.absent", .notFound, "there is no image with the digest \(file.printable())")
-        }
+    private func answer(_ image: ServedImage, _ request: Request, caching: String) async throws -> Response {
         let tag = "\"sha256-\(image.sha256.hex)\""
         var headers: HTTPFields = [
             .contentType: "application/octet-stream", .eTag: tag, .acceptRanges: "bytes",
-            .lastModified: ImageService.date(image.publishedAt),
-            .cacheControl: isForever ? "public, max-age=31536000, immutable" : "public, max-age=60, must-revalidate",
+            .lastModified: HTTPDate.text(image.publishedAt), .cacheControl: caching,
         ]
-        if let known = request.headers[.ifNoneMatch], known == "*" || known.contains(tag) {
-            return Response(status: .notModified, headers: headers)
+        if let status = Precondition(request.headers, tag: tag, modified: image.publishedAt).status {
+            return Response(status: status, headers: headers)
         }
-        // What a client has the beginning of may be another image by now.
+        // What a client has the beginning of may be another image by now. Only GET has parts (RFC 9110, section 14.2).
         let isSame = request.headers[.ifRange].map { $0 == tag || $0 == headers[.lastModified] } ?? true
         var range = 0..<image.size
         var status = HTTPResponse.Status.ok
-        switch ByteRange(isSame ? request.headers[.range] : nil, size: image.size) {
+        switch ByteRange(isSame && request.method == .get ? request.headers[.range] : nil, size: image.size) {
         case .whole: break
         case .part(let part):
             range = part
             status = .partialContent
             headers[.contentRange] = "bytes \(part.lowerBound)-\(part.upperBound - 1)/\(image.size)"
         case .none:
-            headers[.contentRange] = "bytes */\(image.size)"
-            return Response(status: .rangeNotSatisfiable, headers: headers)
+            return Response(
+                status: .rangeNotSatisfiable, headers: [.contentRange: "bytes */\(image.size)", .eTag: tag, .cacheControl: "no-store"])
         }
         if request.method == .head {
             headers[.contentLength] = "\(range.count)"
@@ -109,7 +113,7 @@ package struct ImageService: Sendable {
 
     /// The bytes as they come. The first are read before anything is said, so that damage is an answer and no broken transfer.
     private func body(of image: ServedImage, _ range: Range<Int64>) async throws -> ResponseBody {
-        let place = try streams.enter()
+        let place = try await streams.enter()
         let reader = try await library.reader(of: image)
         let first = try await reader.read(range.lowerBound..<min(range.upperBound, range.lowerBound + ImageService.window))
         let logger = logger
@@ -128,20 +132,11 @@ package struct ImageService: Sendable {
                 try await writer.write(ByteBuffer(bytes: bytes))
             } catch let error as FarmError {
                 // Whoever reads sees the line end before the length that was promised.
-                logger.error("an image broke off", metadata: ["image": "\(image.file)", "reason": "\(error.message)"])
+                logger.error("an image broke off", metadata: ["image": "\(image.path)", "reason": "\(error.message)"])
                 throw error
             }
             try await writer.finish(nil)
         }
-    }
-
-    /// RFC 9110, section 5.6.7: `Sun, 06 Nov 1994 08:49:37 GMT`.
-    static func date(_ time: Timestamp) -> String {
-        let formatter = DateFormatter()
-        formatter.locale = Locale(identifier: "en_US_POSIX")
-        formatter.timeZone = TimeZone(identifier: "GMT")
-        formatter.dateFormat = "EEE, dd MMM yyyy HH:mm:ss 'GMT'"
-        return formatter.string(from: Date(timeIntervalSince1970: Double(time.milliseconds / 1000)))
     }
 }
 
@@ -159,12 +154,17 @@ private final class StreamCount: Sendable {
         deinit { owner.count.withLock { $0 -= 1 } }
     }
 
-    /// Throws `serve.busy` when there is no place.
-    func enter() throws -> Place {
-        try count.withLock { count in
-            guard count < most else { throw FarmError("serve.busy", .unavailable, "\(most) transfers go on; try again in a moment") }
-            count += 1
+    /// Waits for a place; throws `serve.busy` when there is none for half a minute.
+    func enter() async throws -> Place {
+        for _ in 0..<300 {
+            let isIn = count.withLock { count in
+                guard count < most else { return false }
+                count += 1
+                return true
+            }
+            if isIn { return Place(self) }
+            try await Task.sleep(for: .milliseconds(100))
         }
-        return Place(self)
+        throw FarmError("serve.busy", .unavailable, "\(most) transfers go on; try again in a moment")
     }
 }

@@ -28,7 +28,7 @@ extension FarmTests {
         }
         let text = try String(contentsOfFile: log, encoding: .utf8)
         let port = try #require(text.firstMatch(of: /127\.0\.0\.1:([0-9]+)\//).flatMap { Int($0.1) })
-        let url = "http://127.0.0.1:\(port)/images/tiny_1.0_x86_64.sif"
+        let url = "http://127.0.0.1:\(port)/images/tiny/1.0/tiny_1.0_x86_64.sif"
         let proxy = try FreePort.find()
         let script = #"""
             cd "$1"; url=$2; digest=$3; size=$4; proxy=$5
@@ -36,7 +36,10 @@ extension FarmTests {
             curl -sSf -o whole "$url"; head -c 5000000 whole > part; check whole
             curl -sSf -C - -o part "$url"; check part
             aria2c -q -x4 -s4 -k1M -o four "$url"; check four
-            curl -sSf -o named "http://127.0.0.1:${url#http://127.0.0.1:}"; check named
+            curl -sSf -o named "${url%images/*}sha256/$digest.sif"; check named
+            curl -sSf -R -o dated "$url"; [ "$(curl -sS -o none -w '%{http_code}' -z dated "$url")" = 304 ]; check dated
+            [ "$(curl -sS -o none -w '%{http_code}' -H 'If-Match: "another"' "$url")" = 412 ]
+            curl -sSfI -r 5-9 "$url" | grep -qi "^content-length: $size"
             [ "$(curl -sSf -r -4096 "$url" | wc -c)" = 4096 ]
             curl -sSfI "$url" > head; grep -qi "^content-length: $size" head; grep -qi '^accept-ranges: bytes' head; ! grep -qi '^content-range' head
             tag=$(sed -n 's/\r$//; s/^[Ee][Tt]ag: //p' head)
@@ -59,6 +62,7 @@ extension FarmTests {
             END
             chmod 777 "$1"; squid -N -f squid.conf & squid=$!; trap 'kill $squid' EXIT
             for _ in $(seq 100); do curl -s -o none -x "127.0.0.1:$proxy" "${url%images/*}index.json" && break; sleep 0.1; done
+            [ "$(curl -sS -o none -w '%{http_code}' "${url%images/*}sha256/nothing.sif")" = 404 ]
             for client in one two; do curl -sSf -x "127.0.0.1:$proxy" -o $client "${url%images/*}sha256/$digest.sif"; check $client; done
             grep -c 'TCP_MEM_HIT\|TCP_HIT' access.log
             """#.replacing("\n            END", with: "\nEND")

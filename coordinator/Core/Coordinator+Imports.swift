@@ -39,9 +39,15 @@ extension Coordinator {
 
     /// Whether what the farm has of an image, or is about to have, is what an entry now offers.
     private static func isServed(_ record: ImportRecord, as entry: CatalogueEntry, _ state: FarmState) -> Bool {
-        guard record.entry.source.file == entry.source.file else { return false }
+        func bare(_ entry: CatalogueEntry) -> CatalogueEntry {
+            var entry = entry
+            (entry.source.locations, entry.source.checksum, entry.source.size) = ([], nil, nil)
+            return entry
+        }
+        guard bare(record.entry) == bare(entry) else { return false }
         let checksum = entry.source.checksum
         if let release = state.release(ofKey: record.plan)?.release {
+            guard entry.source.size ?? release.image.size == release.image.size else { return false }
             guard let checksum, checksum != record.entry.source.checksum else { return true }
             return checksum.algorithm == .sha256 && checksum.hex == release.image.digest.hex
         }
@@ -99,6 +105,7 @@ extension Coordinator {
     private func record(of wish: ImportWish) throws -> ImportRecord {
         let named = state.imports.values.filter {
             $0.entry.name == wish.release.name && wish.architecture ?? $0.entry.architecture == $0.entry.architecture
+                && wish.catalogue ?? $0.entry.source.catalogue == $0.entry.source.catalogue
         }
         guard !named.isEmpty else {
             throw FarmError(

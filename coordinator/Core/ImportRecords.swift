@@ -40,8 +40,11 @@ package struct ImportWish: Codable, Sendable, Hashable {
     package var release: ReleaseWish
     /// `nil` for whatever there is.
     package var architecture: String?
+    /// `nil` for whichever has it.
+    package var catalogue: String?
 
-    package init(_ release: ReleaseWish, architecture: String? = nil) {
+    package init(_ release: ReleaseWish, architecture: String? = nil, catalogue: String? = nil) {
+        self.catalogue = catalogue
         self.release = release
         self.architecture = architecture
     }

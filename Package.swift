@@ -219,7 +219,7 @@ let package = Package(
         tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("Microarchitecture", ["ProcessRunner", "Support", "SystemIO"], exclude: ["cpuinfo"]),
         tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
-        tests("PlainAccess", ["FarmModel", httpTypes]),
+        tests("PlainAccess", ["Attestation", "FarmModel", "ObjectStorage", "SiteDelivery", "Support", httpTypes, logging]),
         tests("ProcessRunner", ["FarmModel", "Support"]),
         tests("Recipes", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"], exclude: ["collection"]),
         tests("Registry", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),

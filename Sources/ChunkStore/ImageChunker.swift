@@ -14,13 +14,18 @@ package enum ImageChunker {
     }
 
     /// Reads a file and gives its manifest; blocks the calling thread.
-    package static func manifest(of path: String, parameters: ChunkerParameters) throws -> ImageManifest {
+    ///
+    /// - Parameter see: gets the file's bytes in order, chunk by chunk; a thrown error ends the work.
+    package static func manifest(
+        of path: String, parameters: ChunkerParameters, see: (UnsafeRawBufferPointer) throws -> Void = { _ in }
+    ) throws -> ImageManifest {
         let file = try OpenFile(path, flags: O_RDONLY)
         defer { file.close() }
         let size = try file.size()
         var whole = Digest.Hasher()
         var chunks: [ImageManifest.Chunk] = []
         try forEachChunk(of: file, size: size, parameters: parameters) { digest, bytes, _ in
+            try see(bytes)
             whole.update(bytes)
             chunks.append(ImageManifest.Chunk(digest: digest, size: bytes.count))
         }
@@ -76,6 +81,17 @@ package enum ImageChunker {
     }
 }
 
+extension ImageManifest {
+    /// Its chunks with their places.
+    package var cuts: [ImageChunker.Cut] {
+        var end: Int64 = 0
+        return chunks.map { chunk in
+            defer { end += Int64(chunk.size) }
+            return ImageChunker.Cut(chunk: chunk, offset: end)
+        }
+    }
+}
+
 /// Cuts an image while it is being written.
 ///
 /// An image's head is known last, and where chunks end follows from where those before them do. So cutting begins behind the head as if
@@ -104,11 +120,10 @@ package struct GrowingImage {
 
     /// Cuts the whole image, once it is. Blocks.
     ///
-    /// - Parameter check: called now and then; a thrown error ends the work.
     /// - Returns: the manifest, and those chunks that `advance` has not given.
-    package mutating func finish(check: () throws -> Void = {}) throws -> (manifest: ImageManifest, new: [ImageChunker.Cut]) {
+    package mutating func finish() throws -> (manifest: ImageManifest, new: [ImageChunker.Cut]) {
         let size = try file.size()
-        var new = size > position ? try cutOn(to: size, isLast: true, check) : []
+        var new = size > position ? try cutOn(to: size, isLast: true) : []
         let known = Dictionary(cuts.enumerated().map { ($0.element.offset, $0.offset) }) { first, _ in first }
         var head: [ImageChunker.Cut] = []
         var meeting: Int?
@@ -120,18 +135,12 @@ package struct GrowingImage {
         }
         new += head
         let chunks = (head + (meeting.map { Array(cuts[$0...]) } ?? [])).map(\.chunk)
-        var whole = Digest.Hasher()
-        try file.readAll(size: size) {
-            try check()
-            whole.update($0)
-        }
-        return (ImageManifest(image: whole.finish(), size: size, chunker: parameters, chunks: chunks), new)
+        return (ImageManifest(image: try file.digest(size: size), size: size, chunker: parameters, chunks: chunks), new)
     }
 
-    private mutating func cutOn(to end: Int64, isLast: Bool, _ check: () throws -> Void = {}) throws -> [ImageChunker.Cut] {
+    private mutating func cutOn(to end: Int64, isLast: Bool) throws -> [ImageChunker.Cut] {
         var new: [ImageChunker.Cut] = []
         position = try ImageChunker.cut(file, from: position, to: end, isLast: isLast, parameters) { digest, bytes, offset in
-            try check()
             new.append(.init(chunk: .init(digest: digest, size: bytes.count), offset: offset))
             return true
         }

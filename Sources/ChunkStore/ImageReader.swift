@@ -57,23 +57,17 @@ package final class ImageReader: Sendable {
 
     private func gather(_ wanted: Set<Digest>) async throws -> [Digest: [UInt8]] {
         var data: [Digest: [UInt8]] = [:]
-        var remote: [Digest: [PackEntry]] = [:]
+        var remote: [ChunkLocation] = []
         for digest in wanted {
             if let bytes = cache.bytes(of: digest) {
                 data[digest] = bytes
             } else if let location = locations[digest] {
-                remote[location.pack, default: []].append(location.entry)
+                remote.append(location)
             }
         }
-        let reader = reader
-        try await withThrowingTaskGroup(of: [Digest: [UInt8]].self) { group in
-            for (pack, entries) in remote { group.addTask { try await reader.chunks(entries, in: pack) } }
-            for try await part in group {
-                for (digest, bytes) in part { cache.keep(bytes, of: digest) }
-                data.merge(part) { first, _ in first }
-            }
-        }
-        return data
+        let fetched = try await reader.chunks(at: remote)
+        for (digest, bytes) in fetched { cache.keep(bytes, of: digest) }
+        return data.merging(fetched) { first, _ in first }
     }
 }
 

@@ -109,20 +109,16 @@ package struct ImageRebuild: Sendable {
 
     private func gather(_ window: [ImageManifest.Chunk], _ reader: RegionReader) async throws -> [Digest: [UInt8]] {
         var data: [Digest: [UInt8]] = [:]
-        var remote: [Digest: [PackEntry]] = [:]
+        var remote: [ChunkLocation] = []
         for chunk in Set(window) {
             // A seed may have been damaged on its disk: what does not verify is fetched like the rest.
             if let place = local[chunk.digest], let bytes = ImageRebuild.read(place), Digest(hashing: bytes) == chunk.digest {
                 data[chunk.digest] = bytes
             } else if let location = locations[chunk.digest] {
-                remote[location.pack, default: []].append(location.entry)
+                remote.append(location)
             }
         }
-        try await withThrowingTaskGroup(of: [Digest: [UInt8]].self) { group in
-            for (pack, entries) in remote { group.addTask { try await reader.chunks(entries, in: pack) } }
-            for try await part in group { data.merge(part) { first, _ in first } }
-        }
-        return data
+        return data.merging(try await reader.chunks(at: remote)) { first, _ in first }
     }
 
     private static func read(_ place: Place) -> [UInt8]? {

@@ -68,9 +68,14 @@ package final class RegionReader: Sendable {
 
     /// Regions in order of preference, those that did not answer in time last.
     private func inOrder() -> [any ObjectStore] {
+        let slow = slow
+        return regions.filter { !slow.contains($0.name) } + regions.filter { slow.contains($0.name) }
+    }
+
+    /// Regions that did not answer lately.
+    private var slow: Set<String> {
         let now = Timestamp.now
-        let slow = late.withLock { $0.filter { now.seconds(since: $0.value) < RegionReader.lateness } }
-        return regions.filter { slow[$0.name] == nil } + regions.filter { slow[$0.name] != nil }
+        return late.withLock { Set($0.filter { now.seconds(since: $0.value) < RegionReader.lateness }.keys) }
     }
 
     /// An object whose name is the digest of its bytes.
@@ -119,6 +124,15 @@ package final class RegionReader: Sendable {
         return found
     }
 
+    /// The opened bytes of chunks, fetched from all their packs side by side.
+    package func chunks(at locations: some Sequence<ChunkLocation>) async throws -> [Digest: [UInt8]] {
+        let packs = Dictionary(grouping: locations, by: \.pack).mapValues { $0.map(\.entry) }
+        return try await withThrowingTaskGroup(of: [Digest: [UInt8]].self) { tasks in
+            for (pack, entries) in packs { tasks.addTask { try await self.chunks(entries, in: pack) } }
+            return try await tasks.reduce(into: [:]) { $0.merge($1) { first, _ in first } }
+        }
+    }
+
     /// The opened bytes of chunks that lie in one pack, in the order asked. Neighbours are read in one request; when a
     /// run is damaged its chunks are read one by one, each from whichever region has it whole.
     package func chunks(_ entries: [PackEntry], in pack: Digest) async throws -> [Digest: [UInt8]] {
@@ -130,7 +144,8 @@ package final class RegionReader: Sendable {
             let opened: [Digest: [UInt8]]
             do {
                 opened = try await read(key, range: range) { try RegionReader.open(run, from: $0, at: range.lowerBound, source: $1) }
-            } catch let error as FarmError where run.count > 1 && error.category == .corrupt {
+            } catch is FarmError where run.count > 1 && regions.contains(where: { !slow.contains($0.name) }) {
+                // Where none answers, asking for each of them would only take longer.
                 var single: [Digest: [UInt8]] = [:]
                 for entry in run {
                     single.merge(

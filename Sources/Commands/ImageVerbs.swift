@@ -106,7 +106,7 @@ struct ImageInspectCommand: AsyncParsableCommand {
             architecture: head.map { head in
                 SingularityImage.Architecture(rawValue: head.architecture).map { "\($0)" } ?? head.architecture
             },
-            identifier: head?.identifier.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined(),
+            identifier: head?.identifier.hex,
             created: head.map { "\(Timestamp(seconds: max(0, min($0.created, 1 << 40))))" },
             objects: (head?.descriptors ?? []).map {
                 Object(id: $0.id, kind: kind($0), name: $0.name, offset: $0.offset, size: $0.size)

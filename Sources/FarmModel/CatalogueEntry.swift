@@ -40,29 +40,26 @@ package struct FileChecksum: Codable, Sendable, Hashable, CustomStringConvertibl
 
     package var description: String { "\(algorithm.rawValue):\(hex)" }
 
-    /// Takes a file's bytes piece by piece.
-    package struct Hasher {
-        private var md5 = Insecure.MD5()
-        private var sha256 = SHA256()
-        private let algorithm: Algorithm
-
-        package init(_ algorithm: Algorithm) { self.algorithm = algorithm }
-
-        package mutating func update(_ bytes: UnsafeRawBufferPointer) {
-            switch algorithm {
-            case .md5: md5.update(bufferPointer: bytes)
-            case .sha256: sha256.update(bufferPointer: bytes)
-            }
-        }
-
-        package func finish() -> FileChecksum {
-            FileChecksum(algorithm, algorithm == .md5 ? Array(md5.finalize()) : Array(sha256.finalize()))
-        }
+    /// The checksum that a digest is.
+    package init(_ digest: Digest) {
+        algorithm = .sha256
+        hex = digest.hex
     }
 
-    private init(_ algorithm: Algorithm, _ bytes: [UInt8]) {
-        self.algorithm = algorithm
-        hex = bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+    /// Makes a checksum in MD5 of bytes that come piece by piece.
+    package struct MD5 {
+        private var state = Insecure.MD5()
+
+        package init() {}
+
+        package mutating func update(_ bytes: UnsafeRawBufferPointer) { state.update(bufferPointer: bytes) }
+
+        package func finish() -> FileChecksum { FileChecksum(md5: state.finalize().hex) }
+    }
+
+    private init(md5 hex: String) {
+        algorithm = .md5
+        self.hex = hex
     }
 }
 

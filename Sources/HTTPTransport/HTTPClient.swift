@@ -27,12 +27,7 @@ package final class HTTPClient: Sendable {
     /// Sends a request and returns its response, whatever the status. Throws `http.unreachable` when no response came,
     /// `http.too-large` over the limit, and whatever the sink throws.
     package func perform(_ request: HTTPRequest, sink: Sink? = nil, head: HeadSink? = nil) async throws -> HTTPResponse {
-        let cancelled = Switch()
-        return try await withTaskCancellationHandler {
-            try await Blocking.run { try self.transfer(request, head: head, sink: sink, cancelled: cancelled) }
-        } onCancel: {
-            _ = cancelled.raise()
-        }
+        try await Blocking.interruptible { try self.transfer(request, head: head, sink: sink, cancelled: $0) }
     }
 
     /// As `perform`, trying again after transport failures and "later" statuses; the last response is returned as it is.
@@ -47,13 +42,12 @@ package final class HTTPClient: Sendable {
         }
         curl_easy_reset(curl)
         let transfer = Transfer(
-            body: request.body, limit: request.responseLimit, head: head, sink: sink, known: request.resumeAt, cancelled: cancelled)
+            body: request.body, limit: request.responseLimit, head: head, sink: sink, cancelled: cancelled)
         let context = Unmanaged.passRetained(transfer)
         defer { context.release() }
         var list: UnsafeMutablePointer<curl_slist>?
         for header in request.headers { list = curl_slist_append(list, "\(header.name): \(header.value)") }
         list = curl_slist_append(list, "Expect:")
-        if request.resumeAt > 0 { list = curl_slist_append(list, "Range: bytes=\(request.resumeAt)-") }
         defer { curl_slist_free_all(list) }
         try transfer.openBody()
         configure(curl, request, list: list, context: context.toOpaque())
@@ -155,14 +149,9 @@ private final class Transfer {
     private var file: OpenFile?
     private var sent: Int64 = 0
     private var status = 0
-    /// Bytes at the beginning of a whole body that the sink has.
-    private var known: Int64
 
-    init(
-        body: HTTPBody, limit: Int64, head: HTTPClient.HeadSink?, sink: HTTPClient.Sink?, known: Int64, cancelled: Switch
-    ) {
+    init(body: HTTPBody, limit: Int64, head: HTTPClient.HeadSink?, sink: HTTPClient.Sink?, cancelled: Switch) {
         self.head = head
-        self.known = known
         self.body = body
         self.limit = limit
         self.sink = sink
@@ -205,14 +194,10 @@ private final class Transfer {
     func receive(_ buffer: UnsafeRawBufferPointer) -> Int {
         // A refusal's body explains it and must not reach the sink.
         if let sink, (200..<300).contains(status) {
-            // 206 is the rest (RFC 9110, section 15.3.7); anything else begins at the beginning.
-            let skipped = status == 206 ? 0 : Int(min(known, Int64(buffer.count)))
-            known -= Int64(skipped)
-            guard skipped < buffer.count else { return buffer.count }
             do {
                 try head?(HTTPResponse(status: status, headers: headers, body: []))
                 head = nil
-                try sink(UnsafeRawBufferPointer(rebasing: buffer[skipped...]))
+                try sink(buffer)
             } catch {
                 self.error = error
                 return 0

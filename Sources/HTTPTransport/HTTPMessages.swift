@@ -32,8 +32,6 @@ package struct HTTPRequest: Sendable {
     package var connectSeconds: Int
     /// Ends a request that is not over after so long; 0 for never.
     package var deadlineSeconds = 0
-    /// Bytes of the body that the sink has already; the server is asked for the rest, and where it sends everything they are left out.
-    package var resumeAt: Int64 = 0
     /// A longer response body is refused.
     package var responseLimit: Int64
     /// Follow up to five redirects, to https only; for downloads without secrets in their headers.

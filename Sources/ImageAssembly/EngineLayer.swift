@@ -15,6 +15,16 @@ final class EngineLayer: LayerArchive {
         var offset: Int64
         var size: Int64
         var path: [UInt8]
+        var check: UInt64?
+
+        /// Whether a file has the length and the bytes that the engine has noted.
+        func isContent(of file: OpenFile) throws -> Bool {
+            guard try file.size() == size else { return false }
+            guard let check else { return true }
+            var found = ContentCheck()
+            try file.readAll(size: size) { found.update($0) }
+            return found.value == check
+        }
     }
 
     private struct State {
@@ -28,6 +38,7 @@ final class EngineLayer: LayerArchive {
     }
 
     private let directory: OpenFile
+    private let below: [String]
     // Touched by whoever holds the lock only; what unpacks is no value that a Mutex could own.
     private let lock = Mutex(())
     private nonisolated(unsafe) var state: State
@@ -35,8 +46,10 @@ final class EngineLayer: LayerArchive {
     /// - Parameters:
     ///   - headers: the engine's `tar-split.json.gz`.
     ///   - directory: the layer's `diff`.
-    init(name: String, headers: String, directory: String) throws {
+    ///   - below: those of the layers that it was written on, the nearest first.
+    init(name: String, headers: String, directory: String, below: [String] = []) throws {
         self.name = name
+        self.below = below
         self.directory = try OpenFile(directory, flags: O_RDONLY | O_DIRECTORY)
         // Whether this kernel opens below a directory is found out now, while there is another way.
         do { try OpenFile(Array(".".utf8), beneath: self.directory).close() } catch {
@@ -65,15 +78,11 @@ final class EngineLayer: LayerArchive {
         }
         if let index = extent(at: offset) {
             let extent = state.extents[index]
-            if state.open?.extent != index { state.open = (index, try OpenFile(extent.path, beneath: directory)) }
+            if state.open?.extent != index { state.open = (index, try open(extent)) }
             let count = Int(min(Int64(buffer.count), extent.offset + extent.size - offset))
             guard let file = state.open?.file,
                 try file.read(at: offset - extent.offset, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])) == count
-            else {
-                throw FarmError(
-                    "layer.short", .corrupt,
-                    "the engine's store is damaged: \(name) has a shorter \"\(ImageListing.escaped(extent.path))\" than it should")
-            }
+            else { throw damaged(extent, "a shorter") }
             return count
         }
         guard let part = state.window.first(where: { $0.offset <= offset && offset < $0.offset + Int64($0.bytes.count) }) else {
@@ -85,6 +94,28 @@ final class EngineLayer: LayerArchive {
         return count
     }
 
+    private func damaged(_ extent: Extent, _ what: String) -> FarmError {
+        FarmError(
+            "layer.short", .corrupt,
+            "the engine's store is damaged: \(name) has \(what) \"\(ImageListing.escaped(extent.path))\" than it should",
+            hint: "remove the image from the engine, and what its builder keeps (docker builder prune), and build it again")
+    }
+
+    /// A file's content, which is not always in the layer's own directory: where two builds wrote layers with equal archives, the engine keeps
+    /// one of them and compares what was written upon the other with it. Files that only differ in fractions of a second are then in the
+    /// archive of the upper layer, and in the directory of the lower.
+    private func open(_ extent: Extent) throws -> OpenFile {
+        do { return try OpenFile(extent.path, beneath: directory) } catch let error as FarmError where error.category == .notFound {
+            for path in below {
+                let layer = try OpenFile(path, flags: O_RDONLY | O_DIRECTORY)
+                guard let file = try? OpenFile(extent.path, beneath: layer) else { continue }
+                guard try extent.isContent(of: file) else { throw damaged(extent, "another") }
+                return file
+            }
+            throw error
+        }
+    }
+
     /// Reads the next record; false when there is none.
     private func advance(keepFrom offset: Int64) throws -> Bool {
         guard let record = try state.records.next() else { return false }
@@ -93,11 +124,12 @@ final class EngineLayer: LayerArchive {
             state.window.removeAll { $0.offset + Int64($0.bytes.count) <= offset }
             state.window.append((state.end, bytes))
             state.end += Int64(bytes.count)
-        case .file(let path, let size):
+        case .file(let path, let size, let check):
             // The archive's names may begin with what the directory does not need.
             let parts = path.split(separator: UInt8(ascii: "/")).filter { !$0.elementsEqual([UInt8(ascii: ".")]) }
             if size > 0 {
-                state.extents.append(Extent(offset: state.end, size: size, path: Array(parts.joined(separator: [UInt8(ascii: "/")]))))
+                let path = Array(parts.joined(separator: [UInt8(ascii: "/")]))
+                state.extents.append(Extent(offset: state.end, size: size, path: path, check: check))
             }
             state.end += size
         }
@@ -113,121 +145,6 @@ final class EngineLayer: LayerArchive {
         }
         guard low > 0, offset < state.extents[low - 1].offset + state.extents[low - 1].size else { return nil }
         return low - 1
-    }
-}
-
-/// What a line of the engine's headers says.
-private enum HeaderRecord {
-    /// Bytes of the archive: headers, and the padding of the entry before.
-    case segment([UInt8])
-    /// The content of a file follows, which is not here.
-    case file(path: [UInt8], size: Int64)
-}
-
-/// Lines of JSON in a gzip file, unpacked as they are wanted.
-private struct RecordReader {
-    private let file: OpenFile
-    private let stream: GzipStream
-    private var position: Int64 = 0
-    private var text: [UInt8] = []
-    private var start = 0
-
-    init(_ path: String) throws {
-        file = try OpenFile(path, flags: O_RDONLY)
-        stream = try GzipStream()
-    }
-
-    mutating func next() throws -> HeaderRecord? {
-        while true {
-            if let end = text[start...].firstIndex(of: UInt8(ascii: "\n")) {
-                let line = text[start..<end]
-                start = end + 1
-                if line.isEmpty { continue }
-                return try record(line)
-            }
-            text.removeFirst(start)
-            start = 0
-            var piece = [UInt8](repeating: 0, count: 1 << 16)
-            let got = try piece.withUnsafeMutableBytes { try file.read(at: position, into: $0) }
-            if got == 0 {
-                guard stream.isComplete, text.isEmpty else { throw damaged() }
-                return nil
-            }
-            position += Int64(got)
-            try piece.withUnsafeBytes { bytes in
-                try stream.feed(UnsafeRawBufferPointer(rebasing: bytes[..<got])) { text += $0 }
-            }
-            // A header with its extended headers is no longer than what a layer's entry may have.
-            guard text.count <= 64 << 20 else { throw damaged() }
-        }
-    }
-
-    private struct Line: Decodable {
-        var type: Int
-        var name: String?
-        var name_raw: Data?
-        var size: Int64?
-        var payload: Data?
-    }
-
-    private func record(_ line: ArraySlice<UInt8>) throws -> HeaderRecord {
-        guard let fields = RecordReader.plain(line) ?? (try? JSONDecoder().decode(Line.self, from: Data(line))) else { throw damaged() }
-        switch fields.type {
-        case 1:
-            guard let size = Optional(fields.size ?? 0), (0...(1 << 50)).contains(size) else { throw damaged() }
-            return .file(path: fields.name_raw.map(Array.init) ?? Array((fields.name ?? "").utf8), size: size)
-        case 2: return .segment(Array(fields.payload ?? Data()))
-        default: throw damaged()
-        }
-    }
-
-    /// A line in the form that engines write, taken apart without a parser of JSON, which would take most of the time; `nil` for
-    /// another form.
-    private static func plain(_ line: ArraySlice<UInt8>) -> Line? {
-        var result = Line(type: 0)
-        guard !line.contains(UInt8(ascii: "\\")), line.first == UInt8(ascii: "{"), line.last == UInt8(ascii: "}") else { return nil }
-        var rest = line.dropFirst().dropLast()
-        while !rest.isEmpty {
-            guard rest.first == UInt8(ascii: "\""), let close = rest.dropFirst().firstIndex(of: UInt8(ascii: "\"")),
-                close + 1 < rest.endIndex, rest[close + 1] == UInt8(ascii: ":")
-            else { return nil }
-            let key = rest[(rest.startIndex + 1)..<close]
-            rest = rest[(close + 2)...]
-            let value: ArraySlice<UInt8>
-            let isText = rest.first == UInt8(ascii: "\"")
-            if isText {
-                guard let end = rest.dropFirst().firstIndex(of: UInt8(ascii: "\"")) else { return nil }
-                value = rest[(rest.startIndex + 1)..<end]
-                rest = rest[(end + 1)...]
-            } else {
-                let end = rest.firstIndex(of: UInt8(ascii: ",")) ?? rest.endIndex
-                value = rest[rest.startIndex..<end]
-                rest = rest[end...]
-            }
-            if !rest.isEmpty {
-                guard rest.first == UInt8(ascii: ",") else { return nil }
-                rest = rest.dropFirst()
-            }
-            switch String(decoding: key, as: UTF8.self) {
-            case "type": result.type = Int(String(decoding: value, as: UTF8.self)) ?? 0
-            case "size": result.size = Int64(String(decoding: value, as: UTF8.self))
-            case "name" where isText: result.name = String(decoding: value, as: UTF8.self)
-            case "name_raw" where isText:
-                guard let data = Data(base64Encoded: Data(value)) else { return nil }
-                result.name_raw = data
-            case "payload" where isText && result.type == 2:
-                guard let data = Data(base64Encoded: Data(value)) else { return nil }
-                result.payload = data
-            default: break
-            }
-        }
-        return result
-    }
-
-    private func damaged() -> FarmError {
-        FarmError(
-            "image.engine", .corrupt, "the engine's headers of a layer are unreadable: \(file.path)",
-            hint: "remove the image from the engine and build it again")
     }
 }
 
@@ -261,12 +178,26 @@ extension LayeredImage {
                 guard cache.utf8.allSatisfy(\.isAlphanumeric) else {
                     throw FarmError("image.engine", .corrupt, "\(place)/cache-id is damaged")
                 }
+                let layer = "\(root)/overlay2/\(cache)"
                 return try EngineLayer(
-                    name: "sha256:\(diffID.hex)", headers: "\(place)/tar-split.json.gz", directory: "\(root)/overlay2/\(cache)/diff")
+                    name: "sha256:\(diffID.hex)", headers: "\(place)/tar-split.json.gz", directory: "\(layer)/diff",
+                    below: try below("\(layer)/lower", store: "\(root)/overlay2"))
             }
             return LayeredImage(configuration: configuration, layers: layers)
         } catch let error as FarmError where error.category == .notFound || error.category == .denied {
             throw FarmError("image.engine", .unavailable, "the engine's layers cannot be read where they are: \(error.message)")
+        }
+    }
+
+    /// The directories that overlay2 puts below a layer: its file `lower` names them by links in the driver's directory.
+    private static func below(_ path: String, store: String) throws -> [String] {
+        guard Disk.exists(path) else { return [] }
+        let names = String(decoding: try Disk.read(path, limit: 1 << 16), as: UTF8.self).split(separator: ":")
+        return try names.map { name in
+            guard name.hasPrefix("l/"), name.dropFirst(2).utf8.allSatisfy(\.isAlphanumeric) else {
+                throw FarmError("image.engine", .corrupt, "\(path) is damaged")
+            }
+            return "\(store)/\(name)"
         }
     }
 }

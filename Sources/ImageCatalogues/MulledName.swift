@@ -76,6 +76,6 @@ package struct MulledName: Sendable, Hashable {
     }
 
     private static func hash(_ lines: [String]) -> String {
-        Insecure.SHA1.hash(data: Data(lines.joined(separator: "\n").utf8)).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+        Insecure.SHA1.hash(data: Data(lines.joined(separator: "\n").utf8)).hex
     }
 }

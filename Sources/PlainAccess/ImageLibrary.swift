@@ -59,7 +59,8 @@ package actor ImageLibrary {
 
     /// Everything that is offered, by path. When the channel cannot be read any more, what it said last counts until it expires.
     package func all(now: Timestamp) async throws -> [ServedImage] {
-        if let lookedAt, now.seconds(since: lookedAt) < ImageLibrary.freshness { return images }
+        let isExpired = channel.map { $0.expiresAt <= now } ?? false
+        if let lookedAt, !isExpired, now.seconds(since: lookedAt) < ImageLibrary.freshness { return images }
         let task = looking ?? Task { try await look(now: now) }
         looking = task
         do { try await task.value } catch let error as FarmError {
@@ -73,7 +74,7 @@ package actor ImageLibrary {
         defer {
             looking = nil
             // A region that is away is not asked for every request.
-            if channel != nil { lookedAt = .now }
+            if channel != nil { lookedAt = now }
             for incident in pull.reader.takeIncidents() {
                 logger.warning(
                     "another region had to serve",
@@ -84,12 +85,13 @@ package actor ImageLibrary {
         do { next = try await pull.channel(now: now) } catch let error as FarmError where error.code == "channel.absent" && channel == nil {
             return lookedAt = now
         }
-        if let channel, channel.entries == next.entries { return self.channel = next }
-        try await take(next)
+        let isWhole = releases.count == Set(next.entries.map(\.release)).count
+        if channel?.entries != next.entries || !isWhole { try await take(next.entries) }
+        channel = next
     }
 
-    private func take(_ next: ReleaseChannel) async throws {
-        var missing = next.entries.filter { releases[$0.release] == nil }[...]
+    private func take(_ entries: [ChannelEntry]) async throws {
+        var missing = entries.filter { releases[$0.release] == nil }[...]
         var found = releases
         let pull = pull
         try await withThrowingTaskGroup(of: (ChannelEntry, Result<Release, any Error>).self) { tasks in
@@ -109,13 +111,11 @@ package actor ImageLibrary {
                 }
             }
         }
-        let wanted = Set(next.entries.map(\.release))
+        let wanted = Set(entries.map(\.release))
         releases = found.filter { wanted.contains($0.key) }
         images = releases.values.sorted { ($0.path, $0.publishedAt, $0.sha256) < ($1.path, $1.publishedAt, $1.sha256) }
         byPath = Dictionary(images.map { ($0.path, $0) }) { first, _ in first }
         byDigest.merge(images.map { ($0.sha256, $0) }) { _, new in new }
-        // Kept only when all of it could be read, so that the rest is tried again.
-        if releases.count == wanted.count || channel == nil { channel = next }
     }
 
     /// An image by its path; throws `image.absent`.

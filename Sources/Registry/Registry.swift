@@ -72,8 +72,7 @@ package actor Registry {
         try await anywhere(reference) { host in
             let (taker, progress) = (try make(), Progress())
             _ = try await self.ask("GET", reference, at: host, "/blobs/sha256:\(digest.hex)", progress: progress) { bytes in
-                try taker.take(bytes)
-                progress.add(Int64(bytes.count))
+                if let new = progress.new(of: bytes) { try taker.take(new) }
             }
             return try taker.finish()
         }
@@ -141,7 +140,7 @@ package actor Registry {
     ) async throws -> HTTPResponse {
         let url = reference.address(at: host) + path
         let response = try await policy.repeating {
-            try await self.perform(method, reference, host, url, isWriting: isWriting, resumeAt: progress?.value ?? 0, sink: sink)
+            try await self.perform(method, reference, host, url, isWriting: isWriting, progress: progress, sink: sink)
         }
         // All had come when the line was cut; whoever takes the bytes compares their digest.
         if response.status == 416, progress?.value ?? 0 > 0 { return response }
@@ -152,7 +151,7 @@ package actor Registry {
     /// Sends one request, and when the registry wants to know who asks, once more with an answer to that.
     private func perform(
         _ method: String, _ reference: ImageReference, _ host: String, _ url: String, headers: [(name: String, value: String)] = [],
-        body: HTTPBody = .none, isWriting: Bool, resumeAt: Int64 = 0, sink: HTTPClient.Sink? = nil
+        body: HTTPBody = .none, isWriting: Bool, progress: Progress? = nil, sink: HTTPClient.Sink? = nil
     ) async throws -> HTTPResponse {
         let key = "\(host) \(reference.repository) \(isWriting)"
         // Where a registry sends one to, nobody is told who one is.
@@ -163,9 +162,11 @@ package actor Registry {
             if let authorization { all.append((name: "Authorization", value: authorization)) }
             var request = HTTPRequest(method, url, headers: all, body: body, stallSeconds: Registry.patience(body), responseLimit: 16 << 20)
             request.followsRedirects = method == "GET"
-            request.resumeAt = resumeAt
+            if let value = progress?.value, value > 0 { request.headers.append((name: "Range", value: "bytes=\(value)-")) }
             if sink == nil, case .none = body { request.deadlineSeconds = 120 }
-            do { return try await client.perform(request, sink: sink) } catch let error as FarmError where error.category == .unavailable {
+            do { return try await client.perform(request, sink: sink, head: { progress?.begins($0) }) } catch let error as FarmError
+                where error.category == .unavailable
+            {
                 throw FarmError("registry.unreachable", .unavailable, error.message, cause: error)
             }
         }
@@ -245,11 +246,25 @@ package actor Registry {
     }
 }
 
-/// How many bytes of a transfer have come.
+/// How many bytes of a part have come, over all transfers of it.
 private final class Progress: Sendable {
-    private let count = Mutex<Int64>(0)
-    var value: Int64 { count.withLock { $0 } }
-    func add(_ more: Int64) { count.withLock { $0 += more } }
+    /// All, and where in the part this transfer is.
+    private let state = Mutex<(count: Int64, position: Int64)>((0, 0))
+    var value: Int64 { state.withLock { $0.count } }
+
+    /// 206 is the rest (RFC 9110, section 15.3.7); anything else begins at the beginning.
+    func begins(_ head: HTTPResponse) { state.withLock { $0.position = head.status == 206 ? $0.count : 0 } }
+
+    /// What of a transfer's bytes has not come before; `nil` for none.
+    func new(of bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer? {
+        let known = state.withLock { state in
+            let known = Int(min(state.count - state.position, Int64(bytes.count)))
+            state.position += Int64(bytes.count)
+            state.count = max(state.count, state.position)
+            return known
+        }
+        return known < bytes.count ? UnsafeRawBufferPointer(rebasing: bytes[known...]) : nil
+    }
 }
 
 /// Takes a part of an image as it comes; one transfer at a time feeds it.

@@ -59,6 +59,16 @@ package enum Blocking {
         }
     }
 
+    /// The same for work that looks now and then at its argument, which is raised when the caller is cancelled.
+    package static func interruptible<Value: Sendable>(_ body: @escaping @Sendable (Switch) throws -> Value) async throws -> Value {
+        let isOver = Switch()
+        return try await withTaskCancellationHandler {
+            try await run { try body(isOver) }
+        } onCancel: {
+            _ = isOver.raise()
+        }
+    }
+
     /// The same for work that might never end: after so many seconds it is left to itself, and `blocking.deadline` is thrown.
     package static func run<Value: Sendable>(
         seconds: Double, _ body: @escaping @Sendable () throws -> Value

@@ -239,6 +239,18 @@ import Zstandard
         #expect(await code(of: { _ = try await rebuild([a, b], name) }) == "storage.absent")
     }
 
+    /// Damage of one chunk here and of another there is gone around chunk by chunk, also while a third region is away.
+    @Test func damageInEveryRegionIsGoneAroundWhileOneIsAway() async throws {
+        let (a, b, _, name, image, pack) = try await regions()
+        for (store, position) in [(a, 5000), (b, 600_000)] {
+            var bytes = try await store.get(Pack.key(pack))
+            bytes[position] ^= 1
+            try await store.put(Pack.key(pack), bytes)
+        }
+        #expect(try await rebuild([a, b, AwayStore()], name).0 == image)
+        #expect(try await rebuild([AwayStore(), b, a], name).0 == image)
+    }
+
     @Test func aRegionThatIsAwayLeavesTheQuestionOpen() async throws {
         let (_, b, _, name, _, pack) = try await regions()
         try await b.delete(Pack.key(pack))

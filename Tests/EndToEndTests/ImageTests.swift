@@ -108,6 +108,33 @@ import Testing
         #expect(try await digest("\(ordinary)/x.sif") == expected)
     }
 
+    /// Two builds write layers with equal archives, whose files differ in fractions of a second; what lies upon the second is compared with the
+    /// first by the engine, and its archive then has files that its directory has not.
+    @Test(.timeLimit(.minutes(3))) func filesOfLayersBelowAreFoundThere() async throws {
+        let scratch = try Scratch()
+        let name = "sciferry-twin-\(Nonce.hex(bytes: 4))"
+        let base = try await TestRegistry.base()
+        let script = """
+            cd \(scratch.path); export DOCKER_BUILDKIT=1
+            build() { printf "FROM \(base)\\n$2" > Dockerfile; /usr/bin/docker build -q -t \(name):$1 . ; }
+            echo \(name) > x; touch -d @1000.25 x; build one "COPY x /x\\n"
+            rm x; echo \(name) > x; touch -d @1000.75 x
+            ! build two "COPY --chown=0:0 x /x\\nRUN echo \(name) upon > /y\\nRUN false\\n" 2>/dev/null
+            build below "COPY --chown=0:0 x /x\\n"; build two "COPY --chown=0:0 x /x\\nRUN echo \(name) upon > /y\\n"
+            /usr/bin/docker save \(name):two -o saved.tar
+            """
+        try await ProcessRunner.require(Command("bash", ["-ec", script], deadlineSeconds: 120))
+        let layers = try await ProcessRunner.require(
+            Command("bash", ["-ec", "cd \(scratch.path); mkdir s; tar -C s -xf saved.tar; for l in s/*/layer.tar; do tar -tf $l; done"]))
+        #expect(layers.split(separator: "\n").filter { $0 == "x" }.count == 2, "the engine does not do it any more")
+        for (source, file) in [("docker-daemon:\(name):two", "daemon"), ("docker-archive:\(scratch.path)/saved.tar", "archive")] {
+            try await Self.sciferry("image", "assemble", source, "-o", "\(scratch.path)/\(file).sif", "--docker", "/usr/bin/docker")
+        }
+        #expect(try await digest("\(scratch.path)/daemon.sif") == digest("\(scratch.path)/archive.sif"))
+        let names = ["one", "two", "below"].map { "\(name):\($0)" }
+        try await ProcessRunner.require(Command("/usr/bin/docker", ["rmi"] + names, deadlineSeconds: 60))
+    }
+
     /// What goes wrong on the way is told, and leaves nothing that looks like an image.
     @Test(.timeLimit(.minutes(3))) func damagedSourcesAreRefused() async throws {
         let torture = try await Shared.torture.get()

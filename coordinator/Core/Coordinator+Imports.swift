@@ -58,8 +58,7 @@ extension Coordinator {
     package func fetchImport(_ wish: ImportWish, by who: String) throws -> JobRecord {
         let record = try record(of: wish)
         let plan = try Coordinator.plan(for: record.entry)
-        let bytes = try plan.canonicalBytes()
-        let key = try blobs.put(bytes)
+        let key = try blobs.put(try plan.canonicalBytes())
         return try transition { $0.takeIn(record, plan, key, by: who, priority: nil, now: .now) }
     }
 

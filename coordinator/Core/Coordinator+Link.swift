@@ -219,7 +219,7 @@ extension Coordinator {
             let metadata = try? CanonicalJSON.decode(SignatureMetadata.self, from: bytes, source: "the question"),
             metadata.isSound
         else { throw MessageFailure.meaningless("a wrong request for a signature") }
-        guard let job = state.jobs[attempt.job], job.kind == .build, !(job.isCandidate ?? false) else {
+        guard let job = state.jobs[attempt.job], job.kind == .build, !(job.isCandidate ?? false), !(job.takesIn ?? false) else {
             throw FarmError("sign.refused", .denied, "the farm signs what its trusted workers build for release, and nothing else")
         }
         return try publisher.signature(of: metadata)

@@ -57,7 +57,7 @@ extension FarmState {
         for record in Set(releases.values.map(\.release.image.buildKey)).compactMap(release(ofKey:)) {
             let release = record.release
             let key = "\(release.name)\n\(release.version)\n\(release.image.target)"
-            if let there = newest[key]?.release, isBetter(there, than: release) { continue }
+            if let there = newest[key], isBetter(there, than: record) { continue }
             newest[key] = record
         }
         return newest.sorted { $0.key < $1.key }.map { _, record in
@@ -68,9 +68,10 @@ extension FarmState {
     }
 
     /// What the farm has built goes before what it took in, and then the newer.
-    private func isBetter(_ one: Release, than other: Release) -> Bool {
-        if (one.imported == nil) != (other.imported == nil) { return one.imported == nil }
-        return (one.publishedAt, one.image.digest) > (other.publishedAt, other.image.digest)
+    private func isBetter(_ one: ReleaseRecord, than other: ReleaseRecord) -> Bool {
+        let isBuilt = (one.release.imported == nil, other.release.imported == nil)
+        if isBuilt.0 != isBuilt.1 { return isBuilt.0 }
+        return (one.release.publishedAt, one.digest) > (other.release.publishedAt, other.digest)
     }
 
     /// The first region shows the release: the job is done, whatever the mirrors do.

@@ -57,10 +57,7 @@ extension BuildPipeline {
         let packages = try await record(
             .packages, InstalledPackages(sif.survey.packages + tested.rpm, distribution: sif.survey.distribution), uploader)
         let instructions = try await record(
-            .instructions,
-            Statement(
-                about: "\(plan.name)-\(plan.version)-\(plan.target).sif", image: manifest.image, predicateType: PredicateType.instructions,
-                predicate: sif.instructions), uploader)
+            .instructions, BuildPipeline.statement(sif.instructions, about: plan, manifest.image), uploader)
         let files = try await record(.files, sif.listing, uploader)
         let object = try await uploadManifest(manifest, uploader)
         await log.say(
@@ -79,6 +76,13 @@ extension BuildPipeline {
     /// Bytes that a build takes up at most: its layers in the engine, the image, and what the plan brings. Packs are made in memory.
     private func diskBytes(_ plan: Plan, _ image: String, _ sif: AssembledImage) async throws -> Int64 {
         try await engine.size(image) + (Disk.size(sif.path) ?? 0) + sif.archiveBytes + plan.context.reduce(0) { $0 + $1.size }
+    }
+
+    /// What was found of an image's machine code, as a document about it.
+    static func statement(_ report: InstructionReport, about plan: Plan, _ image: Digest) -> Statement<InstructionReport> {
+        Statement(
+            about: "\(plan.name)-\(plan.version)-\(plan.target).sif", image: image, predicateType: PredicateType.instructions,
+            predicate: report)
     }
 
     func uploadManifest(_ manifest: ImageManifest, _ uploader: Uploader) async throws -> IncomingObject {

@@ -16,12 +16,12 @@ extension BuildPipeline {
         let path = "\(directory)/image/image.sif"
         try Disk.makeDirectory(Disk.parent(of: path))
         let patience = Patience(hours: context.configuration.buildHours)
-        let image = try await obtain(plan, source, path, patience)
+        let (image, manifest) = try await obtain(plan, source, path, patience)
         await enter(.assemble, "looking into the image")
         let (found, instructions) = try await following(.assemble) { report in
-            try await patience.during {
+            try await patience.during { check in
                 try BuildPipeline.look(into: image, plan, source) { share in
-                    try patience.check()
+                    try check()
                     report(Int(share * 1000))
                 }
             }
@@ -30,25 +30,16 @@ extension BuildPipeline {
         await enter(.test)
         let tested = try await start(plan, path, image.partition.offset, offered: found.commands)
         await log.say(tested.commands.isEmpty ? "nobody says which commands it offers" : "\(tested.commands.count) commands")
-        await enter(.chunk)
-        let (manifest, cuts) = try await patience.during {
-            var whole = GrowingImage(image.file, from: 0, parameters: .standard)
-            return try whole.finish(check: patience.check)
-        }
         await enter(.upload, "\(manifest.chunks.count) chunks")
         let (uploader, sender) = (uploader, try ChunkSender(uploader, image: path))
         let context = context
-        do { try await sender.finish(cuts) { await context.report(.upload, Int($0 * 1000), "") } } catch {
+        do { try await sender.finish(manifest.cuts) { await context.report(.upload, Int($0 * 1000), "") } } catch {
             await sender.cancel()
             throw error
         }
         let records = [
             try await record(.packages, InstalledPackages(found.packages, distribution: found.distribution), uploader),
-            try await record(
-                .instructions,
-                Statement(
-                    about: "\(plan.name)-\(plan.version)-\(plan.target).sif", image: manifest.image,
-                    predicateType: PredicateType.instructions, predicate: instructions), uploader),
+            try await record(.instructions, BuildPipeline.statement(instructions, about: plan, manifest.image), uploader),
             try await record(.files, found.listing, uploader),
         ]
         let object = try await uploadManifest(manifest, uploader)
@@ -100,16 +91,11 @@ extension BuildPipeline {
         _ plan: Plan, _ path: String, _ offset: Int64, offered: [String]
     ) async throws -> (outcomes: [TestOutcome], runtime: String, commands: [String]) {
         let all = Array(Set(offered + plan.commands)).sorted()
-        let emulator: EmulatedPlatform?
-        do { emulator = try self.emulator(for: plan.architecture) } catch {
+        do { _ = try emulator(for: plan.architecture) } catch {
             await log.say("this worker does not run programs of \(plan.architecture): the image is not started")
             return ([], "", all)
         }
-        try await Blocking.run { try Disk.replace("\(Disk.parent(of: path))/offset", with: Array("\(offset)\n".utf8)) }
-        let runner = try await SuiteRunner(
-            imageDirectory: Disk.parent(of: path), scratch: "\(directory)/runtime",
-            work: SuiteRunner.workDirectory(home: context.home.root, attempt: context.attempt.description), marks: marks,
-            patience: min(30, emulator?.cost ?? 1))
+        let runner = try await runner(plan, Disk.parent(of: path), offset)
         let log = log
         do {
             let runtime = try await runner.runtime()
@@ -135,14 +121,16 @@ extension BuildPipeline {
     // MARK: getting the file
 
     /// Brings the image from the first place that has it whole.
-    private func obtain(_ plan: Plan, _ source: ImportSource, _ path: String, _ patience: Patience) async throws -> ImageFileSystem {
+    private func obtain(
+        _ plan: Plan, _ source: ImportSource, _ path: String, _ patience: Patience
+    ) async throws -> (ImageFileSystem, ImageManifest) {
         var failures: [FarmError] = []
         for (location, shown) in zip(source.locations, source.shownLocations) {
             do {
                 await log.say("from \(shown)")
                 if location.hasPrefix("file://") { try link(location, path) } else { try await download(location, source, path, patience) }
-                try await check(source, path, patience)
-                return try await opened(plan, path)
+                let image = try await opened(plan, path)
+                return (image, try await cut(source, path, patience))
             } catch let error as FarmError {
                 await log.say("not to be had there: \(error.message)")
                 failures.append(error)
@@ -166,23 +154,26 @@ extension BuildPipeline {
         try Disk.link(path, to: target)
     }
 
-    private func check(_ source: ImportSource, _ path: String, _ patience: Patience) async throws {
-        guard let checksum = source.checksum else {
-            return await log.say("its checksum is published nowhere: the image is not verified")
-        }
-        let found = try await patience.during {
-            let file = try OpenFile(path, flags: O_RDONLY)
-            var hasher = FileChecksum.Hasher(checksum.algorithm)
-            try file.readAll(size: try file.size()) {
-                try patience.check()
-                hasher.update($0)
+    /// Cuts the image into chunks, and compares its checksum in the same go: what is sent is what was compared.
+    private func cut(_ source: ImportSource, _ path: String, _ patience: Patience) async throws -> ImageManifest {
+        let (manifest, md5) = try await patience.during { check in
+            var md5 = source.checksum?.algorithm == .md5 ? FileChecksum.MD5() : nil
+            let manifest = try ImageChunker.manifest(of: path, parameters: .standard) {
+                try check()
+                md5?.update($0)
             }
-            return hasher.finish()
+            return (manifest, md5?.finish())
         }
+        guard let checksum = source.checksum else {
+            await log.say("its checksum is published nowhere: the image is not verified")
+            return manifest
+        }
+        let found = md5 ?? FileChecksum(manifest.image)
         guard found == checksum else {
             throw FarmError("import.checksum", .corrupt, "\(source.file) has \(found), its catalogue says \(checksum)")
         }
         await log.say("it has its published checksum, \(checksum)")
+        return manifest
     }
 
     private func download(_ url: String, _ source: ImportSource, _ path: String, _ patience: Patience) async throws {
@@ -210,28 +201,26 @@ extension BuildPipeline {
     }
 }
 
-/// How long a job that no recipe limits may take; blocking work that asks ends with it, and with the job.
+/// How long a job that no recipe limits may take.
 struct Patience: Sendable {
     let deadline: Timestamp
-    private let isOver = Switch()
 
     init(hours: Double) { deadline = Timestamp.now.adding(seconds: hours * 3600) }
 
-    /// Throws when the time is up or the job was cancelled.
-    func check() throws {
-        if isOver.isRaised { throw CancellationError() }
-        guard .now < deadline else {
-            throw FarmError("import.slow", .invalid, "taking the image in took longer than the worker's settings allow")
-        }
-    }
-
     /// Runs blocking work away from everybody's threads.
-    func during<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
-        let isOver = isOver
-        return try await withTaskCancellationHandler {
-            try await Blocking.run(body)
-        } onCancel: {
-            _ = isOver.raise()
+    ///
+    /// - Parameter body: gets a function to call now and then, which throws when the time is up or the job was cancelled.
+    func during<Value: Sendable>(
+        _ body: @escaping @Sendable (_ check: @escaping @Sendable () throws -> Void) throws -> Value
+    ) async throws -> Value {
+        let deadline = deadline
+        return try await Blocking.interruptible { isOver in
+            try body {
+                if isOver.isRaised { throw CancellationError() }
+                guard .now < deadline else {
+                    throw FarmError("import.slow", .invalid, "taking the image in took longer than the worker's settings allow")
+                }
+            }
         }
     }
 }

@@ -9,11 +9,7 @@ extension BuildPipeline {
     func test(
         _ plan: Plan, _ imageDirectory: String, _ offset: Int64, listsRPM lists: Bool
     ) async throws -> (outcomes: [TestOutcome], runtime: String, commands: [String], rpm: [InstalledPackages.Package]) {
-        try await Blocking.run { try Disk.replace("\(imageDirectory)/offset", with: Array("\(offset)\n".utf8)) }
-        let runner = try await SuiteRunner(
-            imageDirectory: imageDirectory, scratch: "\(directory)/runtime",
-            work: SuiteRunner.workDirectory(home: context.home.root, attempt: context.attempt.description), marks: marks,
-            patience: min(30, try emulator(for: plan.architecture)?.cost ?? 1))
+        let runner = try await runner(plan, imageDirectory, offset)
         let (context, log) = (context, log)
         do {
             let runtime = try await runner.runtime()
@@ -39,6 +35,15 @@ extension BuildPipeline {
             await runner.cleanUp()
             throw error
         }
+    }
+
+    /// What runs programs of the image in a directory, through the launcher that sites use.
+    func runner(_ plan: Plan, _ imageDirectory: String, _ offset: Int64) async throws -> SuiteRunner {
+        try await Blocking.run { try Disk.replace("\(imageDirectory)/offset", with: Array("\(offset)\n".utf8)) }
+        return try await SuiteRunner(
+            imageDirectory: imageDirectory, scratch: "\(directory)/runtime",
+            work: SuiteRunner.workDirectory(home: context.home.root, attempt: context.attempt.description), marks: marks,
+            patience: min(30, try emulator(for: plan.architecture)?.cost ?? 1))
     }
 
     /// Brings an image that another worker built and runs its tests here.

@@ -32,22 +32,17 @@ final class ImageStream: Sendable {
         _ write: @escaping @Sendable (@escaping (Int64) -> Void, @escaping @Sendable () -> Bool) throws -> Value
     ) async throws -> Value {
         let (marks, continuation) = AsyncStream<Int64>.makeStream(bufferingPolicy: .bufferingNewest(1))
-        let isOver = Switch()
         return try await withThrowingTaskGroup(of: Value?.self) { tasks in
             tasks.addTask {
                 defer { continuation.finish() }
-                return try await withTaskCancellationHandler {
-                    try await Blocking.run {
-                        var told: Int64 = 0
-                        return try write(
-                            { settled in
-                                guard settled - told >= ImageStream.step else { return }
-                                told = settled
-                                continuation.yield(settled)
-                            }, { isOver.isRaised })
-                    }
-                } onCancel: {
-                    _ = isOver.raise()
+                return try await Blocking.interruptible { isOver in
+                    var told: Int64 = 0
+                    return try write(
+                        { settled in
+                            guard settled - told >= ImageStream.step else { return }
+                            told = settled
+                            continuation.yield(settled)
+                        }, { isOver.isRaised })
                 }
             }
             tasks.addTask { [self] in

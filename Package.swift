@@ -120,6 +120,7 @@ let package = Package(
         room(
             "FarmLink", path: "protocol/Link",
             ["FarmIdentity", "FarmMessages", "FarmModel", "FarmWire", logging, nioCore, nioPosix, nioSSL, nioTLS, protobuf]),
+        room("FileStore", ["ChunkStore", "FarmModel", "ObjectStorage", "SystemIO"]),
         room(
             "SiteDelivery",
             ["Attestation", "ChunkStore", "FarmModel", "Microarchitecture", "ObjectStorage", "SingularityImage", "SystemIO"]),
@@ -150,16 +151,14 @@ let package = Package(
         room(
             "Commands",
             [
-                "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "HTTPTransport", "ISAProof",
-                "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "PlainAccess", "ProcessRunner", "Recipes",
+                "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FileStore", "HTTPTransport",
+                "ISAProof", "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "PlainAccess", "ProcessRunner",
+                "Recipes",
                 "RegionSync", "Registry", "SingularityImage", "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser, logging,
             ]),
         room(
             "PlainAccess", ["ChunkStore", "FarmModel", "SiteDelivery", httpTypes, hummingbird, logging, nioCore]),
         // Layer 6
-        .executableTarget(
-            name: "sciferry-bench-throughput", dependencies: ["ChunkStore", "FarmModel", "SystemIO"], path: "benchmarks/Throughput",
-            swiftSettings: settings),
         .executableTarget(
             name: "sciferry-bench-scheduler", dependencies: ["CoordinatorCore", "FarmMessages", "FarmModel", "Microarchitecture"],
             path: "benchmarks/Scheduler", swiftSettings: settings),

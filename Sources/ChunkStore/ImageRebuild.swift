@@ -73,37 +73,96 @@ package struct ImageRebuild: Sendable {
 
     /// Writes the image to `path` (a new file, durable when this returns) and checks its digest.
     ///
-    /// - Parameter progress: called with the bytes of the image written so far.
+    /// - Parameters:
+    ///   - checksWhole: whether the image is hashed as a whole beside its chunks. These are all verified; together they are what a manifest
+    ///     names, so this finds writers of manifests that were wrong.
+    ///   - progress: called with the bytes of the image written so far.
     /// - Throws: `image.mismatch` when the chunks do not make the image; the file is removed then.
     package func write(
-        to path: String, from reader: RegionReader, progress: @escaping @Sendable (Int64) -> Void
+        to path: String, from reader: RegionReader, checksWhole: Bool = true, progress: @escaping @Sendable (Int64) -> Void
     ) async throws {
         do {
             let file = try OpenFile(path, flags: O_RDWR | O_CREAT | O_TRUNC)
             defer { file.close() }
-            var hasher = Digest.Hasher()
-            var written: Int64 = 0
-            // A window of chunks at a time bounds memory: 256 chunks are 64 MiB at the most.
-            for start in stride(from: 0, to: manifest.chunks.count, by: 256) {
-                let window = Array(manifest.chunks[start..<min(start + 256, manifest.chunks.count)])
-                let data = try await gather(window, reader)
-                for chunk in window {
-                    guard let bytes = data[chunk.digest] else {
-                        throw FarmError("manifest.uncovered", .corrupt, "chunk \(chunk.digest.short) lies nowhere")
+            let image = try await withThrowingTaskGroup(of: Event.self) { tasks in
+                var windows = windows(mostBytes: ImageRebuild.windowBytes)[...]
+                var (fetching, written, settled, hashed) = (0, Int64(0), Int64(0), Int64(0))
+                var ahead: [Int64: Int64] = [:]
+                var hasher: Digest.Hasher? = Digest.Hasher()
+                repeat {
+                    while fetching < ImageRebuild.atOnce, let window = windows.popFirst() {
+                        fetching += 1
+                        tasks.addTask { .written(try await write(window, to: file, reader)) }
                     }
-                    hasher.update(bytes)
-                    try file.write(bytes, at: written)
-                    written += Int64(bytes.count)
-                }
-                progress(written)
+                    if checksWhole, settled > hashed, let state = hasher {
+                        hasher = nil
+                        let range = hashed..<settled
+                        tasks.addTask { .hashed(try await file.hash(range, after: state), range.upperBound) }
+                    }
+                    guard let event = try await tasks.next() else { break }
+                    switch event {
+                    case .written(let range):
+                        fetching -= 1
+                        written += range.upperBound - range.lowerBound
+                        ahead[range.lowerBound] = range.upperBound
+                        while let end = ahead.removeValue(forKey: settled) { settled = end }
+                        progress(written)
+                    case .hashed(let state, let end): (hasher, hashed) = (state, end)
+                    }
+                } while true
+                return hasher?.finish()
             }
-            guard hasher.finish() == manifest.image else {
+            guard !checksWhole || image == manifest.image else {
                 throw FarmError("image.mismatch", .corrupt, "the chunks do not make image \(manifest.image.short)")
             }
             try await Blocking.run { try file.sync() }
         } catch {
             unlink(path)
             throw error
+        }
+    }
+
+    private static let windowBytes = 8 << 20
+    private static let atOnce = 4
+
+    private enum Event: Sendable {
+        case written(Range<Int64>)
+        case hashed(Digest.Hasher, Int64)
+    }
+
+    private struct Window: Sendable {
+        var offset: Int64
+        var chunks: [ImageManifest.Chunk]
+    }
+
+    /// The image in pieces, which bounds the memory that they take.
+    private func windows(mostBytes: Int) -> [Window] {
+        var windows: [Window] = []
+        var (end, bytes) = (Int64(0), Int.max)
+        for chunk in manifest.chunks {
+            if bytes >= mostBytes {
+                windows.append(Window(offset: end, chunks: []))
+                bytes = 0
+            }
+            windows[windows.count - 1].chunks.append(chunk)
+            bytes += chunk.size
+            end += Int64(chunk.size)
+        }
+        return windows
+    }
+
+    private func write(_ window: Window, to file: OpenFile, _ reader: RegionReader) async throws -> Range<Int64> {
+        let data = try await gather(window.chunks, reader)
+        return try await Blocking.run {
+            var end = window.offset
+            for chunk in window.chunks {
+                guard let bytes = data[chunk.digest] else {
+                    throw FarmError("manifest.uncovered", .corrupt, "chunk \(chunk.digest.short) lies nowhere")
+                }
+                try file.write(bytes, at: end)
+                end += Int64(bytes.count)
+            }
+            return window.offset..<end
         }
     }
 

@@ -108,41 +108,84 @@ package enum Pack {
     }
 }
 
-/// Gathers chunks until a pack is full.
-package struct PackBuilder {
-    private var body: [UInt8] = Pack.magic
-    private var entries: [PackEntry] = []
+/// A chunk as a pack holds it.
+package struct StoredChunk: Sendable {
+    package let digest: Digest
+    /// Opened.
+    package let size: Int
+    package let codec: ChunkCodec
+    package let bytes: ArraySlice<UInt8>
+}
+
+/// Brings chunks into the form that packs hold; one thread at a time.
+package final class ChunkPacker {
     private let compressor = Zstandard.Compressor()
     private let level: Int32
 
     /// - Parameter level: zstd's, for chunks that shrink.
     package init(level: Int32 = 3) { self.level = level }
 
+    /// Compresses a chunk where that saves at least a sixteenth.
+    package func pack(_ digest: Digest, _ bytes: ArraySlice<UInt8>) throws -> StoredChunk {
+        let packed = try bytes.withUnsafeBytes { try Zstandard.compress($0, level: level, using: compressor) }
+        if packed.count > bytes.count - bytes.count / 16 {
+            return StoredChunk(digest: digest, size: bytes.count, codec: .raw, bytes: bytes)
+        }
+        return StoredChunk(digest: digest, size: bytes.count, codec: .zstd, bytes: packed[...])
+    }
+}
+
+/// A pack that takes no more chunks.
+package struct FinishedPack: Sendable {
+    package let digest: Digest
+    package let bytes: [UInt8]
+    package let entries: [PackEntry]
+
+    /// Hashes the pack for its name.
+    package init(_ pack: PackBuilder.Closed) {
+        digest = Digest(hashing: pack.bytes)
+        (bytes, entries) = (pack.bytes, pack.entries)
+    }
+}
+
+/// Gathers chunks until a pack is full.
+package struct PackBuilder: Sendable {
+    /// Packs are closed when they reach this size.
+    package static let fullSize = 32 << 20
+
+    private var body: [UInt8] = Pack.magic
+    private var entries: [PackEntry] = []
+
+    package init() {}
+
     package var isEmpty: Bool { entries.isEmpty }
+    package var isFull: Bool { size >= PackBuilder.fullSize }
     package var size: Int { body.count + entries.count * Pack.entrySize + 12 }
 
-    /// Adds a chunk, compressed only where that saves at least a sixteenth.
-    package mutating func add(_ digest: Digest, _ bytes: UnsafeRawBufferPointer) throws {
-        var stored = try Zstandard.compress(bytes, level: level, using: compressor)
-        var codec = ChunkCodec.zstd
-        if stored.count > bytes.count - bytes.count / 16 {
-            stored = Array(bytes)
-            codec = .raw
-        }
+    /// A pack without its name.
+    package struct Closed: Sendable {
+        fileprivate let bytes: [UInt8]
+        fileprivate let entries: [PackEntry]
+    }
+
+    package mutating func add(_ chunk: StoredChunk) {
+        if entries.isEmpty { body.reserveCapacity(PackBuilder.fullSize + PackBuilder.fullSize / 16) }
         entries.append(
             PackEntry(
-                digest: digest, offset: Int64(body.count), storedSize: stored.count, size: bytes.count, codec: codec))
-        body += stored
+                digest: chunk.digest, offset: Int64(body.count), storedSize: chunk.bytes.count, size: chunk.size, codec: chunk.codec))
+        body += chunk.bytes
+    }
+
+    /// The pack, which only lacks its name; the builder is empty afterwards.
+    package mutating func close() -> Closed {
+        var (bytes, chunks) = (Pack.magic, [PackEntry]())
+        swap(&bytes, &body)
+        swap(&chunks, &entries)
+        for entry in chunks { bytes += Pack.encode(entry) }
+        bytes += Pack.bigEndian(UInt64(chunks.count), bytes: 4) + Pack.magic
+        return Closed(bytes: bytes, entries: chunks)
     }
 
     /// The finished pack with its name; the builder is empty afterwards.
-    package mutating func finish() -> (digest: Digest, bytes: [UInt8], entries: [PackEntry]) {
-        var bytes = body
-        for entry in entries { bytes += Pack.encode(entry) }
-        bytes += Pack.bigEndian(UInt64(entries.count), bytes: 4) + Pack.magic
-        let result = (Digest(hashing: bytes), bytes, entries)
-        body = Pack.magic
-        entries = []
-        return result
-    }
+    package mutating func finish() -> FinishedPack { FinishedPack(close()) }
 }

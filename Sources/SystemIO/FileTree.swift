@@ -146,6 +146,14 @@ package enum Disk {
         return Timestamp(seconds: Int64(info.st_mtim.tv_sec))
     }
 
+    /// Sets a file's permission bits and when it was last changed.
+    package static func setFacts(_ path: String, mode: Int, modified: Timestamp) throws {
+        let time = timespec(tv_sec: Int(modified.milliseconds / 1000), tv_nsec: Int(modified.milliseconds % 1000) * 1_000_000)
+        guard chmod(path, mode_t(mode & 0o7777)) == 0, utimensat(AT_FDCWD, path, [time, time], 0) == 0 else {
+            throw failure("change", path)
+        }
+    }
+
     /// Bytes that an ordinary user can still write on the file system that holds `path`.
     package static func freeBytes(at path: String) throws -> Int64 {
         var info = statvfs()
@@ -242,6 +250,23 @@ package final class OpenFile: Sendable {
         if closed.raise() { _ = Glibc.close(descriptor) }
     }
 
+    /// What the file system says of a file.
+    package struct Facts: Sendable, Hashable {
+        package var isRegular: Bool
+        package var size: Int64
+        /// Permission bits.
+        package var mode: Int
+        package var modified: Timestamp
+    }
+
+    package func facts() throws -> Facts {
+        var info = stat()
+        guard fstat(descriptor, &info) == 0 else { throw Disk.failure("measure", path) }
+        return Facts(
+            isRegular: info.st_mode & S_IFMT == S_IFREG, size: Int64(info.st_size), mode: Int(info.st_mode & 0o7777),
+            modified: Timestamp(milliseconds: Int64(info.st_mtim.tv_sec) * 1000 + Int64(info.st_mtim.tv_nsec) / 1_000_000))
+    }
+
     /// Size in bytes.
     package func size() throws -> Int64 {
         var info = stat()
@@ -271,6 +296,17 @@ package final class OpenFile: Sendable {
             done += got
         }
         return done
+    }
+
+    /// Hashes a range behind what was hashed before it, on a thread of its own; throws `file.short` when there are fewer bytes.
+    package func hash(_ range: Range<Int64>, after hasher: Digest.Hasher) async throws -> Digest.Hasher {
+        try await Blocking.run { [self] in
+            var hasher = hasher
+            for offset in stride(from: range.lowerBound, to: range.upperBound, by: 1 << 20) {
+                hasher.update(try read(at: offset, count: Int(min(1 << 20, range.upperBound - offset))))
+            }
+            return hasher
+        }
     }
 
     /// SHA-256 of the first `size` bytes; throws `file.short` when there are fewer.

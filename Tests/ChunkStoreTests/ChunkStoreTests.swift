@@ -87,9 +87,10 @@ import Zstandard
         var generator = SeededGenerator(4)
         let chunks = [generator.bytes(20_000), [UInt8](repeating: 7, count: 50_000), Array("text".utf8)]
         var builder = PackBuilder()
-        for chunk in chunks { try chunk.withUnsafeBytes { try builder.add(Digest(hashing: chunk), $0) } }
-        let (digest, bytes, entries) = builder.finish()
-        return (digest, bytes, entries, chunks)
+        let packer = ChunkPacker()
+        for chunk in chunks { builder.add(try packer.pack(Digest(hashing: chunk), chunk[...])) }
+        let pack = builder.finish()
+        return (pack.digest, pack.bytes, pack.entries, chunks)
     }
 
     @Test func roundTrips() throws {
@@ -154,16 +155,18 @@ import Zstandard
         try Disk.replace("\(scratch.path)/i", with: image)
         let manifest = try ImageChunker.manifest(of: "\(scratch.path)/i", parameters: .standard)
         var builder = PackBuilder()
+        let packer = ChunkPacker()
         var start = 0
         var seen: Set<Digest> = []
         for chunk in manifest.chunks {
             if seen.insert(chunk.digest).inserted {
-                try Array(image[start..<start + chunk.size]).withUnsafeBytes { try builder.add(chunk.digest, $0) }
+                builder.add(try packer.pack(chunk.digest, image[start..<start + chunk.size]))
             }
             start += chunk.size
         }
-        let (pack, bytes, entries) = builder.finish()
-        let index = PackIndex(listings: [.init(pack: pack, entries: entries)]).bytes
+        let finished = builder.finish()
+        let (pack, bytes) = (finished.digest, finished.bytes)
+        let index = PackIndex(listings: [.init(pack: pack, entries: finished.entries)]).bytes
         let document = try CanonicalJSON.encode(manifest)
         let a = MemoryStore(name: "memory:a")
         let b = MemoryStore(name: "memory:b")

@@ -27,13 +27,15 @@ import Testing
         try Disk.replace("\(scratch.path)/image", with: image)
         let manifest = try ImageChunker.manifest(of: "\(scratch.path)/image", parameters: .standard)
         var builder = PackBuilder()
+        let packer = ChunkPacker()
         var start = 0
         for chunk in manifest.chunks {
-            try Array(image[start..<start + chunk.size]).withUnsafeBytes { try builder.add(chunk.digest, $0) }
+            builder.add(try packer.pack(chunk.digest, image[start..<start + chunk.size]))
             start += chunk.size
         }
-        let (pack, bytes, _) = builder.finish()
-        self.pack = pack
+        let finished = builder.finish()
+        let bytes = finished.bytes
+        pack = finished.digest
         let document = try CanonicalJSON.encode(manifest)
         let attempt = try #require(AttemptID("j1.1"))
         for piece in [bytes, document] { try await first.put(UploadDesk.incomingKey(attempt, Digest(hashing: piece)), piece) }

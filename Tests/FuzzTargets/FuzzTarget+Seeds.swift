@@ -95,10 +95,10 @@ extension FuzzTarget {
         }
     }
 
-    private static func pack() throws -> (digest: Digest, bytes: [UInt8], entries: [PackEntry]) {
+    private static func pack() throws -> FinishedPack {
         var builder = PackBuilder()
         for text in ["some text, some text, some text, some text", "another", String(repeating: "z", count: 5000)] {
-            try Array(text.utf8).withUnsafeBytes { try builder.add(Digest(hashing: text), $0) }
+            builder.add(try ChunkPacker().pack(Digest(hashing: text), Array(text.utf8)[...]))
         }
         return builder.finish()
     }

@@ -19,9 +19,6 @@ actor ChunkSender {
     private(set) var newChunks = 0
     private(set) var newBytes: Int64 = 0
 
-    /// Packs are closed when they reach this size.
-    private static let packSize = 32 << 20
-
     init(_ uploader: Uploader, image: String) throws {
         self.uploader = uploader
         file = try OpenFile(image, flags: O_RDONLY)
@@ -31,7 +28,7 @@ actor ChunkSender {
     func add(_ cuts: [ImageChunker.Cut]) async throws {
         take(cuts)
         if unasked.count >= 256 { try await ask() }
-        while waitingBytes >= ChunkSender.packSize { try await sendPack() }
+        while waitingBytes >= PackBuilder.fullSize { try await sendPack() }
     }
 
     /// Sends the last chunks and what is left; all of it is there when this returns.
@@ -71,7 +68,7 @@ actor ChunkSender {
     private func sendPack() async throws {
         var taken: [ImageChunker.Cut] = []
         var bytes = 0
-        for cut in waiting where bytes < ChunkSender.packSize {
+        for cut in waiting where bytes < PackBuilder.fullSize {
             taken.append(cut)
             bytes += cut.chunk.size
         }
@@ -95,13 +92,10 @@ actor ChunkSender {
         self.upload = nil
     }
 
-    private static func pack(_ cuts: [ImageChunker.Cut], of file: OpenFile) throws -> (digest: Digest, bytes: [UInt8]) {
+    private static func pack(_ cuts: [ImageChunker.Cut], of file: OpenFile) throws -> FinishedPack {
         var builder = PackBuilder()
-        for cut in cuts {
-            let bytes = try file.read(at: cut.offset, count: cut.chunk.size)
-            try bytes.withUnsafeBytes { try builder.add(cut.chunk.digest, $0) }
-        }
-        let pack = builder.finish()
-        return (pack.digest, pack.bytes)
+        let packer = ChunkPacker()
+        for cut in cuts { builder.add(try packer.pack(cut.chunk.digest, try file.read(at: cut.offset, count: cut.chunk.size)[...])) }
+        return builder.finish()
     }
 }

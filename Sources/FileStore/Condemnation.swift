@@ -1,0 +1,45 @@
+import FarmModel
+import ObjectStorage
+
+/// Objects that a collection found useless. They go when they were condemned for the whole grace time and still are useless: whoever adds a
+/// file meanwhile either sees the mark and does without them, or has pointed at them long before they would go. So nobody needs a lock.
+struct Condemnation: Codable, Sendable, Hashable {
+    var format = 1
+    var at: Timestamp
+    var keys: Set<String>
+
+    private static let prefix = "condemned/"
+
+    /// All marks of a bucket, with their keys. A damaged one says nothing: what it condemned is found anew.
+    static func all(in bucket: any ObjectStore) async throws -> [(key: String, mark: Condemnation)] {
+        var marks: [(key: String, mark: Condemnation)] = []
+        for object in try await bucket.all(prefix: prefix) {
+            do {
+                let bytes = try await bucket.get(object.key)
+                guard let mark = try? CanonicalJSON.decode(Condemnation.self, from: bytes, source: object.key), mark.format == 1 else {
+                    continue
+                }
+                marks.append((object.key, mark))
+            } catch let error as FarmError where error.category == .notFound { continue }
+        }
+        return marks
+    }
+
+    /// Since when keys are condemned, of several marks the first.
+    static func times(_ marks: [(key: String, mark: Condemnation)]) -> [String: Timestamp] {
+        var times: [String: Timestamp] = [:]
+        for (_, mark) in marks {
+            for key in mark.keys { times[key] = min(times[key] ?? mark.at, mark.at) }
+        }
+        return times
+    }
+
+    /// Writes the mark, and gives its key.
+    @discardableResult
+    func write(to bucket: any ObjectStore) async throws -> String {
+        let bytes = try CanonicalJSON.encode(self)
+        let key = "\(Condemnation.prefix)\(Digest(hashing: bytes).hex).json"
+        try await bucket.put(key, bytes)
+        return key
+    }
+}

@@ -1,0 +1,114 @@
+import ChunkStore
+import FarmModel
+package import ObjectStorage
+
+extension FileStore {
+    /// What a check found.
+    package struct Health: Codable, Sendable, Hashable {
+        /// Something that is missing or damaged.
+        package struct Damage: Codable, Sendable, Hashable {
+            package var key: String
+            package var message: String
+            /// Files that cannot be restored without it.
+            package var files: [String]
+        }
+
+        package var damages: [Damage] = []
+        package var files = 0
+        package var packs = 0
+        /// Read, where every byte was.
+        package var bytes: Int64 = 0
+        /// Keys that were brought whole from elsewhere.
+        package var repaired: [String] = []
+    }
+
+    /// Looks whether every file can be restored.
+    ///
+    /// - Parameters:
+    ///   - readsAll: whether all packs that files need are read and their digests compared; else only their presence and length.
+    ///   - source: where damaged and missing objects are brought from, verified; `nil` repairs nothing.
+    package func check(
+        readsAll: Bool, repairingFrom source: (any ObjectStore)? = nil, progress: @escaping (Int64) -> Void = { _ in }
+    ) async throws -> Health {
+        var health = try await look(readsAll, progress)
+        guard let source, !health.damages.isEmpty else { return health }
+        // A repaired manifest or cover may lead to more that is damaged.
+        for _ in 0..<4 {
+            var repaired = 0
+            for damage in health.damages where try await repair(damage.key, from: source) {
+                health.repaired.append(damage.key)
+                repaired += 1
+            }
+            if repaired == 0 { break }
+            let before = health.repaired
+            health = try await look(readsAll, progress)
+            health.repaired = before
+            if health.damages.isEmpty { break }
+        }
+        return health
+    }
+
+    private func look(_ readsAll: Bool, _ progress: (Int64) -> Void) async throws -> Health {
+        let survey = try await StoreSurvey.read(self)
+        var damages: [String: Health.Damage] = [:]
+        func note(_ key: String, _ message: String) {
+            let files = survey.reaches.filter { $0.keys.contains(key) }.map(\.file.name).sorted()
+            damages[key] = damages[key] ?? Health.Damage(key: key, message: message, files: files)
+        }
+        for finding in survey.findings { note(finding.key, finding.message) }
+        var listings: [Digest: [PackEntry]] = [:]
+        for index in survey.view.indexes.values {
+            for listing in index.listings where survey.live[listing.pack] != nil { listings[listing.pack] = listing.entries }
+        }
+        var health = Health(files: survey.reaches.count, packs: listings.count)
+        let sizes = Dictionary(try await bucket.all(prefix: "packs/").map { ($0.key, $0.size) }) { first, _ in first }
+        for (pack, entries) in listings.sorted(by: { $0.key < $1.key }) {
+            let (key, expected) = (Pack.key(pack), StoreSurvey.size(of: entries))
+            guard let size = sizes[key] else {
+                note(key, "it is not there")
+                continue
+            }
+            guard size == expected else {
+                note(key, "it has \(size) bytes, not \(expected)")
+                continue
+            }
+            guard readsAll else { continue }
+            do {
+                let bytes = try await bucket.get(key)
+                health.bytes += size
+                progress(health.bytes)
+                if Digest(hashing: bytes) != pack {
+                    note(key, FileStore.wrong(bytes, entries))
+                } else if try Pack.entries(of: bytes, source: key) != entries {
+                    note(key, "its table and an index disagree")
+                }
+            } catch let error as FarmError where !error.category.isTransient { note(key, error.message) }
+        }
+        health.damages = damages.values.sorted { $0.key < $1.key }
+        return health
+    }
+
+    /// Which chunks of a damaged pack are.
+    private static func wrong(_ bytes: [UInt8], _ entries: [PackEntry]) -> String {
+        let bad = bytes.withUnsafeBytes { raw in
+            entries.filter { entry in
+                let range = Int(entry.range.lowerBound)..<Int(entry.range.upperBound)
+                return (try? entry.open(UnsafeRawBufferPointer(rebasing: raw[range]), source: "")) == nil
+            }
+        }
+        guard let first = bad.first else { return "its bytes are not those of its name; all its chunks are whole" }
+        return "\(bad.count) of its \(entries.count) chunks \(bad.count == 1 ? "is" : "are") damaged, from byte \(first.offset)"
+    }
+
+    /// Brings one object whose name is its digest; whether it came.
+    private func repair(_ key: String, from source: any ObjectStore) async throws -> Bool {
+        guard let name = Digest(key.split(separator: "/").last ?? "") else { return false }
+        do {
+            let bytes = try await source.get(key)
+            // A cover has its manifest's name: it is believed for what its indexes hold, which the next look finds out.
+            guard key.hasPrefix("covers/") || Digest(hashing: bytes) == name else { return false }
+            try await bucket.put(key, bytes)
+            return true
+        } catch let error as FarmError where error.category == .notFound || error.category == .corrupt { return false }
+    }
+}

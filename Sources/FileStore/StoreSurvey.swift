@@ -1,0 +1,138 @@
+import ChunkStore
+import FarmModel
+import ObjectStorage
+
+/// All that a store's files reach, found from the pointers down, and what is wrong with it.
+struct StoreSurvey: Sendable {
+    /// Something that is missing or damaged.
+    struct Finding: Sendable, Hashable {
+        var key: String
+        var message: String
+    }
+
+    /// A file with what it needs.
+    struct Reach: Sendable {
+        var file: StoredFile
+        var chunks: [ImageManifest.Chunk]
+        /// Its manifest, cover, indexes and packs.
+        var keys: Set<String>
+    }
+
+    var view: StoreView
+    var reaches: [Reach] = []
+    var findings: [Finding] = []
+    /// Entries of chunks that some file has, by pack; only places that a file's own cover names.
+    var live: [Digest: Set<Digest>] = [:]
+
+    /// Reads pointers, then manifests, covers and all indexes. What one pointer needs and is not there becomes a finding.
+    static func read(_ store: FileStore) async throws -> StoreSurvey {
+        // Pointers first: what they name was there before them.
+        var pointers: [StoredFile] = []
+        var findings: [Finding] = []
+        for object in try await store.bucket.all(prefix: StoredFile.keys) {
+            do { pointers.append(try StoredFile.read(try await store.bucket.get(object.key), key: object.key)) } catch let error
+                as FarmError
+                where error.category == .corrupt || error.category == .notFound
+            {
+                // One that went away meanwhile is no damage.
+                if error.category == .corrupt { findings.append(Finding(key: object.key, message: error.message)) }
+            }
+        }
+        var survey = StoreSurvey(view: try await StoreView.read(store.bucket))
+        survey.findings = findings + survey.view.damaged.map { Finding(key: PackIndex.key($0.name), message: $0.error.message) }
+        for file in pointers { try await survey.reach(file, store) }
+        return survey
+    }
+
+    private mutating func reach(_ file: StoredFile, _ store: FileStore) async throws {
+        let title = file.name.printable()
+        let keys = (manifest: ImageManifest.key(file.manifest), cover: ImageManifest.coverKey(file.manifest))
+        var reach = Reach(file: file, chunks: [], keys: [keys.manifest, keys.cover])
+        defer { reaches.append(reach) }
+        let reader = RegionReader(regions: [store.bucket])
+        func note(_ key: String, _ error: any Error) throws {
+            guard let error = error as? FarmError, !error.category.isTransient else { throw error }
+            findings.append(Finding(key: key, message: "\(title) needs it: \(error.message)"))
+        }
+        do { reach.chunks = try await reader.manifest(file.manifest).chunks } catch { return try note(keys.manifest, error) }
+        let cover: ManifestCover
+        do {
+            cover = try CanonicalJSON.decode(ManifestCover.self, from: try await store.bucket.get(keys.cover), source: keys.cover)
+        } catch { return try note(keys.cover, error) }
+        var missing = Set(reach.chunks.map(\.digest))
+        for name in cover.indexes {
+            reach.keys.insert(PackIndex.key(name))
+            guard let index = view.indexes[name] else {
+                if !view.damaged.contains(where: { $0.name == name }) {
+                    findings.append(Finding(key: PackIndex.key(name), message: "\(title) needs it, and it is not there"))
+                }
+                continue
+            }
+            for listing in index.listings {
+                let found = listing.entries.map(\.digest).filter { missing.contains($0) }
+                guard !found.isEmpty else { continue }
+                missing.subtract(found)
+                live[listing.pack, default: []].formUnion(found)
+                reach.keys.insert(Pack.key(listing.pack))
+            }
+        }
+        if !missing.isEmpty {
+            findings.append(Finding(key: keys.cover, message: "\(title): \(missing.count) of its chunks lie nowhere"))
+        }
+    }
+
+    /// All that files need, but for their pointers.
+    var needed: Set<String> { reaches.reduce(into: []) { $0.formUnion($1.keys) } }
+
+    /// A pack's length as its listing has it.
+    static func size(of entries: [PackEntry]) -> Int64 {
+        (entries.last?.range.upperBound ?? Int64(Pack.magic.count)) + Int64(entries.count * Pack.entrySize + 4 + Pack.magic.count)
+    }
+}
+
+// MARK: figures
+
+extension FileStore {
+    /// What a store holds, and what each file costs.
+    package struct Figures: Codable, Sendable, Hashable {
+        /// One file's share.
+        package struct File: Codable, Sendable, Hashable {
+            package var name: String
+            package var size: Int64
+            /// Stored bytes of chunks that no other file has: what its removal would free.
+            package var ownBytes: Int64
+        }
+
+        package var files: [File]
+        /// Of all files together.
+        package var fileBytes: Int64
+        /// Stored bytes of their chunks, each once.
+        package var liveBytes: Int64
+        /// All packs, as the bucket lists them.
+        package var packBytes: Int64
+        package var packs: Int
+        package var chunks: Int
+        /// Objects that collections have condemned.
+        package var condemned: Int
+    }
+
+    /// Measures the store.
+    package func figures() async throws -> Figures {
+        let survey = try await StoreSurvey.read(self)
+        var stored: [Digest: Int] = [:]
+        for index in survey.view.indexes.values {
+            for listing in index.listings { for entry in listing.entries { stored[entry.digest] = entry.storedSize } }
+        }
+        var owners: [Digest: Int] = [:]
+        let sets = survey.reaches.map { Set($0.chunks.map(\.digest)) }
+        for set in sets { for chunk in set { owners[chunk, default: 0] += 1 } }
+        func bytes(_ chunks: some Sequence<Digest>) -> Int64 { chunks.reduce(0) { $0 + Int64(stored[$1] ?? 0) } }
+        let packs = try await bucket.all(prefix: "packs/")
+        return Figures(
+            files: zip(survey.reaches, sets).map { reach, set in
+                .init(name: reach.file.name, size: reach.file.size, ownBytes: bytes(set.lazy.filter { owners[$0] == 1 }))
+            },
+            fileBytes: survey.reaches.reduce(0) { $0 + $1.file.size }, liveBytes: bytes(owners.keys),
+            packBytes: packs.reduce(0) { $0 + $1.size }, packs: packs.count, chunks: owners.count, condemned: survey.view.condemned.count)
+    }
+}

@@ -1,0 +1,73 @@
+import ChunkStore
+import FarmModel
+import ObjectStorage
+
+/// What a bucket holds, at a moment: where its chunks lie, and what is condemned.
+struct StoreView: Sendable {
+    /// Indexes by their names.
+    var indexes: [Digest: PackIndex] = [:]
+    /// Indexes that were listed and could not be read whole, and why.
+    var damaged: [(name: Digest, error: FarmError)] = []
+    /// Since when keys are condemned.
+    var condemned: [String: Timestamp] = [:]
+
+    private static let atOnce = 8
+
+    /// Reads all indexes and marks.
+    static func read(_ bucket: any ObjectStore) async throws -> StoreView {
+        var view = StoreView()
+        view.condemned = Condemnation.times(try await Condemnation.all(in: bucket))
+        var names = try await bucket.all(prefix: "indexes/").compactMap { Digest($0.key.dropFirst("indexes/".count)) }[...]
+        try await withThrowingTaskGroup(of: (Digest, Result<PackIndex, FarmError>)?.self) { tasks in
+            var running = 0
+            while running > 0 || !names.isEmpty {
+                while running < atOnce, let name = names.popFirst() {
+                    running += 1
+                    tasks.addTask { try await index(name, bucket).map { (name, $0) } }
+                }
+                let found = try await tasks.next()
+                running -= 1
+                guard let (name, result) = found ?? nil else { continue }
+                switch result {
+                case .success(let index): view.indexes[name] = index
+                case .failure(let error): view.damaged.append((name, error))
+                }
+            }
+        }
+        return view
+    }
+
+    /// An index; `nil` when it went away since it was listed.
+    private static func index(_ name: Digest, _ bucket: any ObjectStore) async throws -> Result<PackIndex, FarmError>? {
+        do {
+            let key = PackIndex.key(name)
+            let bytes = try await bucket.get(key)
+            guard Digest(hashing: bytes) == name else {
+                return .failure(
+                    FarmError("object.damaged", .corrupt, "\(key) in \(bucket.name) is damaged: its bytes are not those of its name"))
+            }
+            return .success(try PackIndex(bytes, source: key))
+        } catch let error as FarmError where error.category == .notFound {
+            return nil
+        } catch let error as FarmError where error.category == .corrupt {
+            return .failure(error)
+        }
+    }
+
+    /// A chunk's pack, and the index that says so.
+    struct Place: Sendable, Hashable {
+        var pack: Digest
+        var index: Digest
+    }
+
+    /// Where chunks lie that somebody may rely on: neither their pack nor the index is condemned.
+    func reliable() -> [Digest: Place] {
+        var places: [Digest: Place] = [:]
+        for (name, index) in indexes where condemned[PackIndex.key(name)] == nil {
+            for listing in index.listings where condemned[Pack.key(listing.pack)] == nil {
+                for entry in listing.entries { places[entry.digest] = Place(pack: listing.pack, index: name) }
+            }
+        }
+        return places
+    }
+}

@@ -211,6 +211,7 @@ let package = Package(
             ], path: "Tests/EndToEndTests", exclude: ["client.py", "images.py", "torture.py"], swiftSettings: settings),
         tests("FarmIdentity", ["FarmModel", "Support"]),
         tests("FarmModel", []),
+        tests("FileStore", ["ChunkStore", "FarmModel", "ObjectStorage", "Support", "SystemIO"]),
         tests("FarmWire", ["FarmMessages", "FarmModel", "Support", "SystemIO", nioCore]),
         tests("FuzzTargets", ["Support", "SystemIO"]),
         tests("ISAProof", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"]),

@@ -25,13 +25,13 @@ package struct ChunkIngest: Sendable {
         package var has: @Sendable (Digest) -> Bool
         /// The digest of a file of these chunks, where it has one: then nobody needs to compute it.
         package var image: @Sendable ([ImageManifest.Chunk]) async throws -> Digest?
-        /// Takes a pack; it is durable when this returns.
-        package var send: @Sendable (FinishedPack) async throws -> Void
+        /// Takes a pack, and gives it as it lies there, durable.
+        package var send: @Sendable (FinishedPack) async throws -> FinishedPack
 
         package init(
             has: @escaping @Sendable (Digest) -> Bool,
             image: @escaping @Sendable ([ImageManifest.Chunk]) async throws -> Digest? = { _ in nil },
-            send: @escaping @Sendable (FinishedPack) async throws -> Void
+            send: @escaping @Sendable (FinishedPack) async throws -> FinishedPack
         ) {
             self.has = has
             self.image = image
@@ -90,8 +90,7 @@ package struct ChunkIngest: Sendable {
                         tasks.addTask { .hashed(try await file.hash(range, after: hasher), range.upperBound) }
                     case .send(let number, let closed):
                         tasks.addTask {
-                            let pack = try await Blocking.run { FinishedPack(closed) }
-                            try await store.send(pack)
+                            let pack = try await store.send(try await Blocking.run { FinishedPack(closed) })
                             return .sent(number, .init(pack: pack.digest, entries: pack.entries), Int64(pack.bytes.count))
                         }
                     }
@@ -127,15 +126,8 @@ package struct ChunkIngest: Sendable {
             let data = try file.read(at: offset, count: count)
             let chunker = try Chunker(parameters)
             let isLast = offset + Int64(count) == size
-            var lengths: [Int] = []
-            data.withUnsafeBytes { bytes in
-                var start = 0
-                while let length = chunker.length(in: bytes, from: start, isLast: isLast) {
-                    lengths.append(length)
-                    start += length
-                }
-            }
-            return Part(number: number, offset: offset, data: data, lengths: lengths)
+            return Part(
+                number: number, offset: offset, data: data, lengths: data.withUnsafeBytes { chunker.lengths(in: $0, isLast: isLast) })
         }
     }
 

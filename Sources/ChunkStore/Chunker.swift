@@ -28,7 +28,7 @@ package struct ChunkerParameters: Codable, Sendable, Hashable {
 /// Content-defined cuts: a gear hash over the last 64 bytes, with FastCDC's normalised masks (Xia et al., USENIX ATC
 /// 2016). `docs/formats/chunk-store.md` is normative.
 ///
-/// A value of no I/O: bytes go in, chunk ends come out.
+/// A value of no I/O: bytes go in, chunk lengths come out.
 package struct Chunker: Sendable {
     /// The hash shifts by one bit a byte, so 64 bytes decide it.
     package static let window = 64
@@ -51,42 +51,76 @@ package struct Chunker: Sendable {
     /// The top `bits` bits; a mask of more bits covers one of fewer.
     private static func mask(_ bits: Int) -> UInt64 { ~UInt64(0) << UInt64(64 - bits) }
 
-    /// The length of the chunk that begins at `start`, or `nil` when more bytes are needed to tell.
+    /// The lengths of all chunks of data that begins where a chunk does.
     ///
     /// - Parameters:
-    ///   - bytes: the data, from wherever it begins in memory.
-    ///   - start: where the chunk begins in `bytes`.
-    ///   - isLast: whether the data ends with `bytes`.
-    package func length(in bytes: UnsafeRawBufferPointer, from start: Int, isLast: Bool) -> Int? {
-        let available = bytes.count - start
-        if available <= 0 { return nil }
-        if available < parameters.maximum && !isLast { return nil }
-        let end = min(available, parameters.maximum)
-        if end <= parameters.minimum { return end }
-        let base = UnsafeRawBufferPointer(rebasing: bytes[start..<start + end])
-        return table.withUnsafeBufferPointer { gear in scan(base, gear) }
+    ///   - bytes: the data.
+    ///   - isLast: whether the file ends with `bytes`; otherwise a last chunk that may go on is left out.
+    package func lengths(in bytes: UnsafeRawBufferPointer, isLast: Bool) -> [Int] {
+        let candidates = candidates(in: bytes)
+        var lengths: [Int] = []
+        var (start, next) = (0, 0)
+        while start < bytes.count {
+            let available = bytes.count - start
+            if available < parameters.maximum && !isLast { break }
+            let end = start + min(available, parameters.maximum)
+            while next < candidates.count, candidates[next].position < start + parameters.minimum { next += 1 }
+            var (cut, look) = (end, next)
+            while look < candidates.count, candidates[look].position < end {
+                let candidate = candidates[look]
+                if candidate.isStrict || candidate.position - start >= parameters.average {
+                    cut = candidate.position
+                    break
+                }
+                look += 1
+            }
+            lengths.append(cut - start)
+            start = cut
+        }
+        return lengths
     }
 
-    private func scan(_ bytes: UnsafeRawBufferPointer, _ gear: UnsafeBufferPointer<UInt64>) -> Int {
-        var hash: UInt64 = 0
-        var index = parameters.minimum - Chunker.window
-        // The hash at the first possible cut depends on the window before it only.
-        while index < parameters.minimum {
-            hash = (hash &<< 1) &+ gear[Int(bytes[index])]
-            index += 1
+    /// A place where a chunk may end, if it is long enough.
+    private struct Candidate {
+        /// The strict mask's bit, and the position above it.
+        let packed: UInt64
+
+        init(_ position: Int, _ isStrict: Bool) { packed = UInt64(position) << 1 | (isStrict ? 1 : 0) }
+
+        var position: Int { Int(packed >> 1) }
+        var isStrict: Bool { packed & 1 == 1 }
+    }
+
+    /// All positions where the loose mask is met, in order. Whether one is depends on the 64 bytes before it alone, so four lanes look at
+    /// once: a single one waits for its own additions most of the time.
+    private func candidates(in bytes: UnsafeRawBufferPointer) -> [Candidate] {
+        guard bytes.count > Chunker.window, let data = bytes.assumingMemoryBound(to: UInt8.self).baseAddress else { return [] }
+        let (first, lane) = (Chunker.window, (bytes.count - Chunker.window) / 4)
+        var found: ([Candidate], [Candidate], [Candidate], [Candidate]) = ([], [], [], [])
+        table.withUnsafeBufferPointer { table in
+            guard let gear = table.baseAddress else { return }
+            let (strict, loose) = (strict, loose)
+            func warmed(_ position: Int) -> UInt64 {
+                (position - Chunker.window..<position).reduce(0) { ($0 &<< 1) &+ gear[Int(data[$1])] }
+            }
+            var (a, b, c, d) = (warmed(first), warmed(first + lane), warmed(first + 2 * lane), warmed(first + 3 * lane))
+            let (atA, atB, atC, atD) = (data + first, data + first + lane, data + first + 2 * lane, data + first + 3 * lane)
+            for index in 0..<lane {
+                if a & loose == 0 { found.0.append(Candidate(first + index, a & strict == 0)) }
+                if b & loose == 0 { found.1.append(Candidate(first + lane + index, b & strict == 0)) }
+                if c & loose == 0 { found.2.append(Candidate(first + 2 * lane + index, c & strict == 0)) }
+                if d & loose == 0 { found.3.append(Candidate(first + 3 * lane + index, d & strict == 0)) }
+                a = (a &<< 1) &+ gear[Int(atA[index])]
+                b = (b &<< 1) &+ gear[Int(atB[index])]
+                c = (c &<< 1) &+ gear[Int(atC[index])]
+                d = (d &<< 1) &+ gear[Int(atD[index])]
+            }
+            for position in first + 4 * lane..<bytes.count {
+                if d & loose == 0 { found.3.append(Candidate(position, d & strict == 0)) }
+                d = (d &<< 1) &+ gear[Int(data[position])]
+            }
         }
-        let normal = min(parameters.average, bytes.count)
-        while index < normal {
-            if hash & strict == 0 { return index }
-            hash = (hash &<< 1) &+ gear[Int(bytes[index])]
-            index += 1
-        }
-        while index < bytes.count {
-            if hash & loose == 0 { return index }
-            hash = (hash &<< 1) &+ gear[Int(bytes[index])]
-            index += 1
-        }
-        return bytes.count
+        return found.0 + found.1 + found.2 + found.3
     }
 
     /// The 256 gear values: the first 8 bytes, big-endian, of SHA-256 over `sciferry gear 1 ` and the byte's decimal

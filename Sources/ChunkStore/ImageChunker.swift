@@ -65,7 +65,7 @@ package enum ImageChunker {
             }
             let isEnd = isLast && position + Int64(wanted) == end
             var begin = 0
-            while let length = chunker.length(in: UnsafeRawBufferPointer(data), from: begin, isLast: isEnd) {
+            for length in chunker.lengths(in: UnsafeRawBufferPointer(data), isLast: isEnd) {
                 let chunk = UnsafeRawBufferPointer(rebasing: data[begin..<begin + length])
                 var hasher = Digest.Hasher()
                 hasher.update(chunk)

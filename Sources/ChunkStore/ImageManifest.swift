@@ -18,6 +18,8 @@ package struct ImageManifest: Codable, Sendable, Hashable {
     package var size: Int64
     package var chunker: ChunkerParameters
     package var chunks: [Chunk]
+    /// Gives equal manifests different names, where one of that name is about to go.
+    package var salt: String?
 
     package static let currentFormat = 1
 

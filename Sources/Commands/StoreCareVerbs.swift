@@ -89,7 +89,7 @@ struct StoreCollectCommand: AsyncParsableCommand {
         commandName: "collect", abstract: "Take away what no file needs.",
         discussion: """
             Useless objects are condemned first; those that were condemned for the grace time and still are useless go. Runs beside additions,
-            readers and other collections, without locks; the grace time must be longer than any addition takes.
+            readers and other collections, without locks.
             Example:
               sciferry store collect file:/srv/images
             """)
@@ -99,7 +99,7 @@ struct StoreCollectCommand: AsyncParsableCommand {
     @Flag(help: "Only say what would be done.") var dryRun = false
 
     func validate() throws {
-        guard grace >= 0, grace <= 10_000 else { throw ValidationError("--grace is 0 to 10000 hours") }
+        guard grace == 0 || (FileStore.grace...10_000).contains(grace) else { throw ValidationError("--grace is 24 to 10000 hours, or 0") }
     }
 
     func run() async throws {

@@ -2,7 +2,7 @@ import FarmModel
 import ObjectStorage
 
 /// Objects that a collection found useless. They go when they were condemned for the whole grace time and still are useless: whoever adds a
-/// file meanwhile either sees the mark and does without them, or has pointed at them long before they would go. So nobody needs a lock.
+/// file either sees the mark and does without objects of these names, or points at them long before they would go. So nobody needs a lock.
 struct Condemnation: Codable, Sendable, Hashable {
     var format = 1
     var at: Timestamp

@@ -1,5 +1,5 @@
 package import ChunkStore
-import FarmModel
+package import FarmModel
 import Glibc
 package import ObjectStorage
 import Synchronization
@@ -8,16 +8,17 @@ import SystemIO
 /// Any files in a bucket, each chunk once, without a farm.
 ///
 /// Writers need no lock: objects are named by their content, a file's pointer is written last, and what a collection takes away is
-/// condemned long before (see `Condemnation`).
+/// condemned long before (`docs/formats/chunk-store.md`, "Files without a farm", has the rules).
 package struct FileStore: Sendable {
     package let bucket: any ObjectStore
     package let chunker: ChunkerParameters
+    let clock: @Sendable () -> Timestamp
 
-    /// Hours for which condemned objects stay.
+    /// Hours for which condemned objects stay; no addition takes longer than half of it to point at what it relies on.
     package static let grace: Double = 24
 
     /// Opens a bucket; throws `store.absent` for one that holds no store and `store.foreign` for a farm's.
-    package init(_ bucket: any ObjectStore) async throws {
+    package init(_ bucket: any ObjectStore, clock: @escaping @Sendable () -> Timestamp = { .now }) async throws {
         guard try await bucket.head(StoreHeader.key) != nil else {
             throw FarmError("store.absent", .notFound, "\(bucket.name) holds no store", hint: "sciferry store add makes one")
         }
@@ -32,14 +33,16 @@ package struct FileStore: Sendable {
                 hint: "give files a bucket of their own")
         }
         try header.chunker.check()
-        self.bucket = bucket
+        (self.bucket, self.clock) = (bucket, clock)
         chunker = header.chunker
     }
 
     /// Opens a bucket, which becomes a store if it is none.
     ///
     /// - Parameter chunker: of a new store; an old one keeps its own.
-    package static func open(_ bucket: any ObjectStore, making chunker: ChunkerParameters) async throws -> FileStore {
+    package static func open(
+        _ bucket: any ObjectStore, making chunker: ChunkerParameters, clock: @escaping @Sendable () -> Timestamp = { .now }
+    ) async throws -> FileStore {
         if try await bucket.head(StoreHeader.key) == nil {
             try chunker.check()
             guard try await bucket.list(prefix: "", after: nil).objects.isEmpty else {
@@ -49,7 +52,7 @@ package struct FileStore: Sendable {
             }
             try await bucket.put(StoreHeader.key, try CanonicalJSON.encode(StoreHeader(farm: "", chunker: chunker)))
         }
-        return try await FileStore(bucket)
+        return try await FileStore(bucket, clock: clock)
     }
 
     // MARK: files
@@ -106,11 +109,9 @@ package struct FileStore: Sendable {
     /// - Parameters:
     ///   - jobs: parts that are hashed and compressed at once.
     ///   - level: zstd's.
-    ///   - grace: hours for which collections of this store leave what they condemned.
     ///   - progress: called with the bytes that are done.
     package func add(
-        _ path: String, as name: String, jobs: Int, level: Int32 = 3, grace: Double = FileStore.grace,
-        progress: @escaping (Int64) -> Void = { _ in }
+        _ path: String, as name: String, jobs: Int, level: Int32 = 3, progress: @escaping (Int64) -> Void = { _ in }
     ) async throws -> Addition {
         let key = try StoredFile.key(name)
         let source = try OpenFile(path, flags: O_RDONLY)
@@ -118,74 +119,73 @@ package struct FileStore: Sendable {
         let facts = try source.facts()
         guard facts.isRegular else { throw FarmError("file.kind", .usage, "\(path) is no regular file", hint: "pack a directory with tar") }
         let ingest = try ChunkIngest(parameters: chunker, level: level, jobs: jobs)
-        var last: FarmError?
         for _ in 0..<3 {
-            let start = Timestamp.now
-            let places = try await StoreView.read(bucket).reliable()
+            let start = clock()
+            let view = try await StoreView.read(bucket)
+            let places = view.reliable()
             let found = Atomic<Int>(0)
             let outcome = try await ingest.run(
                 source,
                 to: ChunkIngest.Store(
                     has: { places[$0] != nil }, image: { try await image(of: $0, first: key) },
-                    send: { pack in
-                        if try await bucket.head(Pack.key(pack.digest))?.size == Int64(pack.bytes.count) {
-                            found.add(1, ordering: .relaxed)
-                        } else {
-                            try await bucket.put(Pack.key(pack.digest), pack.bytes)
-                        }
-                    }), progress: progress)
+                    send: { try await put($0, view.condemned, found) }), progress: progress)
             guard try source.facts() == facts else {
                 throw FarmError("file.changed", .conflict, "\(path) changed while it was read", hint: "add it again when nobody writes it")
             }
-            let (manifest, keys) = try await describe(outcome, places)
-            // What is on its way out when the pointer is written would be gone when somebody reads.
-            if let lost = try await endangered(keys, since: start, grace: grace) {
-                last = FarmError(
-                    "store.collected", .unavailable, "a collection is taking \(lost) away while the file is added", hint: "add it again")
-                continue
-            }
+            let manifest = try await describe(outcome, places, view.condemned)
+            // What has become useless meanwhile may be gone by now; at the second time nearly all of it is there.
+            guard clock().seconds(since: start) < FileStore.grace * 1800 else { continue }
             let file = StoredFile(
                 name: name, manifest: manifest, digest: outcome.manifest.image, size: outcome.manifest.size,
-                chunks: StoredFile.digest(of: outcome.manifest.chunks), mode: facts.mode, modified: facts.modified, added: .now)
+                chunks: StoredFile.digest(of: outcome.manifest.chunks), mode: facts.mode, modified: facts.modified, added: clock())
             try await bucket.put(key, try CanonicalJSON.encode(file))
             return Addition(
                 file: file, chunks: outcome.manifest.chunks.count, newChunks: outcome.newChunks, newBytes: outcome.newBytes,
                 sentBytes: outcome.storedBytes, packsFound: found.load(ordering: .relaxed))
         }
-        throw last ?? FarmError("store.collected", .unavailable, "collections take away what is added", hint: "add it again")
+        throw FarmError(
+            "store.slow", .unavailable,
+            "adding \(path) takes longer than \(Int(FileStore.grace / 2)) hours, after which its chunks may be taken away",
+            hint: "add it again from a faster place: what was sent is found")
     }
 
-    /// Writes what says where a file's chunks lie: index, manifest, cover. Gives the manifest's name and all keys that the file relies on.
-    private func describe(_ outcome: ChunkIngest.Outcome, _ places: [Digest: StoreView.Place]) async throws -> (Digest, Set<String>) {
-        let (manifest, own) = (outcome.manifest, Set(outcome.listings.flatMap { $0.entries.map(\.digest) }))
-        let relied = Set(manifest.chunks.lazy.filter { !own.contains($0.digest) }.compactMap { places[$0.digest] })
-        var indexes = Set(relied.map(\.index))
+    /// Writes a pack where none of that name lies, under another name where that one is condemned: a collection may remove it at any time.
+    private func put(_ pack: FinishedPack, _ condemned: [String: Timestamp], _ found: borrowing Atomic<Int>) async throws -> FinishedPack {
+        let pack = condemned[Pack.key(pack.digest)] == nil ? pack : pack.renamed()
+        if try await bucket.head(Pack.key(pack.digest))?.size == Int64(pack.bytes.count) {
+            found.add(1, ordering: .relaxed)
+        } else {
+            try await bucket.put(Pack.key(pack.digest), pack.bytes)
+        }
+        return pack
+    }
+
+    /// Writes what says where a file's chunks lie: index, manifest, cover, under names that nobody has condemned. Gives the manifest's name.
+    private func describe(
+        _ outcome: ChunkIngest.Outcome, _ places: [Digest: StoreView.Place], _ condemned: [String: Timestamp]
+    ) async throws -> Digest {
+        let own = Set(outcome.listings.flatMap { $0.entries.map(\.digest) })
+        var indexes = Set(outcome.manifest.chunks.lazy.filter { !own.contains($0.digest) }.compactMap { places[$0.digest]?.index })
         if !outcome.listings.isEmpty {
-            let bytes = PackIndex(listings: outcome.listings).bytes
-            let name = Digest(hashing: bytes)
-            try await bucket.put(PackIndex.key(name), bytes)
+            var index = PackIndex(listings: outcome.listings)
+            if condemned[PackIndex.key(Digest(hashing: index.bytes))] != nil {
+                index.listings.append(.init(pack: Digest(hashing: Nonce.bytes(16)), entries: []))
+            }
+            let name = Digest(hashing: index.bytes)
+            try await bucket.put(PackIndex.key(name), index.bytes)
             indexes.insert(name)
         }
-        let document = try CanonicalJSON.encode(manifest)
+        var manifest = outcome.manifest
+        var document = try CanonicalJSON.encode(manifest)
+        let names = { (digest: Digest) in [ImageManifest.key(digest), ImageManifest.coverKey(digest)] }
+        if names(Digest(hashing: document)).contains(where: { condemned[$0] != nil }) {
+            manifest.salt = Nonce.hex(bytes: 8)
+            document = try CanonicalJSON.encode(manifest)
+        }
         let name = Digest(hashing: document)
         try await bucket.put(ImageManifest.key(name), document)
         try await bucket.put(ImageManifest.coverKey(name), try CanonicalJSON.encode(ManifestCover(indexes: indexes.sorted())))
-        let packs = Set(relied.map(\.pack)).union(outcome.listings.map(\.pack))
-        return (
-            name, Set(packs.map(Pack.key) + indexes.map(PackIndex.key) + [ImageManifest.key(name), ImageManifest.coverKey(name)])
-        )
-    }
-
-    /// One of the objects that a collection takes or has taken away, before anybody could see that they are needed.
-    ///
-    /// - Parameter start: when it was looked what is there.
-    private func endangered(_ keys: Set<String>, since start: Timestamp, grace: Double) async throws -> String? {
-        let condemned = Condemnation.times(try await Condemnation.all(in: bucket))
-        if let key = keys.first(where: { condemned[$0].map { Timestamp.now.seconds(since: $0) > grace * 1800 } ?? false }) { return key }
-        guard Timestamp.now.seconds(since: start) > grace * 1800 else { return nil }
-        // So long that something may have been condemned and gone, with its mark.
-        for key in keys where try await bucket.head(key) == nil { return key }
-        return nil
+        return name
     }
 
     /// The digest of a file of these chunks, if one is here.

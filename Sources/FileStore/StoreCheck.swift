@@ -82,7 +82,7 @@ extension FileStore {
                 } else if try Pack.entries(of: bytes, source: key) != entries {
                     note(key, "its table and an index disagree")
                 }
-            } catch let error as FarmError where !error.category.isTransient { note(key, error.message) }
+            } catch let error as FarmError where error.isOfTheObject { note(key, error.message) }
         }
         health.damages = damages.values.sorted { $0.key < $1.key }
         return health
@@ -109,6 +109,6 @@ extension FileStore {
             guard key.hasPrefix("covers/") || Digest(hashing: bytes) == name else { return false }
             try await bucket.put(key, bytes)
             return true
-        } catch let error as FarmError where error.category == .notFound || error.category == .corrupt { return false }
+        } catch let error as FarmError where error.isOfTheObject { return false }
     }
 }

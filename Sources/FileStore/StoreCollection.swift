@@ -1,5 +1,5 @@
 import ChunkStore
-package import FarmModel
+import FarmModel
 import ObjectStorage
 
 extension FileStore {
@@ -22,11 +22,10 @@ extension FileStore {
     ///
     /// Condemned packs leave the indexes of what stays at once, so that nobody relies on them any more.
     ///
-    /// - Parameters:
-    ///   - grace: hours; longer than any addition takes.
-    ///   - now: the time, for tests.
+    /// - Parameter grace: hours; longer than any addition takes.
     /// - Throws: `store.damaged` when it cannot be told what files need: then nothing is taken away.
-    package func collect(grace: Double = FileStore.grace, now: Timestamp = .now, dryRun: Bool = false) async throws -> Collection {
+    package func collect(grace: Double = FileStore.grace, dryRun: Bool = false) async throws -> Collection {
+        let start = clock()
         let marks = try await Condemnation.all(in: bucket)
         let survey = try await StoreSurvey.read(self)
         guard survey.findings.isEmpty else {
@@ -42,18 +41,20 @@ extension FileStore {
             for object in try await bucket.all(prefix: prefix) { sizes[object.key] = object.size }
         }
         var result = Collection()
-        var gone: Set<String> = []
-        for (key, time) in times.sorted(by: { $0.key < $1.key }) {
+        var (due, dropped): (Set<String>, Set<String>) = ([], [])
+        for (key, time) in times {
+            let isDue = start.seconds(since: time) >= grace * 3600
             if needed.contains(key) {
                 result.spared += 1
-            } else if sizes[key] == nil {
-                gone.insert(key)
-            } else if now.seconds(since: time) >= grace * 3600 {
-                gone.insert(key)
+                dropped.insert(key)
+            } else if !isDue {
+                result.waiting += sizes[key] == nil ? 0 : 1
+            } else if let size = sizes[key] {
+                due.insert(key)
                 result.removed += 1
-                result.removedBytes += sizes[key] ?? 0
+                result.removedBytes += size
             } else {
-                result.waiting += 1
+                dropped.insert(key)
             }
         }
         let useless = Set(sizes.keys).subtracting(needed).subtracting(times.keys)
@@ -62,23 +63,36 @@ extension FileStore {
         if dryRun { return result }
 
         // The mark first: from here on nobody begins to rely on them.
-        if !useless.isEmpty { try await Condemnation(at: now, keys: useless).write(to: bucket) }
-        try await leaveIndexes(survey, Set(useless.lazy.filter { $0.hasPrefix("packs/") }))
-        // What points goes before what it points at.
-        let order = ["covers/", "manifests/", "indexes/", "packs/"]
-        for prefix in order { for key in gone.sorted() where key.hasPrefix(prefix) && sizes[key] != nil { try await bucket.delete(key) } }
-        try await settle(marks, dropping: gone.union(times.keys.filter(needed.contains)))
+        if !useless.isEmpty { try await Condemnation(at: start, keys: useless).write(to: bucket) }
+        try await leaveIndexes(survey, Set(useless.lazy.filter { $0.hasPrefix("packs/") })) { try inTime(start, grace) }
+        // What goes stays condemned for another grace time: a slower collection, which decided the same, may remove it once more.
+        if !due.isEmpty { try await Condemnation(at: clock(), keys: due).write(to: bucket) }
+        for prefix in ["covers/", "manifests/", "indexes/", "packs/"] {
+            for key in due.sorted() where key.hasPrefix(prefix) {
+                try inTime(start, grace)
+                try await bucket.delete(key)
+            }
+        }
+        try await settle(marks, dropping: dropped.union(due))
         try await bucket.sweep()
         return result
     }
 
+    /// Throws `store.slow` when what was seen at the start is too old to act on: then a later collection goes on.
+    private func inTime(_ start: Timestamp, _ grace: Double) throws {
+        guard clock().seconds(since: start) < max(600, grace * 1800) else {
+            throw FarmError("store.slow", .unavailable, "the collection has become too old to remove anything", hint: "run it again")
+        }
+    }
+
     /// Writes indexes anew that list condemned packs beside others, and the covers that name them.
-    private func leaveIndexes(_ survey: StoreSurvey, _ packs: Set<String>) async throws {
+    private func leaveIndexes(_ survey: StoreSurvey, _ packs: Set<String>, _ check: () throws -> Void) async throws {
         guard !packs.isEmpty else { return }
         var replaced: [Digest: Digest] = [:]
         for (name, index) in survey.view.indexes {
-            let staying = index.listings.filter { !packs.contains(Pack.key($0.pack)) }
+            let staying = index.listings.filter { !$0.entries.isEmpty && !packs.contains(Pack.key($0.pack)) }
             guard staying.count < index.listings.count, !staying.isEmpty else { continue }
+            try check()
             let bytes = PackIndex(listings: staying).bytes
             let other = Digest(hashing: bytes)
             try await bucket.put(PackIndex.key(other), bytes)
@@ -91,6 +105,7 @@ extension FileStore {
             let indexes = Set(cover.indexes.map { replaced[$0] ?? $0 }).sorted()
             guard indexes != cover.indexes else { continue }
             cover.indexes = indexes
+            try check()
             try await bucket.put(key, try CanonicalJSON.encode(cover))
         }
     }

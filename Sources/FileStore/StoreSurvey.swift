@@ -32,7 +32,7 @@ struct StoreSurvey: Sendable {
         for object in try await store.bucket.all(prefix: StoredFile.keys) {
             do { pointers.append(try StoredFile.read(try await store.bucket.get(object.key), key: object.key)) } catch let error
                 as FarmError
-                where error.category == .corrupt || error.category == .notFound
+                where error.isOfTheObject
             {
                 // One that went away meanwhile is no damage.
                 if error.category == .corrupt { findings.append(Finding(key: object.key, message: error.message)) }
@@ -51,7 +51,8 @@ struct StoreSurvey: Sendable {
         defer { reaches.append(reach) }
         let reader = RegionReader(regions: [store.bucket])
         func note(_ key: String, _ error: any Error) throws {
-            guard let error = error as? FarmError, !error.category.isTransient else { throw error }
+            // What was refused or broken off says nothing of the object.
+            guard let error = error as? FarmError, error.isOfTheObject else { throw error }
             findings.append(Finding(key: key, message: "\(title) needs it: \(error.message)"))
         }
         do { reach.chunks = try await reader.manifest(file.manifest).chunks } catch { return try note(keys.manifest, error) }
@@ -88,6 +89,11 @@ struct StoreSurvey: Sendable {
     static func size(of entries: [PackEntry]) -> Int64 {
         (entries.last?.range.upperBound ?? Int64(Pack.magic.count)) + Int64(entries.count * Pack.entrySize + 4 + Pack.magic.count)
     }
+}
+
+extension FarmError {
+    /// Whether it tells that an object is damaged or missing.
+    var isOfTheObject: Bool { category == .corrupt || category == .notFound || category == .invalid }
 }
 
 // MARK: figures

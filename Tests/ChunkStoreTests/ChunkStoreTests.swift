@@ -10,15 +10,7 @@ import Zstandard
 @Suite struct ChunkerTests {
     private func cuts(_ bytes: [UInt8], _ parameters: ChunkerParameters = .standard) throws -> [Int] {
         let chunker = try Chunker(parameters)
-        return bytes.withUnsafeBytes { raw in
-            var lengths: [Int] = []
-            var start = 0
-            while let length = chunker.length(in: raw, from: start, isLast: true) {
-                lengths.append(length)
-                start += length
-            }
-            return lengths
-        }
+        return bytes.withUnsafeBytes { chunker.lengths(in: $0, isLast: true) }
     }
 
     /// docs/formats/chunk-store.md, "Golden vectors".
@@ -30,6 +22,44 @@ import Zstandard
         var generator = SeededGenerator(1)
         let lengths = try cuts(generator.bytes(1 << 20))
         #expect(document.contains(lengths.map(String.init).joined(separator: " ")), "\(lengths)")
+    }
+
+    /// The specification word by word, against what looks at four places at once.
+    @Test func lanesCutWhereTheSpecificationDoes() throws {
+        func plain(_ bytes: [UInt8], _ sizes: ChunkerParameters) -> [Int] {
+            let bits = UInt64(sizes.average.trailingZeroBitCount)
+            var lengths: [Int] = []
+            var start = 0
+            while start < bytes.count {
+                let left = bytes.count - start
+                var length = min(left, sizes.maximum)
+                if left > sizes.minimum {
+                    var hash: UInt64 = 0
+                    for byte in bytes[start + sizes.minimum - 64..<start + sizes.minimum] { hash = (hash &<< 1) &+ Chunker.gear[Int(byte)] }
+                    for number in sizes.minimum..<length {
+                        let mask = ~UInt64(0) << (64 - (number < sizes.average ? bits + 2 : bits - 2))
+                        if hash & mask == 0 {
+                            length = number
+                            break
+                        }
+                        hash = (hash &<< 1) &+ Chunker.gear[Int(bytes[start + number])]
+                    }
+                }
+                lengths.append(length)
+                start += length
+            }
+            return lengths
+        }
+        let small = ChunkerParameters(minimum: 64, average: 256, maximum: 1024)
+        for seed in 0..<200 {
+            var generator = SeededGenerator(UInt64(seed))
+            var bytes = generator.bytes(Int(generator.next() % 9000))
+            if seed % 3 == 0 { bytes += [UInt8](repeating: UInt8(seed), count: Int(generator.next() % 3000)) + bytes }
+            #expect(try cuts(bytes, small) == plain(bytes, small), "seed \(seed)")
+        }
+        var generator = SeededGenerator(77)
+        let bytes = generator.bytes(3_000_000)
+        #expect(try cuts(bytes) == plain(bytes, .standard))
     }
 
     @Test func chunksKeepTheirBounds() throws {

@@ -1,0 +1,136 @@
+import ChunkStore
+import FarmModel
+import FileStore
+import Foundation
+import ObjectStorage
+import Support
+import Synchronization
+import SystemIO
+import Testing
+
+/// A clock that tests turn.
+final class TestClock: Sendable {
+    private let time = Mutex(Timestamp(seconds: 1_800_000_000))
+
+    var read: @Sendable () -> Timestamp { { self.time.withLock { $0 } } }
+
+    func pass(hours: Double) { time.withLock { $0 = $0.adding(seconds: hours * 3600) } }
+}
+
+/// A bucket as one process sees it: other processes get between any two of its steps, time passes, and it may be killed at any of them.
+private final class Process: ObjectStore {
+    let name = "memory:process"
+    private let bucket: any ObjectStore
+    private let clock: TestClock
+    private let state: Mutex<(generator: SeededGenerator, left: Int)>
+    private let longestStep: Double
+
+    init(_ bucket: any ObjectStore, _ clock: TestClock, seed: UInt64, killedAfter steps: Int?, longestStep: Double) {
+        (self.bucket, self.clock, self.longestStep) = (bucket, clock, longestStep)
+        state = Mutex((SeededGenerator(seed), steps ?? .max))
+    }
+
+    private func step() async throws {
+        let (yields, hours, isKilled) = state.withLock { state in
+            state.left -= 1
+            return (Int(state.generator.next() % 4), Double(state.generator.next() % 1000) / 1000 * longestStep, state.left < 0)
+        }
+        for _ in 0..<yields { await Task.yield() }
+        if isKilled { throw FarmError("test.killed", .cancelled, "killed") }
+        clock.pass(hours: hours)
+    }
+
+    func head(_ key: String) async throws -> ObjectInfo? {
+        try await step()
+        return try await bucket.head(key)
+    }
+    func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+        try await step()
+        return try await bucket.get(key, range: range)
+    }
+    func put(_ key: String, _ source: ObjectSource) async throws {
+        try await step()
+        try await bucket.put(key, source)
+    }
+    func delete(_ key: String) async throws {
+        try await step()
+        try await bucket.delete(key)
+    }
+    func list(prefix: String, after: String?) async throws -> ObjectPage {
+        try await step()
+        return try await bucket.list(prefix: prefix, after: after)
+    }
+    func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? { nil }
+}
+
+/// Additions, removals and collections side by side, each killed at any step: whatever pointer is there, its file comes back.
+@Suite struct FileStoreModelTests {
+    private static let seeds: Range<UInt64> = {
+        let number = ProcessInfo.processInfo.environment["SCIFERRY_STORE_SEEDS"].flatMap { UInt64($0) } ?? 60
+        return 0..<number
+    }()
+
+    @Test func nothingReachableIsEverLost() async throws {
+        for seed in Self.seeds { try await run(seed) }
+    }
+
+    private func run(_ seed: UInt64) async throws {
+        let scratch = try Scratch()
+        var generator = SeededGenerator(seed)
+        let pieces = (0..<6).map { _ in generator.bytes(Int(4000 + generator.next() % 9000)) }
+        let (bucket, clock) = (MemoryStore(), TestClock())
+        _ = try await FileStore.open(bucket, making: FileStoreTests.small, clock: clock.read)
+        for round in 0..<12 {
+            try await withThrowingTaskGroup(of: Void.self) { tasks in
+                for number in 0..<Int(1 + generator.next() % 3) {
+                    let (choice, name, own) = (generator.next() % 8, "f\(generator.next() % 4)", generator.next())
+                    let killed = generator.next() % 3 == 0 ? Int(generator.next() % 25) : nil
+                    // Some processes are so slow that what they began with may be gone when they end.
+                    let slow = generator.next() % 4 == 0 ? 1.5 : 0.01
+                    let picked = pieces.indices.filter { _ in generator.next() % 2 == 0 }.flatMap { pieces[$0] }
+                    let path = "\(scratch.path)/\(round)-\(number)"
+                    try Disk.replace(path, with: picked)
+                    tasks.addTask {
+                        do {
+                            let process = Process(bucket, clock, seed: own, killedAfter: killed, longestStep: slow)
+                            let store = try await FileStore(process, clock: clock.read)
+                            switch choice {
+                            case 0...3: _ = try await store.add(path, as: name, jobs: 2)
+                            case 4: try await store.remove(name)
+                            default: _ = try await store.collect()
+                            }
+                        } catch let error as FarmError where ["test.killed", "file.absent", "store.slow"].contains(error.code) {
+                            return
+                        } catch let error as FarmError where error.code == "store.damaged" && error.message.contains("it is not there") {
+                            // A pointer that was replaced while it was read; the next collection sees the new one.
+                            return
+                        }
+                    }
+                }
+                try await tasks.waitForAll()
+            }
+            clock.pass(hours: Double(generator.next() % 30))
+            try await look(bucket, clock, scratch, "seed \(seed), round \(round)")
+        }
+        // And nothing stays that nobody needs.
+        let store = try await FileStore(bucket, clock: clock.read)
+        for file in try await store.files() { try await store.remove(file.name) }
+        for _ in 0..<3 {
+            _ = try await store.collect()
+            clock.pass(hours: 25)
+        }
+        _ = try await store.collect()
+        #expect(try await bucket.all().map(\.key) == [StoreHeader.key], "seed \(seed)")
+    }
+
+    private func look(_ bucket: MemoryStore, _ clock: TestClock, _ scratch: Scratch, _ title: String) async throws {
+        let store = try await FileStore(bucket, clock: clock.read)
+        let health = try await store.check(readsAll: true)
+        #expect(health.damages.isEmpty, "\(title): \(health.damages)")
+        for file in try await store.files() {
+            let out = "\(scratch.path)/out"
+            try await FileStore.restore(file, try await store.restoration(of: file), to: out)
+            #expect(Digest(hashing: try Disk.read(out)) == file.digest, "\(title): \(file.name)")
+        }
+    }
+}

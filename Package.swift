@@ -206,7 +206,8 @@ let package = Package(
         .testTarget(
             name: "EndToEndTests",
             dependencies: [
-                "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "ProcessRunner", "Support", "SystemIO",
+                "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FileStore", "ProcessRunner", "Support",
+                "SystemIO",
                 "sciferry", "sciferry-coordinator", "sciferry-worker",
             ], path: "Tests/EndToEndTests", exclude: ["client.py", "images.py", "torture.py"], swiftSettings: settings),
         tests("FarmIdentity", ["FarmModel", "Support"]),

@@ -95,32 +95,52 @@ package struct Chunker: Sendable {
     /// once: a single one waits for its own additions most of the time.
     private func candidates(in bytes: UnsafeRawBufferPointer) -> [Candidate] {
         guard bytes.count > Chunker.window, let data = bytes.assumingMemoryBound(to: UInt8.self).baseAddress else { return [] }
-        let (first, lane) = (Chunker.window, (bytes.count - Chunker.window) / 4)
-        var found: ([Candidate], [Candidate], [Candidate], [Candidate]) = ([], [], [], [])
-        table.withUnsafeBufferPointer { table in
-            guard let gear = table.baseAddress else { return }
-            let (strict, loose) = (strict, loose)
-            func warmed(_ position: Int) -> UInt64 {
-                (position - Chunker.window..<position).reduce(0) { ($0 &<< 1) &+ gear[Int(data[$1])] }
-            }
-            var (a, b, c, d) = (warmed(first), warmed(first + lane), warmed(first + 2 * lane), warmed(first + 3 * lane))
-            let (atA, atB, atC, atD) = (data + first, data + first + lane, data + first + 2 * lane, data + first + 3 * lane)
-            for index in 0..<lane {
-                if a & loose == 0 { found.0.append(Candidate(first + index, a & strict == 0)) }
-                if b & loose == 0 { found.1.append(Candidate(first + lane + index, b & strict == 0)) }
-                if c & loose == 0 { found.2.append(Candidate(first + 2 * lane + index, c & strict == 0)) }
-                if d & loose == 0 { found.3.append(Candidate(first + 3 * lane + index, d & strict == 0)) }
-                a = (a &<< 1) &+ gear[Int(atA[index])]
-                b = (b &<< 1) &+ gear[Int(atB[index])]
-                c = (c &<< 1) &+ gear[Int(atC[index])]
-                d = (d &<< 1) &+ gear[Int(atD[index])]
-            }
-            for position in first + 4 * lane..<bytes.count {
-                if d & loose == 0 { found.3.append(Candidate(position, d & strict == 0)) }
-                d = (d &<< 1) &+ gear[Int(data[position])]
-            }
+        return table.withUnsafeBufferPointer { table in
+            guard let gear = table.baseAddress else { return [] }
+            return Chunker.candidates(data, bytes.count, gear, strict, loose)
         }
-        return found.0 + found.1 + found.2 + found.3
+    }
+
+    private static func candidates(
+        _ data: UnsafePointer<UInt8>, _ count: Int, _ gear: UnsafePointer<UInt64>, _ strict: UInt64, _ loose: UInt64
+    ) -> [Candidate] {
+        let (first, lane) = (window, (count - window) / 4)
+        var found: [[Candidate]] = [[], [], [], []]
+        let (atA, atB, atC, atD) = (data + first, data + first + lane, data + first + 2 * lane, data + first + 3 * lane)
+        var (a, b, c, d) = (warmed(atA, gear), warmed(atB, gear), warmed(atC, gear), warmed(atD, gear))
+        var index = 0
+        while index < lane {
+            // One branch, which is hardly ever taken, for all four.
+            if a & loose == 0 || b & loose == 0 || c & loose == 0 || d & loose == 0 {
+                note(&found, first + index, lane, [a, b, c, d], strict, loose)
+            }
+            a = (a &<< 1) &+ gear[Int(atA[index])]
+            b = (b &<< 1) &+ gear[Int(atB[index])]
+            c = (c &<< 1) &+ gear[Int(atC[index])]
+            d = (d &<< 1) &+ gear[Int(atD[index])]
+            index &+= 1
+        }
+        for position in first + 4 * lane..<count {
+            if d & loose == 0 { found[3].append(Candidate(position, d & strict == 0)) }
+            d = (d &<< 1) &+ gear[Int(data[position])]
+        }
+        return Array(found.joined())
+    }
+
+    /// The hash over the window before a place.
+    private static func warmed(_ place: UnsafePointer<UInt8>, _ gear: UnsafePointer<UInt64>) -> UInt64 {
+        var hash: UInt64 = 0
+        for index in -window..<0 { hash = (hash &<< 1) &+ gear[Int(place[index])] }
+        return hash
+    }
+
+    @inline(never)
+    private static func note(
+        _ found: inout [[Candidate]], _ position: Int, _ lane: Int, _ hashes: [UInt64], _ strict: UInt64, _ loose: UInt64
+    ) {
+        for (number, hash) in hashes.enumerated() where hash & loose == 0 {
+            found[number].append(Candidate(position + number * lane, hash & strict == 0))
+        }
     }
 
     /// The 256 gear values: the first 8 bytes, big-endian, of SHA-256 over `sciferry gear 1 ` and the byte's decimal

@@ -127,8 +127,8 @@ package final class ChunkPacker {
     package init(level: Int32 = 3) { self.level = level }
 
     /// Whether compressing may be worth its while: not where 4 KiB out of four places have all bytes equally often, as images' blocks do,
-    /// which are compressed already. 256 values in n random bytes give a sum of squared counts of n + n (n - 1) / 256; a tenth more than that
-    /// stands for a seventh of a bit a byte.
+    /// which are compressed already. 256 values in n random bytes give a sum of squared counts of n + n (n - 1) / 256; a twentieth more than
+    /// that is far from chance.
     private static func mayShrink(_ bytes: UnsafeRawBufferPointer) -> Bool {
         let piece = 1024
         guard bytes.count >= 4 * piece else { return true }
@@ -140,7 +140,7 @@ package final class ChunkPacker {
             }
             let squares = counts.reduce(UInt64(0)) { $0 + UInt64($1) * UInt64($1) }
             let n = UInt64(4 * piece)
-            return squares > (n + n * (n - 1) / 256) * 11 / 10
+            return squares > (n + n * (n - 1) / 256) * 21 / 20
         }
     }
 

@@ -128,7 +128,7 @@ struct StoreRestoreCommand: AsyncParsableCommand {
             let quote = plan.rebuild.quote
             if !store.json {
                 Console.print(
-                    "\(file.name.printable())  \(Console.bytes(quote.fetchBytes)) of \(Console.bytes(file.size)) to fetch, \(Console.bytes(quote.seedBytes)) from \(seed.count) local files"
+                    "\(file.name.printable())  \(Console.bytes(quote.fetchBytes)) of \(Console.bytes(file.size)) to fetch, \(Console.bytes(quote.seedBytes)) from \(seed.count) local file\(seed.count == 1 ? "" : "s")"
                 )
             }
             if !dryRun {

@@ -11,12 +11,15 @@ package struct Digest: Hashable, Sendable, Comparable, CustomStringConvertible {
 
     /// Takes the 32 raw bytes of a digest; `nil` for any other count.
     package init?(bytes: some Collection<UInt8>) {
+        let digest = bytes.withContiguousStorageIfAvailable { Digest(raw: UnsafeRawBufferPointer($0)) }
+        guard let digest = digest ?? Array(bytes).withUnsafeBytes({ Digest(raw: $0) }) else { return nil }
+        self = digest
+    }
+
+    private init?(raw bytes: UnsafeRawBufferPointer) {
         guard bytes.count == Digest.byteCount else { return nil }
-        var parts: [UInt64] = [0, 0, 0, 0]
-        for (position, byte) in bytes.enumerated() {
-            parts[position / 8] = parts[position / 8] << 8 | UInt64(byte)
-        }
-        words = (parts[0], parts[1], parts[2], parts[3])
+        func word(_ number: Int) -> UInt64 { UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 8 * number, as: UInt64.self)) }
+        words = (word(0), word(1), word(2), word(3))
     }
 
     /// Reads 64 hexadecimal digits, with or without `sha256:` before them; `nil` for anything else.
@@ -100,7 +103,7 @@ package struct Digest: Hashable, Sendable, Comparable, CustomStringConvertible {
 
         /// The digest of all bytes so far.
         package func finish() -> Digest {
-            guard let digest = Digest(bytes: Array(state.finalize())) else {
+            guard let digest = state.finalize().withUnsafeBytes({ Digest(raw: $0) }) else {
                 preconditionFailure("SHA-256 always gives 32 bytes")
             }
             return digest

@@ -113,7 +113,9 @@ package struct RegionSync: Sendable {
 
     private func readPointers() async throws -> [String: [UInt8]] {
         var pointers: [String: [UInt8]] = [:]
-        for object in try await source.all(prefix: "channels/") { pointers[object.key] = try await source.get(object.key) }
+        for prefix in RegionSync.pointers {
+            for object in try await source.all(prefix: prefix) { pointers[object.key] = try await source.get(object.key) }
+        }
         return pointers
     }
 
@@ -143,7 +145,10 @@ package struct RegionSync: Sendable {
         }
     }
 
-    private static func isPointer(_ key: String) -> Bool { key.hasPrefix("channels/") }
+    /// Of farms, and of stores without one.
+    private static let pointers = ["channels/", "files/"]
+
+    private static func isPointer(_ key: String) -> Bool { pointers.contains { key.hasPrefix($0) } }
 
     /// The digest that a key promises, for objects named by their content.
     package static func contentName(of key: String) -> Digest? {
@@ -153,11 +158,11 @@ package struct RegionSync: Sendable {
         return Digest(last)
     }
 
-    /// Uploads that nobody has verified yet stay where they are.
-    private static func isTransient(_ key: String) -> Bool { key.hasPrefix("incoming/") }
+    /// Uploads that nobody has verified yet stay where they are, and so does what a store's collections decided.
+    private static func isTransient(_ key: String) -> Bool { key.hasPrefix("incoming/") || key.hasPrefix("condemned/") }
 
     private static func rank(_ key: String) -> Int {
-        let order = ["packs/", "indexes/", "manifests/", "covers/", "records/", "releases/", "", "channels/"]
+        let order = ["packs/", "indexes/", "manifests/", "covers/", "records/", "releases/", "", "channels/", "files/"]
         return order.firstIndex { !$0.isEmpty && key.hasPrefix($0) } ?? 6
     }
 

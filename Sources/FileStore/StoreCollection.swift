@@ -62,8 +62,8 @@ extension FileStore {
         result.condemnedBytes = useless.reduce(0) { $0 + (sizes[$1] ?? 0) }
         if dryRun { return result }
 
-        // The mark first: from here on nobody begins to rely on them.
-        if !useless.isEmpty { try await Condemnation(at: start, keys: useless).write(to: bucket) }
+        // The mark first: from here on nobody begins to rely on them. Its time counts from when it can be seen.
+        if !useless.isEmpty { try await Condemnation(at: clock(), keys: useless).write(to: bucket) }
         try await leaveIndexes(survey, Set(useless.lazy.filter { $0.hasPrefix("packs/") })) { try inTime(start, grace) }
         // What goes stays condemned for another grace time: a slower collection, which decided the same, may remove it once more.
         if !due.isEmpty { try await Condemnation(at: clock(), keys: due).write(to: bucket) }

@@ -42,14 +42,16 @@ package struct ChunkIngest: Sendable {
     private let parameters: ChunkerParameters
     private let level: Int32
     private let jobs: Int
+    private let packSize: Int
     private static let partSize = 4 << 20
 
     /// - Parameters:
     ///   - level: zstd's.
     ///   - jobs: parts that are hashed and compressed at once.
-    package init(parameters: ChunkerParameters, level: Int32 = 3, jobs: Int) throws {
+    ///   - packSize: bytes at which packs are closed.
+    package init(parameters: ChunkerParameters, level: Int32 = 3, jobs: Int, packSize: Int = PackBuilder.fullSize) throws {
         try parameters.check()
-        (self.parameters, self.level, self.jobs) = (parameters, level, max(1, jobs))
+        (self.parameters, self.level, self.jobs, self.packSize) = (parameters, level, max(1, jobs), packSize)
     }
 
     /// Whole chunks of the file, one behind the other.
@@ -80,7 +82,7 @@ package struct ChunkIngest: Sendable {
         let size = try file.size()
         let claims = Claims(store.has)
         return try await withThrowingTaskGroup(of: Event.self) { tasks in
-            var state = State(size: size)
+            var state = State(size: size, packSize: packSize)
             repeat {
                 while let step = state.next(jobs: jobs) {
                     switch step {
@@ -165,6 +167,7 @@ extension ChunkIngest {
     /// What is done, what is under way and what comes next: events in, steps out.
     private struct State {
         let size: Int64
+        private let packSize: Int
         private(set) var chunks: [ImageManifest.Chunk] = []
         /// Bytes whose chunks stand in `chunks`.
         private(set) var done: Int64 = 0
@@ -194,7 +197,7 @@ extension ChunkIngest {
         /// So far the digest of the whole may stay behind: it reads what the others have left in the page cache.
         private static let mostBehind: Int64 = 256 << 20
 
-        init(size: Int64) { self.size = size }
+        init(size: Int64, packSize: Int) { (self.size, self.packSize) = (size, packSize) }
 
         /// What may be begun now.
         mutating func next(jobs: Int) -> Step? {
@@ -250,7 +253,7 @@ extension ChunkIngest {
                 newChunks += 1
                 newBytes += Int64(chunk.size)
                 builder.add(chunk)
-                if builder.isFull { closePack() }
+                if builder.size >= packSize { closePack() }
             }
             if newChunks > 0, hasher == nil { hasher = Digest.Hasher() }
         }

@@ -85,13 +85,16 @@ package struct StoreHeader: Codable, Sendable, Hashable {
     package var format: Int
     package var farm: String
     package var chunker: ChunkerParameters
+    /// Tells stores of files apart, which have no farm.
+    package var store: String?
 
     package static let key = "sciferry.json"
     package static let currentFormat = 1
 
-    package init(farm: String, chunker: ChunkerParameters) {
+    package init(farm: String, chunker: ChunkerParameters, store: String? = nil) {
         format = StoreHeader.currentFormat
         self.farm = farm
         self.chunker = chunker
+        self.store = store
     }
 }

@@ -1,5 +1,5 @@
 package import FarmModel
-import Glibc
+package import Glibc
 import SystemIO
 
 /// Rebuilds images from chunks, taking from images that lie there already what they share.
@@ -74,15 +74,17 @@ package struct ImageRebuild: Sendable {
     /// Writes the image to `path` (a new file, durable when this returns) and checks its digest.
     ///
     /// - Parameters:
+    ///   - mode: the new file's permissions.
     ///   - checksWhole: whether the image is hashed as a whole beside its chunks. These are all verified; together they are what a manifest
     ///     names, so this finds writers of manifests that were wrong.
     ///   - progress: called with the bytes of the image written so far.
     /// - Throws: `image.mismatch` when the chunks do not make the image; the file is removed then.
     package func write(
-        to path: String, from reader: RegionReader, checksWhole: Bool = true, progress: @escaping @Sendable (Int64) -> Void
+        to path: String, mode: mode_t = 0o644, from reader: RegionReader, checksWhole: Bool = true,
+        progress: @escaping @Sendable (Int64) -> Void
     ) async throws {
         do {
-            let file = try OpenFile(path, flags: O_RDWR | O_CREAT | O_TRUNC)
+            let file = try OpenFile(path, flags: O_RDWR | O_CREAT | O_TRUNC, mode: mode)
             defer { file.close() }
             let image = try await withThrowingTaskGroup(of: Event.self) { tasks in
                 var windows = windows(mostBytes: ImageRebuild.windowBytes)[...]
@@ -158,6 +160,9 @@ package struct ImageRebuild: Sendable {
             for chunk in window.chunks {
                 guard let bytes = data[chunk.digest] else {
                     throw FarmError("manifest.uncovered", .corrupt, "chunk \(chunk.digest.short) lies nowhere")
+                }
+                guard bytes.count == chunk.size else {
+                    throw FarmError("image.mismatch", .corrupt, "chunk \(chunk.digest.short) has not the size that the manifest says")
                 }
                 try file.write(bytes, at: end)
                 end += Int64(bytes.count)

@@ -90,9 +90,10 @@ package enum Pack {
         let offset = integer(bytes, at: start + 32, bytes: 8)
         let size = integer(bytes, at: start + 44, bytes: 4)
         guard offset <= UInt64(largest), size <= UInt64(largestChunk) else { throw damaged("an entry is out of range") }
-        return PackEntry(
-            digest: digest, offset: Int64(offset), storedSize: Int(integer(bytes, at: start + 40, bytes: 4)),
-            size: Int(size), codec: codec)
+        let stored = integer(bytes, at: start + 40, bytes: 4)
+        // What does not shrink is stored raw.
+        guard codec == .raw ? stored == size : stored <= size else { throw damaged("an entry has more bytes than its chunk") }
+        return PackEntry(digest: digest, offset: Int64(offset), storedSize: Int(stored), size: Int(size), codec: codec)
     }
 
     static func encode(_ entry: PackEntry) -> [UInt8] {
@@ -189,7 +190,6 @@ package struct PackBuilder: Sendable {
     package init() {}
 
     package var isEmpty: Bool { entries.isEmpty }
-    package var isFull: Bool { size >= PackBuilder.fullSize }
     package var size: Int { body.count + entries.count * Pack.entrySize + 12 }
 
     /// A pack without its name.
@@ -205,6 +205,7 @@ package struct PackBuilder: Sendable {
         }
     }
 
+    /// Puts a chunk behind those that are there.
     package mutating func add(_ chunk: StoredChunk) {
         if entries.isEmpty { body.reserveCapacity(PackBuilder.fullSize + PackBuilder.fullSize / 16) }
         entries.append(

@@ -46,8 +46,14 @@ package struct PackIndex: Sendable, Hashable {
             position += 36
             guard count <= (bytes.count - position) / Pack.entrySize else { throw damaged("it ends inside a listing") }
             var entries: [PackEntry] = []
+            var end = Int64(Pack.magic.count)
             for number in 0..<count {
-                entries.append(try Pack.entry(bytes, at: position + number * Pack.entrySize, damaged))
+                let entry = try Pack.entry(bytes, at: position + number * Pack.entrySize, damaged)
+                guard entry.offset == end, entry.range.upperBound <= Int64(Pack.largest) else {
+                    throw damaged("an entry does not follow the one before")
+                }
+                end = entry.range.upperBound
+                entries.append(entry)
             }
             position += count * Pack.entrySize
             listings.append(Listing(pack: pack, entries: entries))

@@ -7,7 +7,7 @@ import ObjectStorage
 
 struct StoreStatCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "stat", abstract: "Tell what a store holds and what removing each file would free.",
+        commandName: "stat", abstract: "Tell what a store holds and what each file has alone.",
         discussion: "Example:\n  sciferry store stat file:/srv/images")
 
     @OptionGroup var store: StoreOptions
@@ -17,7 +17,7 @@ struct StoreStatCommand: AsyncParsableCommand {
             let figures = try await store.open().figures()
             if store.json { return try Console.json(figures) }
             Console.table(
-                ["NAME", "SIZE", "FREED BY ITS REMOVAL"],
+                ["NAME", "SIZE", "ALONE IN IT"],
                 figures.files.map { [$0.name, Console.bytes($0.size), Console.bytes($0.ownBytes)] })
             let share = figures.fileBytes > 0 ? Double(figures.liveBytes) / Double(figures.fileBytes) : 1
             Console.print(
@@ -45,7 +45,7 @@ private func report(_ health: FileStore.Health, _ store: StoreOptions, readsAll:
     guard health.damages.isEmpty else {
         throw FarmError(
             "store.damaged", .corrupt, "\(health.damages.count) objects are damaged or missing",
-            hint: "sciferry store repair brings them from a copy; files can be added again")
+            hint: "sciferry store repair brings them from a copy; a pack that is missing or too short comes again with its files")
     }
 }
 

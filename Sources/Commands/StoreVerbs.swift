@@ -51,12 +51,18 @@ struct StoreAddCommand: AsyncParsableCommand {
 
     func validate() throws {
         guard name == nil || files.count == 1 else { throw ValidationError("--as names one file") }
+        let names = files.map(StoreAddCommand.name)
+        if let twice = names.first(where: { name in names.filter { $0 == name }.count > 1 }) {
+            throw ValidationError("two files are called \(twice); add them one by one with --as")
+        }
         guard (1...19).contains(level) else { throw ValidationError("--level is 1 to 19") }
         guard jobs.map({ (1...256).contains($0) }) ?? true else { throw ValidationError("--jobs is 1 to 256") }
         guard average.map({ (1...1024).contains($0) && $0.nonzeroBitCount == 1 }) ?? true else {
             throw ValidationError("--average is a power of two, 1 to 1024")
         }
     }
+
+    private static func name(_ path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
 
     func run() async throws {
         try await reporting {
@@ -74,7 +80,7 @@ struct StoreAddCommand: AsyncParsableCommand {
                 defer { line.clear() }
                 let size = max(1, Disk.size(path) ?? 1)
                 let added = try await opened.add(
-                    path, as: name ?? path.split(separator: "/").last.map(String.init) ?? path,
+                    path, as: name ?? StoreAddCommand.name(path),
                     jobs: jobs ?? ProcessInfo.processInfo.activeProcessorCount,
                     level: level
                 ) { done in if Console.isTerminal { line.show(path, share: Double(done) / Double(size)) } }
@@ -83,7 +89,8 @@ struct StoreAddCommand: AsyncParsableCommand {
                 if !store.json {
                     Console.print(
                         "\(added.file.name.printable())  \(Console.bytes(added.file.size)), \(added.newChunks) of \(added.chunks) chunks were new, \(Console.bytes(added.sentBytes)) stored"
-                            + (added.packsFound > 0 ? " (\(added.packsFound) packs were there already)" : ""))
+                            + (added.packsFound > 0 ? " (\(added.packsFound) packs were there already)" : "")
+                            + (added.replaces ? "; it replaces another file of that name" : ""))
                 }
             }
             if store.json { try Console.json(additions) }
@@ -119,9 +126,6 @@ struct StoreRestoreCommand: AsyncParsableCommand {
             let opened = try await store.open()
             let file = try await opened.file(name)
             let target = output ?? file.name.split(separator: "/").last.map(String.init) ?? file.name
-            guard dryRun || force || !Disk.exists(target) else {
-                throw FarmError("file.exists", .conflict, "\(target) exists", hint: "choose another place with -o, or --force")
-            }
             let client = HTTPClient()
             let plan = try await opened.restoration(
                 of: file, others: try also.map { try BucketLocation($0).open(client: client) }, seeds: seed)
@@ -131,16 +135,19 @@ struct StoreRestoreCommand: AsyncParsableCommand {
                     "\(file.name.printable())  \(Console.bytes(quote.fetchBytes)) of \(Console.bytes(file.size)) to fetch, \(Console.bytes(quote.seedBytes)) from \(seed.count) local file\(seed.count == 1 ? "" : "s")"
                 )
             }
+            defer {
+                for incident in plan.reader.incidents {
+                    Console.error("sciferry: \(incident.region): \(incident.object): \(incident.message)")
+                }
+            }
             if !dryRun {
                 let line = ProgressLine()
                 defer { line.clear() }
-                try await FileStore.restore(file, plan, to: target) { done in
+                try await FileStore.restore(file, plan, to: target, replaces: force) { done in
                     if Console.isTerminal { line.show(target, share: Double(done) / Double(max(1, file.size))) }
                 }
             }
-            let incidents = plan.reader.incidents
-            for incident in incidents { Console.error("sciferry: \(incident.region): \(incident.object): \(incident.message)") }
-            if store.json { try Console.json(Answer(file: file, quote: quote, incidents: incidents)) }
+            if store.json { try Console.json(Answer(file: file, quote: quote, incidents: plan.reader.incidents)) }
         }
     }
 }

@@ -12,15 +12,23 @@ struct Condemnation: Codable, Sendable, Hashable {
 
     /// All marks of a bucket, with their keys. A damaged one says nothing: what it condemned is found anew.
     static func all(in bucket: any ObjectStore) async throws -> [(key: String, mark: Condemnation)] {
+        for _ in 0..<100 {
+            // One that went since it was listed may have been followed by another.
+            if let marks = try await listed(in: bucket) { return marks }
+        }
+        throw FarmError("store.busy", .unavailable, "collections change the marks of \(bucket.name) all the time", hint: "try again")
+    }
+
+    private static func listed(in bucket: any ObjectStore) async throws -> [(key: String, mark: Condemnation)]? {
         var marks: [(key: String, mark: Condemnation)] = []
         for object in try await bucket.all(prefix: prefix) {
             do {
                 let bytes = try await bucket.get(object.key)
-                guard let mark = try? CanonicalJSON.decode(Condemnation.self, from: bytes, source: object.key), mark.format == 1 else {
-                    continue
-                }
+                guard let mark = try? CanonicalJSON.decode(Condemnation.self, from: bytes, source: object.key), mark.format == 1,
+                    mark.at.isSensible
+                else { continue }
                 marks.append((object.key, mark))
-            } catch let error as FarmError where error.category == .notFound { continue }
+            } catch let error as FarmError where error.category == .notFound { return nil }
         }
         return marks
     }

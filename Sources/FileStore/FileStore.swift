@@ -10,15 +10,22 @@ import SystemIO
 /// Writers need no lock: objects are named by their content, a file's pointer is written last, and what a collection takes away is
 /// condemned long before (`docs/formats/chunk-store.md`, "Files without a farm", has the rules).
 package struct FileStore: Sendable {
+    /// Where it lies.
     package let bucket: any ObjectStore
+    /// The sizes of its chunks, for good.
     package let chunker: ChunkerParameters
     let clock: @Sendable () -> Timestamp
+    private let packSize: Int
 
     /// Hours for which condemned objects stay; no addition takes longer than half of it to point at what it relies on.
     package static let grace: Double = 24
 
     /// Opens a bucket; throws `store.absent` for one that holds no store and `store.foreign` for a farm's.
-    package init(_ bucket: any ObjectStore, clock: @escaping @Sendable () -> Timestamp = { .now }) async throws {
+    ///
+    /// - Parameter packSize: bytes at which new packs are closed.
+    package init(
+        _ bucket: any ObjectStore, packSize: Int = PackBuilder.fullSize, clock: @escaping @Sendable () -> Timestamp = { .now }
+    ) async throws {
         guard try await bucket.head(StoreHeader.key) != nil else {
             throw FarmError("store.absent", .notFound, "\(bucket.name) holds no store", hint: "sciferry store add makes one")
         }
@@ -33,7 +40,10 @@ package struct FileStore: Sendable {
                 hint: "give files a bucket of their own")
         }
         try header.chunker.check()
-        (self.bucket, self.clock) = (bucket, clock)
+        guard header.chunker.maximum <= Pack.largestChunk else {
+            throw FarmError("chunk.parameters", .invalid, "\(source) has larger chunks than packs hold")
+        }
+        (self.bucket, self.clock, self.packSize) = (bucket, clock, packSize)
         chunker = header.chunker
     }
 
@@ -41,18 +51,23 @@ package struct FileStore: Sendable {
     ///
     /// - Parameter chunker: of a new store; an old one keeps its own.
     package static func open(
-        _ bucket: any ObjectStore, making chunker: ChunkerParameters, clock: @escaping @Sendable () -> Timestamp = { .now }
+        _ bucket: any ObjectStore, making chunker: ChunkerParameters, packSize: Int = PackBuilder.fullSize,
+        clock: @escaping @Sendable () -> Timestamp = { .now }
     ) async throws -> FileStore {
         if try await bucket.head(StoreHeader.key) == nil {
             try chunker.check()
-            guard try await bucket.list(prefix: "", after: nil).objects.isEmpty else {
+            let isEmpty = try await bucket.list(prefix: "", after: nil).objects.isEmpty
+            // Somebody else may have made it since.
+            if isEmpty {
+                let header = StoreHeader(farm: "", chunker: chunker, store: Nonce.hex(bytes: 16))
+                try await bucket.put(StoreHeader.key, try CanonicalJSON.encode(header))
+            } else if try await bucket.head(StoreHeader.key) == nil {
                 throw FarmError(
                     "store.foreign", .conflict, "\(bucket.name) is not empty and holds no store", hint: "give the store a bucket of its own"
                 )
             }
-            try await bucket.put(StoreHeader.key, try CanonicalJSON.encode(StoreHeader(farm: "", chunker: chunker)))
         }
-        return try await FileStore(bucket, clock: clock)
+        return try await FileStore(bucket, packSize: packSize, clock: clock)
     }
 
     // MARK: files
@@ -68,10 +83,7 @@ package struct FileStore: Sendable {
 
     /// One file; throws `file.absent`.
     package func file(_ name: String) async throws -> StoredFile {
-        guard let file = try await file(at: try StoredFile.key(name)) else {
-            throw FarmError(
-                "file.absent", .notFound, "\(bucket.name) has no file \(name.printable())", hint: "sciferry store list shows what it has")
-        }
+        guard let file = try await file(at: try StoredFile.key(name)) else { throw absent(name) }
         return file
     }
 
@@ -85,8 +97,15 @@ package struct FileStore: Sendable {
 
     /// Forgets a file. Its chunks stay until a collection finds that no other file has them.
     package func remove(_ name: String) async throws {
-        _ = try await file(name)
-        try await bucket.delete(try StoredFile.key(name))
+        // One that is damaged can be forgotten, too.
+        let key = try StoredFile.key(name)
+        guard try await bucket.head(key) != nil else { throw absent(name) }
+        try await bucket.delete(key)
+    }
+
+    private func absent(_ name: String) -> FarmError {
+        FarmError(
+            "file.absent", .notFound, "\(bucket.name) has no file \(name.printable())", hint: "sciferry store list shows what it has")
     }
 
     // MARK: adding
@@ -98,10 +117,12 @@ package struct FileStore: Sendable {
         package var newChunks: Int
         /// Of new chunks, as they were.
         package var newBytes: Int64
-        /// What was sent, packs alone.
+        /// Of the packs of new chunks.
         package var sentBytes: Int64
         /// Packs that a broken addition had left.
         package var packsFound: Int
+        /// Whether another file of that name was there before.
+        package var replaces: Bool
     }
 
     /// Takes a file in.
@@ -118,7 +139,7 @@ package struct FileStore: Sendable {
         defer { source.close() }
         let facts = try source.facts()
         guard facts.isRegular else { throw FarmError("file.kind", .usage, "\(path) is no regular file", hint: "pack a directory with tar") }
-        let ingest = try ChunkIngest(parameters: chunker, level: level, jobs: jobs)
+        let ingest = try ChunkIngest(parameters: chunker, level: level, jobs: jobs, packSize: packSize)
         for _ in 0..<3 {
             let start = clock()
             let view = try await StoreView.read(bucket)
@@ -132,22 +153,27 @@ package struct FileStore: Sendable {
             guard try source.facts() == facts else {
                 throw FarmError("file.changed", .conflict, "\(path) changed while it was read", hint: "add it again when nobody writes it")
             }
-            let manifest = try await describe(outcome, places, view.condemned)
             // What has become useless meanwhile may be gone by now; at the second time nearly all of it is there.
-            guard clock().seconds(since: start) < FileStore.grace * 1800 else { continue }
+            guard isInTime(start) else { continue }
+            let manifest = try await describe(outcome, places, view.condemned)
+            guard isInTime(start) else { continue }
+            let before = try? await self.file(at: key)
             let file = StoredFile(
                 name: name, manifest: manifest, digest: outcome.manifest.image, size: outcome.manifest.size,
                 chunks: StoredFile.digest(of: outcome.manifest.chunks), mode: facts.mode, modified: facts.modified, added: clock())
             try await bucket.put(key, try CanonicalJSON.encode(file))
             return Addition(
                 file: file, chunks: outcome.manifest.chunks.count, newChunks: outcome.newChunks, newBytes: outcome.newBytes,
-                sentBytes: outcome.storedBytes, packsFound: found.load(ordering: .relaxed))
+                sentBytes: outcome.storedBytes, packsFound: found.load(ordering: .relaxed),
+                replaces: before.map { $0.digest != file.digest } ?? false)
         }
         throw FarmError(
             "store.slow", .unavailable,
             "adding \(path) takes longer than \(Int(FileStore.grace / 2)) hours, after which its chunks may be taken away",
             hint: "add it again from a faster place: what was sent is found")
     }
+
+    private func isInTime(_ start: Timestamp) -> Bool { clock().seconds(since: start) < FileStore.grace * 1800 }
 
     /// Writes a pack where none of that name lies, under another name where that one is condemned: a collection may remove it at any time.
     private func put(_ pack: FinishedPack, _ condemned: [String: Timestamp], _ found: borrowing Atomic<Int>) async throws -> FinishedPack {
@@ -191,8 +217,11 @@ package struct FileStore: Sendable {
     /// The digest of a file of these chunks, if one is here.
     private func image(of chunks: [ImageManifest.Chunk], first key: String) async throws -> Digest? {
         let list = StoredFile.digest(of: chunks)
-        if let file = try await file(at: key), file.chunks == list { return file.digest }
-        return try await files().first { $0.chunks == list }?.digest
+        if let file = try? await file(at: key), file.chunks == list { return file.digest }
+        for object in try await bucket.all(prefix: StoredFile.keys) {
+            if let file = try? await file(at: object.key), file.chunks == list { return file.digest }
+        }
+        return nil
     }
 
     // MARK: restoring
@@ -220,15 +249,28 @@ package struct FileStore: Sendable {
     }
 
     /// Writes a planned file to `path`, whole or not at all, with its permissions and time.
+    ///
+    /// - Parameter replaces: whether a file that is there goes; else `file.exists` is thrown when one is, at the end too.
     package static func restore(
-        _ file: StoredFile, _ plan: (rebuild: ImageRebuild, reader: RegionReader), to path: String,
+        _ file: StoredFile, _ plan: (rebuild: ImageRebuild, reader: RegionReader), to path: String, replaces: Bool = false,
         progress: @escaping @Sendable (Int64) -> Void = { _ in }
     ) async throws {
+        guard !Disk.isDirectory(path) else {
+            throw FarmError("file.exists", .conflict, "\(path) is a directory", hint: "name the file with -o")
+        }
+        func check() throws {
+            guard replaces || !Disk.exists(path) else {
+                throw FarmError("file.exists", .conflict, "\(path) exists", hint: "choose another place with -o, or --force")
+            }
+        }
+        try check()
         let temporary = "\(path).part-\(Nonce.hex(bytes: 6))"
-        try await plan.rebuild.write(to: temporary, from: plan.reader, checksWhole: false, progress: progress)
+        try await plan.rebuild.write(to: temporary, mode: 0o600, from: plan.reader, checksWhole: false, progress: progress)
         do {
-            try Disk.setFacts(temporary, mode: file.mode, modified: file.modified)
+            try Disk.setFacts(temporary, mode: file.mode & 0o777, modified: file.modified)
+            try check()
             try Disk.rename(temporary, to: path)
+            try Disk.syncDirectory(Disk.parent(of: Disk.absolute(path)))
         } catch {
             unlink(temporary)
             throw error

@@ -33,17 +33,14 @@ extension FileStore {
         var health = try await look(readsAll, progress)
         guard let source, !health.damages.isEmpty else { return health }
         // A repaired manifest or cover may lead to more that is damaged.
-        for _ in 0..<4 {
-            var repaired = 0
-            for damage in health.damages where try await repair(damage.key, from: source) {
-                health.repaired.append(damage.key)
-                repaired += 1
-            }
-            if repaired == 0 { break }
-            let before = health.repaired
+        var tried: Set<String> = []
+        while true {
+            let new = health.damages.map(\.key).filter { tried.insert($0).inserted }
+            var repaired = health.repaired
+            for key in new where try await repair(key, from: source) { repaired.append(key) }
+            guard repaired.count > health.repaired.count else { break }
             health = try await look(readsAll, progress)
-            health.repaired = before
-            if health.damages.isEmpty { break }
+            health.repaired = repaired
         }
         return health
     }
@@ -61,18 +58,9 @@ extension FileStore {
             for listing in index.listings where survey.live[listing.pack] != nil { listings[listing.pack] = listing.entries }
         }
         var health = Health(files: survey.reaches.count, packs: listings.count)
-        let sizes = Dictionary(try await bucket.all(prefix: "packs/").map { ($0.key, $0.size) }) { first, _ in first }
         for (pack, entries) in listings.sorted(by: { $0.key < $1.key }) {
-            let (key, expected) = (Pack.key(pack), StoreSurvey.size(of: entries))
-            guard let size = sizes[key] else {
-                note(key, "it is not there")
-                continue
-            }
-            guard size == expected else {
-                note(key, "it has \(size) bytes, not \(expected)")
-                continue
-            }
-            guard readsAll else { continue }
+            let key = Pack.key(pack)
+            guard readsAll, damages[key] == nil, let size = survey.view.packs[key] else { continue }
             do {
                 let bytes = try await bucket.get(key)
                 health.bytes += size
@@ -102,9 +90,14 @@ extension FileStore {
 
     /// Brings one object whose name is its digest; whether it came.
     private func repair(_ key: String, from source: any ObjectStore) async throws -> Bool {
-        guard let name = Digest(key.split(separator: "/").last ?? "") else { return false }
         do {
             let bytes = try await source.get(key)
+            if key.hasPrefix(StoredFile.keys) {
+                _ = try StoredFile.read(bytes, key: key)
+                try await bucket.put(key, bytes)
+                return true
+            }
+            guard let name = Digest(key.split(separator: "/").last ?? "") else { return false }
             // A cover has its manifest's name: it is believed for what its indexes hold, which the next look finds out.
             guard key.hasPrefix("covers/") || Digest(hashing: bytes) == name else { return false }
             try await bucket.put(key, bytes)

@@ -35,12 +35,13 @@ struct StoreSurvey: Sendable {
                 where error.isOfTheObject
             {
                 // One that went away meanwhile is no damage.
-                if error.category == .corrupt { findings.append(Finding(key: object.key, message: error.message)) }
+                if error.category != .notFound { findings.append(Finding(key: object.key, message: error.message)) }
             }
         }
         var survey = StoreSurvey(view: try await StoreView.read(store.bucket))
         survey.findings = findings + survey.view.damaged.map { Finding(key: PackIndex.key($0.name), message: $0.error.message) }
         for file in pointers { try await survey.reach(file, store) }
+        survey.findMissing()
         return survey
     }
 
@@ -55,7 +56,14 @@ struct StoreSurvey: Sendable {
             guard let error = error as? FarmError, error.isOfTheObject else { throw error }
             findings.append(Finding(key: key, message: "\(title) needs it: \(error.message)"))
         }
-        do { reach.chunks = try await reader.manifest(file.manifest).chunks } catch { return try note(keys.manifest, error) }
+        do {
+            let manifest = try await reader.manifest(file.manifest)
+            reach.chunks = manifest.chunks
+            guard manifest.image == file.digest, manifest.size == file.size, StoredFile.digest(of: manifest.chunks) == file.chunks else {
+                let pointer = try StoredFile.key(file.name)
+                return findings.append(Finding(key: pointer, message: "the pointer of \(title) and its manifest disagree"))
+            }
+        } catch { return try note(keys.manifest, error) }
         let cover: ManifestCover
         do {
             cover = try CanonicalJSON.decode(ManifestCover.self, from: try await store.bucket.get(keys.cover), source: keys.cover)
@@ -63,7 +71,7 @@ struct StoreSurvey: Sendable {
         var missing = Set(reach.chunks.map(\.digest))
         for name in cover.indexes {
             reach.keys.insert(PackIndex.key(name))
-            guard let index = view.indexes[name] else {
+            guard let index = try await index(name, store) else {
                 if !view.damaged.contains(where: { $0.name == name }) {
                     findings.append(Finding(key: PackIndex.key(name), message: "\(title) needs it, and it is not there"))
                 }
@@ -82,8 +90,42 @@ struct StoreSurvey: Sendable {
         }
     }
 
-    /// All that files need, but for their pointers.
-    var needed: Set<String> { reaches.reduce(into: []) { $0.formUnion($1.keys) } }
+    /// An index that came since the others were read counts, too.
+    private mutating func index(_ name: Digest, _ store: FileStore) async throws -> PackIndex? {
+        if let index = view.indexes[name] { return index }
+        switch try await StoreView.index(name, store.bucket) {
+        case .success(let index):
+            view.indexes[name] = index
+            for listing in index.listings where view.packs[Pack.key(listing.pack)] == nil {
+                view.packs[Pack.key(listing.pack)] = try await store.bucket.head(Pack.key(listing.pack))?.size
+            }
+            return index
+        case .failure, nil: return nil
+        }
+    }
+
+    /// Packs with chunks that files have, and that are not there or have another length than an index says.
+    private mutating func findMissing() {
+        for index in view.indexes.values {
+            for listing in index.listings where live[listing.pack] != nil {
+                let (key, expected) = (Pack.key(listing.pack), StoreSurvey.size(of: listing.entries))
+                if let size = view.packs[key] {
+                    if size != expected { findings.append(Finding(key: key, message: "it has \(size) bytes, not \(expected)")) }
+                } else {
+                    findings.append(Finding(key: key, message: "it is not there"))
+                }
+            }
+        }
+    }
+
+    /// All that files need, but for their pointers, and the other packs of the indexes among it.
+    var kept: Set<String> {
+        var keys: Set<String> = reaches.reduce(into: []) { $0.formUnion($1.keys) }
+        for (name, index) in view.indexes where keys.contains(PackIndex.key(name)) {
+            keys.formUnion(index.listings.lazy.filter { !$0.entries.isEmpty }.map { Pack.key($0.pack) })
+        }
+        return keys
+    }
 
     /// A pack's length as its listing has it.
     static func size(of entries: [PackEntry]) -> Int64 {
@@ -105,7 +147,7 @@ extension FileStore {
         package struct File: Codable, Sendable, Hashable {
             package var name: String
             package var size: Int64
-            /// Stored bytes of chunks that no other file has: what its removal would free.
+            /// Stored bytes of chunks that no other file has: what its removal frees, once the packs that they lie in are not needed.
             package var ownBytes: Int64
         }
 
@@ -133,12 +175,12 @@ extension FileStore {
         let sets = survey.reaches.map { Set($0.chunks.map(\.digest)) }
         for set in sets { for chunk in set { owners[chunk, default: 0] += 1 } }
         func bytes(_ chunks: some Sequence<Digest>) -> Int64 { chunks.reduce(0) { $0 + Int64(stored[$1] ?? 0) } }
-        let packs = try await bucket.all(prefix: "packs/")
+        let packs = survey.view.packs
         return Figures(
             files: zip(survey.reaches, sets).map { reach, set in
                 .init(name: reach.file.name, size: reach.file.size, ownBytes: bytes(set.lazy.filter { owners[$0] == 1 }))
             },
             fileBytes: survey.reaches.reduce(0) { $0 + $1.file.size }, liveBytes: bytes(owners.keys),
-            packBytes: packs.reduce(0) { $0 + $1.size }, packs: packs.count, chunks: owners.count, condemned: survey.view.condemned.count)
+            packBytes: packs.values.reduce(0, +), packs: packs.count, chunks: owners.count, condemned: survey.view.condemned.count)
     }
 }

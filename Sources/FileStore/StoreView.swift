@@ -10,6 +10,8 @@ struct StoreView: Sendable {
     var damaged: [(name: Digest, error: FarmError)] = []
     /// Since when keys are condemned.
     var condemned: [String: Timestamp] = [:]
+    /// Packs that are there, by their keys, with their lengths.
+    var packs: [String: Int64] = [:]
 
     private static let atOnce = 8
 
@@ -34,11 +36,13 @@ struct StoreView: Sendable {
                 }
             }
         }
+        // Packs last: what the indexes list was there before them.
+        for object in try await bucket.all(prefix: "packs/") { view.packs[object.key] = object.size }
         return view
     }
 
     /// An index; `nil` when it went away since it was listed.
-    private static func index(_ name: Digest, _ bucket: any ObjectStore) async throws -> Result<PackIndex, FarmError>? {
+    static func index(_ name: Digest, _ bucket: any ObjectStore) async throws -> Result<PackIndex, FarmError>? {
         do {
             let key = PackIndex.key(name)
             let bytes = try await bucket.get(key)
@@ -60,11 +64,18 @@ struct StoreView: Sendable {
         var index: Digest
     }
 
-    /// Where chunks lie that somebody may rely on: neither their pack nor the index is condemned.
+    /// Where chunks lie that somebody may rely on: in an index that is not condemned, and whose packs are all there and none condemned.
+    ///
+    /// The index as a whole, for whoever reads through it takes the first pack that it finds.
     func reliable() -> [Digest: Place] {
         var places: [Digest: Place] = [:]
         for (name, index) in indexes where condemned[PackIndex.key(name)] == nil {
-            for listing in index.listings where condemned[Pack.key(listing.pack)] == nil {
+            let isSound = index.listings.allSatisfy { listing in
+                let key = Pack.key(listing.pack)
+                return listing.entries.isEmpty || condemned[key] == nil && packs[key] == StoreSurvey.size(of: listing.entries)
+            }
+            guard isSound else { continue }
+            for listing in index.listings {
                 for entry in listing.entries { places[entry.digest] = Place(pack: listing.pack, index: name) }
             }
         }

@@ -41,13 +41,13 @@ package struct StoredFile: Codable, Sendable, Hashable {
 
     static func read(_ bytes: [UInt8], key: String) throws -> StoredFile {
         let file = try CanonicalJSON.decode(StoredFile.self, from: bytes, source: key)
-        guard file.format == 1, try StoredFile.key(file.name) == key else {
-            throw FarmError("file.pointer", .corrupt, "\(key) is the pointer of another file or of a format not known here")
-        }
+        guard file.format == 1, try StoredFile.key(file.name) == key, (0...1 << 60).contains(file.size), file.modified.isSensible,
+            file.added.isSensible
+        else { throw FarmError("file.pointer", .corrupt, "\(key) is the pointer of another file or of a format not known here") }
         return file
     }
 
-    /// The name of a list of chunks.
+    /// The digest of a list of chunks.
     static func digest(of chunks: [ImageManifest.Chunk]) -> Digest {
         var hasher = Digest.Hasher()
         for chunk in chunks {
@@ -56,4 +56,9 @@ package struct StoredFile: Codable, Sendable, Hashable {
         }
         return hasher.finish()
     }
+}
+
+extension Timestamp {
+    /// Whether it can be reckoned with: within a hundred thousand years.
+    var isSensible: Bool { abs(max(milliseconds, -.max)) < 1 << 52 }
 }

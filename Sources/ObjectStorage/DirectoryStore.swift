@@ -43,13 +43,23 @@ package struct DirectoryStore: ObjectStore {
             let temporary = "\(staging)/\(Nonce.hex(bytes: 12))"
             do {
                 try write(source, to: temporary)
-                try Disk.makeDirectory(Disk.parent(of: location(key)))
-                try Disk.rename(temporary, to: location(key))
-                try Disk.syncDirectory(Disk.parent(of: location(key)))
+                try place(temporary, at: location(key))
             } catch {
                 unlink(temporary)
                 throw error
             }
+        }
+    }
+
+    /// Gives a finished file its name. Whoever deletes the last neighbour takes the directory away, so that may have to be made again.
+    private func place(_ temporary: String, at target: String) throws {
+        var tries = 0
+        while true {
+            do {
+                try Disk.makeDirectory(Disk.parent(of: target))
+                try Disk.rename(temporary, to: target)
+                return try Disk.syncDirectory(Disk.parent(of: target))
+            } catch let error as FarmError where error.category == .notFound && Disk.exists(temporary) && tries < 100 { tries += 1 }
         }
     }
 
@@ -118,7 +128,13 @@ package struct DirectoryStore: ObjectStore {
     private func walk(_ directory: String, into found: inout [ObjectInfo]) throws {
         let absolute = directory.isEmpty ? path : "\(path)/\(directory)"
         guard Disk.isDirectory(absolute) else { return }
-        for entry in try Disk.list(absolute) where entry != DirectoryStore.staging {
+        let entries: [String]
+        do { entries = try Disk.list(absolute) } catch {
+            // It may have gone with its last object.
+            if Disk.isDirectory(absolute) { throw error }
+            return
+        }
+        for entry in entries where entry != DirectoryStore.staging {
             let key = directory.isEmpty ? entry : "\(directory)/\(entry)"
             if Disk.isDirectory("\(path)/\(key)") {
                 try walk(key, into: &found)

@@ -84,7 +84,7 @@ package struct S3Store: ObjectStore {
         if let after { query.append(("continuation-token", after)) }
         let response = try await send("GET", key: nil, query: query)
         try expect(response, wanted, "list")
-        let document = ListDocument(response.body)
+        let document = try ListDocument(response.body, source: name)
         let objects = document.objects.map {
             ObjectInfo(key: String($0.key.dropFirst(prefix.count)), size: $0.size, tag: $0.tag.map(unquote))
         }
@@ -165,8 +165,13 @@ private struct ListDocument {
     var objects: [(key: String, size: Int64, tag: String?)] = []
     var next: String?
 
-    init(_ bytes: [UInt8]) {
+    init(_ bytes: [UInt8], source: String) throws {
         let text = String(decoding: bytes, as: UTF8.self)
+        // Half a listing would look like objects that are not there.
+        func refused(_ why: String) -> FarmError {
+            FarmError("storage.listing", .unavailable, "\(source) does not answer as S3 does when it lists objects: \(why)")
+        }
+        guard text.contains("<ListBucketResult") else { throw refused("the answer is no listing") }
         for entry in text.components(separatedBy: "<Contents>").dropFirst() {
             guard let key = XMLScan.text(of: "Key", in: entry) else { continue }
             let size = XMLScan.text(of: "Size", in: entry).flatMap { Int64($0) } ?? 0
@@ -174,6 +179,7 @@ private struct ListDocument {
         }
         if XMLScan.text(of: "IsTruncated", in: text) == "true" {
             next = XMLScan.text(of: "NextContinuationToken", in: text)
+            guard next != nil else { throw refused("it goes on, and says not where") }
         }
     }
 }

@@ -148,7 +148,9 @@ package enum Disk {
 
     /// Sets a file's permission bits and when it was last changed.
     package static func setFacts(_ path: String, mode: Int, modified: Timestamp) throws {
-        let time = timespec(tv_sec: Int(modified.milliseconds / 1000), tv_nsec: Int(modified.milliseconds % 1000) * 1_000_000)
+        // Before 1970 the fraction counts upwards, too.
+        let (seconds, rest) = modified.milliseconds.quotientAndRemainder(dividingBy: 1000)
+        let time = timespec(tv_sec: Int(rest < 0 ? seconds - 1 : seconds), tv_nsec: Int(rest < 0 ? rest + 1000 : rest) * 1_000_000)
         guard chmod(path, mode_t(mode & 0o7777)) == 0, utimensat(AT_FDCWD, path, [time, time], 0) == 0 else {
             throw failure("change", path)
         }
@@ -259,6 +261,7 @@ package final class OpenFile: Sendable {
         package var modified: Timestamp
     }
 
+    /// Asks the file system.
     package func facts() throws -> Facts {
         var info = stat()
         guard fstat(descriptor, &info) == 0 else { throw Disk.failure("measure", path) }

@@ -26,7 +26,7 @@ import Testing
     private func restored(_ name: String, _ store: FileStore, _ scratch: Scratch, seeds: [String] = []) async throws -> [UInt8] {
         let out = "\(scratch.path)/out"
         let file = try await store.file(name)
-        try await FileStore.restore(file, try await store.restoration(of: file, seeds: seeds), to: out)
+        try await FileStore.restore(file, try await store.restoration(of: file, seeds: seeds), to: out, replaces: true)
         return try Disk.read(out)
     }
 
@@ -132,7 +132,7 @@ import Testing
         for (name, bytes) in [("a", a), ("b", b)] { _ = try await store.add(try file(bytes, scratch), as: name, jobs: 1) }
         let objects = try await bucket.all().map(\.key)
         for key in objects { try await copy.put(key, try await bucket.get(key)) }
-        for key in objects where key != StoreHeader.key && !key.hasPrefix("files/") {
+        for key in objects where key != StoreHeader.key {
             let whole = try await bucket.get(key)
             for kind in 0..<3 {
                 switch kind {
@@ -143,17 +143,23 @@ import Testing
                     flipped[flipped.count / 2] ^= 1
                     try await bucket.put(key, flipped)
                 }
+                // A file without a pointer is no file.
+                if key.hasPrefix("files/"), kind == 0 {
+                    try await bucket.put(key, whole)
+                    continue
+                }
                 let health = try await store.check(readsAll: true)
                 #expect(health.damages.contains { $0.key == key || key.hasPrefix("covers/") }, "\(key) \(kind)")
                 #expect(health.damages.flatMap(\.files).allSatisfy { ["a", "b"].contains($0) })
-                let file = try await store.file("a")
-                if !key.hasPrefix("covers/") || kind == 0 {
+                let file = try await store.file(key.contains("/a.") ? "b" : "a")
+                if !key.hasPrefix("files/"), !key.hasPrefix("covers/") || kind == 0 {
                     let plan = try await store.restoration(of: file, others: [copy])
                     try await FileStore.restore(file, plan, to: "\(scratch.path)/out")
-                    #expect(try Disk.read("\(scratch.path)/out") == a)
+                    #expect(Digest(hashing: try Disk.read("\(scratch.path)/out")) == file.digest)
+                    try Disk.remove("\(scratch.path)/out")
                 }
                 await #expect(throws: FarmError.self, "nothing is taken away from what is damaged") {
-                    if key.hasPrefix("packs/") { throw FarmError("test", .corrupt, "packs are not read by collections") }
+                    if key.hasPrefix("packs/"), kind == 2 { throw FarmError("test", .corrupt, "packs are not read by collections") }
                     _ = try await store.collect()
                 }
                 let repaired = try await store.check(readsAll: true, repairingFrom: copy)

@@ -65,7 +65,9 @@ extension FileStore {
                 let bytes = try await bucket.get(key)
                 health.bytes += size
                 progress(health.bytes)
-                if Digest(hashing: bytes) != pack {
+                if Int64(bytes.count) != size {
+                    note(key, "it has \(bytes.count) bytes, not \(size)")
+                } else if Digest(hashing: bytes) != pack {
                     note(key, FileStore.wrong(bytes, entries))
                 } else if try Pack.entries(of: bytes, source: key) != entries {
                     note(key, "its table and an index disagree")

@@ -68,6 +68,12 @@ extension FileStore {
         // same, may remove it once more.
         let condemned = useless.union(due)
         if !condemned.isEmpty { try await Condemnation(at: clock(), keys: condemned).write(to: bucket) }
+        if grace > 0, !due.isEmpty {
+            // Another collection may have deleted the old mark meanwhile, so that somebody relies on what it named; from now on there is a new one.
+            let still = Condemnation.times(try await Condemnation.all(in: bucket))
+            due = due.filter { still[$0].map { start.seconds(since: $0) >= grace * 3600 } ?? false }
+            (result.removed, result.removedBytes) = (due.count, due.reduce(0) { $0 + (sizes[$1] ?? 0) })
+        }
         for prefix in ["covers/", "manifests/", "indexes/", "packs/"] {
             for key in due.sorted() where key.hasPrefix(prefix) {
                 try inTime(start, grace)

@@ -39,7 +39,7 @@ struct StoreSurvey: Sendable {
             }
         }
         var survey = StoreSurvey(view: try await StoreView.read(store.bucket))
-        survey.findings = findings + survey.view.damaged.map { Finding(key: PackIndex.key($0.name), message: $0.error.message) }
+        survey.findings = findings
         for file in pointers { try await survey.reach(file, store) }
         survey.findMissing()
         return survey
@@ -72,9 +72,9 @@ struct StoreSurvey: Sendable {
         for name in cover.indexes {
             reach.keys.insert(PackIndex.key(name))
             guard let index = try await index(name, store) else {
-                if !view.damaged.contains(where: { $0.name == name }) {
-                    findings.append(Finding(key: PackIndex.key(name), message: "\(title) needs it, and it is not there"))
-                }
+                // A damaged one that no file needs is of no account.
+                let why = view.damaged.first { $0.name == name }?.error.message ?? "it is not there"
+                findings.append(Finding(key: PackIndex.key(name), message: "\(title) needs it: \(why)"))
                 continue
             }
             for listing in index.listings {

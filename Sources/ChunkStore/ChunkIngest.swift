@@ -153,7 +153,6 @@ package struct ChunkIngest: Sendable {
             return prepared
         }
     }
-
 }
 
 extension ChunkIngest {

@@ -6,7 +6,10 @@ import ObjectStorage
 struct Condemnation: Codable, Sendable, Hashable {
     var format = 1
     var at: Timestamp
-    var keys: Set<String>
+    /// In ascending order.
+    var keys: [String]
+
+    init(at: Timestamp, keys: Set<String>) { (self.at, self.keys) = (at, keys.sorted()) }
 
     private static let prefix = "condemned/"
 
@@ -42,12 +45,9 @@ struct Condemnation: Codable, Sendable, Hashable {
         return times
     }
 
-    /// Writes the mark, and gives its key.
-    @discardableResult
-    func write(to bucket: any ObjectStore) async throws -> String {
+    /// Writes the mark.
+    func write(to bucket: any ObjectStore) async throws {
         let bytes = try CanonicalJSON.encode(self)
-        let key = "\(Condemnation.prefix)\(Digest(hashing: bytes).hex).json"
-        try await bucket.put(key, bytes)
-        return key
+        try await bucket.put("\(Condemnation.prefix)\(Digest(hashing: bytes).hex).json", bytes)
     }
 }

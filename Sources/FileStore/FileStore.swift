@@ -143,19 +143,19 @@ package struct FileStore: Sendable {
         for _ in 0..<3 {
             let start = clock()
             let view = try await StoreView.read(bucket)
-            let places = view.reliable()
+            let known = view.reliable()
             let found = Atomic<Int>(0)
             let outcome = try await ingest.run(
                 source,
                 to: ChunkIngest.Store(
-                    has: { places[$0] != nil }, image: { try await image(of: $0, first: key) },
+                    has: { known[$0] != nil }, image: { try await image(of: $0, first: key) },
                     send: { try await put($0, view.condemned, found) }), progress: progress)
             guard try source.facts() == facts else {
                 throw FarmError("file.changed", .conflict, "\(path) changed while it was read", hint: "add it again when nobody writes it")
             }
             // What has become useless meanwhile may be gone by now; at the second time nearly all of it is there.
             guard isInTime(start) else { continue }
-            let manifest = try await describe(outcome, places, view.condemned)
+            let manifest = try await describe(outcome, known, view.condemned)
             guard isInTime(start) else { continue }
             let before = try? await self.file(at: key)
             let file = StoredFile(
@@ -188,10 +188,10 @@ package struct FileStore: Sendable {
 
     /// Writes what says where a file's chunks lie: index, manifest, cover, under names that nobody has condemned. Gives the manifest's name.
     private func describe(
-        _ outcome: ChunkIngest.Outcome, _ places: [Digest: StoreView.Place], _ condemned: [String: Timestamp]
+        _ outcome: ChunkIngest.Outcome, _ known: [Digest: Digest], _ condemned: [String: Timestamp]
     ) async throws -> Digest {
         let own = Set(outcome.listings.flatMap { $0.entries.map(\.digest) })
-        var indexes = Set(outcome.manifest.chunks.lazy.filter { !own.contains($0.digest) }.compactMap { places[$0.digest]?.index })
+        var indexes = Set(outcome.manifest.chunks.lazy.filter { !own.contains($0.digest) }.compactMap { known[$0.digest] })
         if !outcome.listings.isEmpty {
             var index = PackIndex(listings: outcome.listings)
             if condemned[PackIndex.key(Digest(hashing: index.bytes))] != nil {

@@ -55,7 +55,7 @@ extension FileStore {
         for finding in survey.findings { note(finding.key, finding.message) }
         var listings: [Digest: [PackEntry]] = [:]
         for index in survey.view.indexes.values {
-            for listing in index.listings where survey.live[listing.pack] != nil { listings[listing.pack] = listing.entries }
+            for listing in index.listings where survey.live.contains(listing.pack) { listings[listing.pack] = listing.entries }
         }
         var health = Health(files: survey.reaches.count, packs: listings.count)
         for (pack, entries) in listings.sorted(by: { $0.key < $1.key }) {

@@ -21,8 +21,8 @@ struct StoreSurvey: Sendable {
     var view: StoreView
     var reaches: [Reach] = []
     var findings: [Finding] = []
-    /// Entries of chunks that some file has, by pack; only places that a file's own cover names.
-    var live: [Digest: Set<Digest>] = [:]
+    /// Packs with chunks that some file has; only places that a file's own cover names.
+    var live: Set<Digest> = []
 
     /// Reads pointers, then manifests, covers and all indexes. What one pointer needs and is not there becomes a finding.
     static func read(_ store: FileStore) async throws -> StoreSurvey {
@@ -81,7 +81,7 @@ struct StoreSurvey: Sendable {
                 let found = listing.entries.map(\.digest).filter { missing.contains($0) }
                 guard !found.isEmpty else { continue }
                 missing.subtract(found)
-                live[listing.pack, default: []].formUnion(found)
+                live.insert(listing.pack)
                 reach.keys.insert(Pack.key(listing.pack))
             }
         }
@@ -107,7 +107,7 @@ struct StoreSurvey: Sendable {
     /// Packs with chunks that files have, and that are not there or have another length than an index says.
     private mutating func findMissing() {
         for index in view.indexes.values {
-            for listing in index.listings where live[listing.pack] != nil {
+            for listing in index.listings where live.contains(listing.pack) {
                 let (key, expected) = (Pack.key(listing.pack), StoreSurvey.size(of: listing.entries))
                 if let size = view.packs[key] {
                     if size != expected { findings.append(Finding(key: key, message: "it has \(size) bytes, not \(expected)")) }

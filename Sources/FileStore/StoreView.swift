@@ -45,12 +45,7 @@ struct StoreView: Sendable {
     static func index(_ name: Digest, _ bucket: any ObjectStore) async throws -> Result<PackIndex, FarmError>? {
         do {
             let key = PackIndex.key(name)
-            let bytes = try await bucket.get(key)
-            guard Digest(hashing: bytes) == name else {
-                return .failure(
-                    FarmError("object.damaged", .corrupt, "\(key) in \(bucket.name) is damaged: its bytes are not those of its name"))
-            }
-            return .success(try PackIndex(bytes, source: key))
+            return .success(try PackIndex(try await RegionReader(regions: [bucket]).content(name, key: key), source: key))
         } catch let error as FarmError where error.category == .notFound {
             return nil
         } catch let error as FarmError where error.category == .corrupt {
@@ -58,27 +53,20 @@ struct StoreView: Sendable {
         }
     }
 
-    /// A chunk's pack, and the index that says so.
-    struct Place: Sendable, Hashable {
-        var pack: Digest
-        var index: Digest
-    }
-
-    /// Where chunks lie that somebody may rely on: in an index that is not condemned, and whose packs are all there and none condemned.
+    /// The chunks that somebody may rely on, each with an index that locates it: one that is not condemned, and whose packs are all there and
+    /// none condemned.
     ///
     /// The index as a whole, for whoever reads through it takes the first pack that it finds.
-    func reliable() -> [Digest: Place] {
-        var places: [Digest: Place] = [:]
+    func reliable() -> [Digest: Digest] {
+        var chunks: [Digest: Digest] = [:]
         for (name, index) in indexes where condemned[PackIndex.key(name)] == nil {
             let isSound = index.listings.allSatisfy { listing in
                 let key = Pack.key(listing.pack)
                 return listing.entries.isEmpty || condemned[key] == nil && packs[key] == StoreSurvey.size(of: listing.entries)
             }
             guard isSound else { continue }
-            for listing in index.listings {
-                for entry in listing.entries { places[entry.digest] = Place(pack: listing.pack, index: name) }
-            }
+            for listing in index.listings { for entry in listing.entries { chunks[entry.digest] = name } }
         }
-        return places
+        return chunks
     }
 }

@@ -9,8 +9,8 @@ enum HeaderRecord {
     case segment([UInt8])
     /// The content of a file follows, which is not here.
     ///
-    /// - Parameter check: the content's CRC-64 (ISO 3309), as the engine's language has it; `nil` when the line has none.
-    case file(path: [UInt8], size: Int64, check: UInt64?)
+    /// - Parameter check: the content's CRC-64 in base64, as the line has it; hardly any is ever looked at.
+    case file(path: [UInt8], size: Int64, check: [UInt8]?)
 }
 
 /// Lines of JSON in a gzip file, unpacked as they are wanted.
@@ -57,6 +57,9 @@ struct RecordReader {
         var name_raw: Data?
         var size: Int64?
         var payload: Data?
+        var check: [UInt8]?
+
+        private enum CodingKeys: String, CodingKey { case type, name, name_raw, size, payload }
     }
 
     private func record(_ line: ArraySlice<UInt8>) throws -> HeaderRecord {
@@ -64,7 +67,7 @@ struct RecordReader {
         switch fields.type {
         case 1:
             guard let size = Optional(fields.size ?? 0), (0...(1 << 50)).contains(size) else { throw damaged() }
-            let check = fields.payload.flatMap { $0.count == 8 ? $0.reduce(0) { $0 << 8 | UInt64($1) } : nil }
+            let check = fields.check ?? fields.payload.map { Array($0.base64EncodedData()) }
             return .file(path: fields.name_raw.map(Array.init) ?? Array((fields.name ?? "").utf8), size: size, check: check)
         case 2: return .segment(Array(fields.payload ?? Data()))
         default: throw damaged()
@@ -105,7 +108,8 @@ struct RecordReader {
             case "name_raw" where isText:
                 guard let data = Data(base64Encoded: Data(value)) else { return nil }
                 result.name_raw = data
-            case "payload" where isText:
+            case "payload" where isText && result.type == 1: result.check = Array(value)
+            case "payload" where isText && result.type == 2:
                 guard let data = Data(base64Encoded: Data(value)) else { return nil }
                 result.payload = data
             default: break
@@ -132,5 +136,6 @@ struct ContentCheck {
         for byte in bytes { state = ContentCheck.table[Int(UInt8(truncatingIfNeeded: state) ^ byte)] ^ state >> 8 }
     }
 
-    var value: UInt64 { ~state }
+    /// Eight bytes in base64, as engines write them.
+    var text: [UInt8] { Array(withUnsafeBytes(of: (~state).bigEndian) { Data($0) }.base64EncodedData()) }
 }

@@ -15,7 +15,8 @@ final class EngineLayer: LayerArchive {
         var offset: Int64
         var size: Int64
         var path: [UInt8]
-        var check: UInt64?
+        /// Its CRC-64, as the engine has noted it.
+        var check: [UInt8]?
 
         /// Whether a file has the length and the bytes that the engine has noted.
         func isContent(of file: OpenFile) throws -> Bool {
@@ -23,7 +24,7 @@ final class EngineLayer: LayerArchive {
             guard let check else { return true }
             var found = ContentCheck()
             try file.readAll(size: size) { found.update($0) }
-            return found.value == check
+            return found.text == check
         }
     }
 

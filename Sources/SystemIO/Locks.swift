@@ -41,10 +41,7 @@ package enum Nonce {
     }
 
     /// `bytes` random bytes as hexadecimal digits.
-    package static func hex(bytes count: Int) -> String {
-        let digits = Array("0123456789abcdef")
-        return String(bytes(count).flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] })
-    }
+    package static func hex(bytes count: Int) -> String { bytes(count).hex }
 }
 
 /// Runs blocking work (system calls, compression, SQLite, libcurl) away from the cooperative pool.

@@ -22,14 +22,14 @@ package struct ChunkIngest: Sendable {
     /// How a store answers.
     package struct Store: Sendable {
         /// Whether it has a chunk.
-        package var has: @Sendable (Digest) -> Bool
+        package var has: @Sendable (Digest) throws -> Bool
         /// The digest of a file of these chunks, where it has one: then nobody needs to compute it.
         package var image: @Sendable ([ImageManifest.Chunk]) async throws -> Digest?
         /// Takes a pack, and gives it as it lies there, durable.
         package var send: @Sendable (FinishedPack) async throws -> FinishedPack
 
         package init(
-            has: @escaping @Sendable (Digest) -> Bool,
+            has: @escaping @Sendable (Digest) throws -> Bool,
             image: @escaping @Sendable ([ImageManifest.Chunk]) async throws -> Digest? = { _ in nil },
             send: @escaping @Sendable (FinishedPack) async throws -> FinishedPack
         ) {
@@ -145,7 +145,7 @@ package struct ChunkIngest: Sendable {
                 start += length
                 let digest = bytes.withUnsafeBytes { Digest(hashing: $0) }
                 prepared.chunks.append(.init(digest: digest, size: length))
-                guard claims.isNew(digest, part.number) else { continue }
+                guard try claims.isNew(digest, part.number) else { continue }
                 let owner = packer ?? ChunkPacker(level: level)
                 packer = owner
                 prepared.new.append(try owner.pack(digest, bytes))
@@ -265,13 +265,13 @@ extension ChunkIngest {
 
     /// Who prepares a chunk: the first part of the file that has it, so that packs do not depend on which part was faster.
     private final class Claims: Sendable {
-        private let has: @Sendable (Digest) -> Bool
+        private let has: @Sendable (Digest) throws -> Bool
         private let parts = Mutex<[Digest: Int]>([:])
 
-        init(_ has: @escaping @Sendable (Digest) -> Bool) { self.has = has }
+        init(_ has: @escaping @Sendable (Digest) throws -> Bool) { self.has = has }
 
-        func isNew(_ digest: Digest, _ part: Int) -> Bool {
-            if has(digest) { return false }
+        func isNew(_ digest: Digest, _ part: Int) throws -> Bool {
+            if try has(digest) { return false }
             return parts.withLock { parts in
                 if let other = parts[digest], other <= part { return false }
                 parts[digest] = part

@@ -3,7 +3,7 @@ import SystemIO
 import Zstandard
 
 /// How a chunk's bytes are stored.
-package enum ChunkCodec: UInt8, Sendable, Hashable, Codable {
+package enum ChunkCodec: UInt8, Sendable, Hashable {
     case raw = 0
     case zstd = 1
 }
@@ -13,17 +13,19 @@ package struct PackEntry: Sendable, Hashable {
     package var digest: Digest
     /// Bytes from the pack's start.
     package var offset: Int64
+    /// No more than `size`; as many where the chunk lies as it is.
     package var storedSize: Int
     package var size: Int
-    package var codec: ChunkCodec
 
-    package init(digest: Digest, offset: Int64, storedSize: Int, size: Int, codec: ChunkCodec) {
+    package init(digest: Digest, offset: Int64, storedSize: Int, size: Int) {
         self.digest = digest
         self.offset = offset
         self.storedSize = storedSize
         self.size = size
-        self.codec = codec
     }
+
+    /// What does not shrink is stored raw.
+    package var codec: ChunkCodec { storedSize < size ? .zstd : .raw }
 
     /// The bytes of this chunk as they lie in the pack.
     package var range: Range<Int64> { offset..<offset + Int64(storedSize) }
@@ -48,10 +50,10 @@ package struct PackEntry: Sendable, Hashable {
 }
 
 /// An immutable object that holds many chunks (`docs/formats/chunk-store.md`, "Packs"): magic, stored chunks, a table
-/// of 49-byte entries, the table's length and the magic again. Its name is the SHA-256 of all of it.
+/// of 38-byte entries, the table's length and the magic again. Its name is the SHA-256 of all of it.
 package enum Pack {
-    package static let magic = Array("SFPACK1\n".utf8)
-    package static let entrySize = 49
+    package static let magic = Array("SFPACK2\n".utf8)
+    static let entrySize = 38
     /// No chunk and no table of ours comes near this.
     package static let largest = 1 << 30
     /// A larger chunk is refused before it is opened: a small frame may claim to hold much.
@@ -60,6 +62,14 @@ package enum Pack {
     /// The object's key.
     package static func key(_ digest: Digest) -> String { "packs/\(digest.hex.prefix(2))/\(digest.hex)" }
 
+    /// Bytes of a pack that are none of its chunks'.
+    static func overhead(chunks: Int) -> Int { 2 * magic.count + 4 + chunks * entrySize }
+
+    /// The length of a pack with these chunks.
+    package static func size(of entries: [PackEntry]) -> Int64 {
+        Int64(overhead(chunks: entries.count)) + entries.reduce(0) { $0 + Int64($1.storedSize) }
+    }
+
     /// Reads the table of a whole pack; throws `pack.damaged`, naming `source`.
     package static func entries(of pack: [UInt8], source: String) throws -> [PackEntry] {
         func damaged(_ why: String) -> FarmError { FarmError("pack.damaged", .corrupt, "\(source) is no pack: \(why)") }
@@ -67,46 +77,32 @@ package enum Pack {
         guard pack.count >= magic.count + footer, pack.count <= largest, Array(pack.prefix(magic.count)) == magic,
             Array(pack.suffix(magic.count)) == magic
         else { throw damaged("the magic is missing") }
-        let count = Int(integer(pack, at: pack.count - footer, bytes: 4))
-        let tableStart = pack.count - footer - count * entrySize
-        guard count <= pack.count / entrySize, tableStart >= magic.count else { throw damaged("the table is too long") }
-        var entries: [PackEntry] = []
-        entries.reserveCapacity(count)
-        var expected = Int64(magic.count)
-        for number in 0..<count {
-            let entry = try entry(pack, at: tableStart + number * entrySize, damaged)
-            guard entry.offset == expected else { throw damaged("chunk \(number) does not follow the one before") }
-            expected += Int64(entry.storedSize)
-            entries.append(entry)
+        return try pack.withUnsafeBytes { raw in
+            let count = ByteFields.number(raw, at: pack.count - footer, bytes: 4)
+            let tableStart = pack.count - footer - count * entrySize
+            guard count <= pack.count / entrySize, tableStart >= magic.count else { throw damaged("the table is too long") }
+            var entries: [PackEntry] = []
+            entries.reserveCapacity(count)
+            var end = Int64(magic.count)
+            for number in 0..<count {
+                let start = tableStart + number * entrySize
+                let entry = PackEntry(
+                    digest: ByteFields.digest(raw, at: start), offset: end,
+                    storedSize: ByteFields.number(raw, at: start + 32, bytes: 3) + 1,
+                    size: ByteFields.number(raw, at: start + 35, bytes: 3) + 1)
+                guard entry.storedSize <= entry.size else { throw damaged("entry \(number) has more bytes than its chunk") }
+                end = entry.range.upperBound
+                entries.append(entry)
+            }
+            guard end == Int64(tableStart) else { throw damaged("its chunks do not end where its table begins") }
+            return entries
         }
-        guard expected == Int64(tableStart) else { throw damaged("there are bytes that no chunk claims") }
-        return entries
     }
 
-    static func entry(_ bytes: [UInt8], at start: Int, _ damaged: (String) -> FarmError) throws -> PackEntry {
-        guard let digest = Digest(bytes: bytes[start..<start + 32]),
-            let codec = ChunkCodec(rawValue: bytes[start + 48])
-        else { throw damaged("an entry is unreadable") }
-        let offset = integer(bytes, at: start + 32, bytes: 8)
-        let size = integer(bytes, at: start + 44, bytes: 4)
-        guard offset <= UInt64(largest), size <= UInt64(largestChunk) else { throw damaged("an entry is out of range") }
-        let stored = integer(bytes, at: start + 40, bytes: 4)
-        // What does not shrink is stored raw.
-        guard codec == .raw ? stored == size : stored <= size else { throw damaged("an entry has more bytes than its chunk") }
-        return PackEntry(digest: digest, offset: Int64(offset), storedSize: Int(stored), size: Int(size), codec: codec)
-    }
-
-    static func encode(_ entry: PackEntry) -> [UInt8] {
-        entry.digest.bytes + bigEndian(UInt64(entry.offset), bytes: 8) + bigEndian(UInt64(entry.storedSize), bytes: 4)
-            + bigEndian(UInt64(entry.size), bytes: 4) + [entry.codec.rawValue]
-    }
-
-    static func bigEndian(_ value: UInt64, bytes: Int) -> [UInt8] {
-        (0..<bytes).map { UInt8(truncatingIfNeeded: value >> (8 * UInt64(bytes - 1 - $0))) }
-    }
-
-    static func integer(_ source: [UInt8], at start: Int, bytes: Int) -> UInt64 {
-        source[start..<start + bytes].reduce(0) { $0 << 8 | UInt64($1) }
+    static func append(_ entry: PackEntry, to bytes: inout [UInt8]) {
+        bytes += entry.digest.bytes
+        bytes.append(number: entry.storedSize - 1, bytes: 3)
+        bytes.append(number: entry.size - 1, bytes: 3)
     }
 }
 
@@ -115,7 +111,6 @@ package struct StoredChunk: Sendable {
     package let digest: Digest
     /// Opened.
     package let size: Int
-    package let codec: ChunkCodec
     package let bytes: ArraySlice<UInt8>
 }
 
@@ -148,13 +143,13 @@ package final class ChunkPacker {
     /// Compresses a chunk where that saves at least a sixteenth.
     package func pack(_ digest: Digest, _ bytes: ArraySlice<UInt8>) throws -> StoredChunk {
         guard bytes.withUnsafeBytes(ChunkPacker.mayShrink) else {
-            return StoredChunk(digest: digest, size: bytes.count, codec: .raw, bytes: bytes)
+            return StoredChunk(digest: digest, size: bytes.count, bytes: bytes)
         }
         let packed = try bytes.withUnsafeBytes { try Zstandard.compress($0, level: level, using: compressor) }
         if packed.count > bytes.count - bytes.count / 16 {
-            return StoredChunk(digest: digest, size: bytes.count, codec: .raw, bytes: bytes)
+            return StoredChunk(digest: digest, size: bytes.count, bytes: bytes)
         }
-        return StoredChunk(digest: digest, size: bytes.count, codec: .zstd, bytes: packed[...])
+        return StoredChunk(digest: digest, size: bytes.count, bytes: packed[...])
     }
 }
 
@@ -174,7 +169,7 @@ package struct FinishedPack: Sendable {
     package func renamed() -> FinishedPack {
         let salt = Nonce.bytes(16)
         let end = entries.last?.range.upperBound ?? Int64(Pack.magic.count)
-        let entry = PackEntry(digest: Digest(hashing: salt), offset: end, storedSize: salt.count, size: salt.count, codec: .raw)
+        let entry = PackEntry(digest: Digest(hashing: salt), offset: end, storedSize: salt.count, size: salt.count)
         return FinishedPack(PackBuilder.Closed(body: Array(bytes[..<Int(end)]) + salt, entries: entries + [entry]))
     }
 }
@@ -190,7 +185,7 @@ package struct PackBuilder: Sendable {
     package init() {}
 
     package var isEmpty: Bool { entries.isEmpty }
-    package var size: Int { body.count + entries.count * Pack.entrySize + 12 }
+    package var size: Int { body.count + Pack.overhead(chunks: entries.count) - Pack.magic.count }
 
     /// A pack without its name.
     package struct Closed: Sendable {
@@ -199,8 +194,9 @@ package struct PackBuilder: Sendable {
 
         fileprivate init(body: consuming [UInt8], entries: [PackEntry]) {
             var bytes = body
-            for entry in entries { bytes += Pack.encode(entry) }
-            bytes += Pack.bigEndian(UInt64(entries.count), bytes: 4) + Pack.magic
+            for entry in entries { Pack.append(entry, to: &bytes) }
+            bytes.append(number: entries.count, bytes: 4)
+            bytes += Pack.magic
             (self.bytes, self.entries) = (bytes, entries)
         }
     }
@@ -210,7 +206,7 @@ package struct PackBuilder: Sendable {
         if entries.isEmpty { body.reserveCapacity(PackBuilder.fullSize + PackBuilder.fullSize / 16) }
         entries.append(
             PackEntry(
-                digest: chunk.digest, offset: Int64(body.count), storedSize: chunk.bytes.count, size: chunk.size, codec: chunk.codec))
+                digest: chunk.digest, offset: Int64(body.count), storedSize: chunk.bytes.count, size: chunk.size))
         body += chunk.bytes
     }
 

@@ -91,7 +91,7 @@ package final class RegionReader: Sendable {
     /// A manifest by its digest.
     package func manifest(_ digest: Digest) async throws -> ImageManifest {
         let key = ImageManifest.key(digest)
-        return try ImageManifest.read(try await content(digest, key: key), source: key)
+        return try ImageManifest(try await content(digest, key: key), source: key)
     }
 
     /// Where each of a manifest's chunks lies; throws `manifest.uncovered` when one lies nowhere. A cover has no digest in
@@ -110,11 +110,9 @@ package final class RegionReader: Sendable {
         var found: [Digest: ChunkLocation] = [:]
         for name in cover.indexes where !missing.isEmpty {
             let key = PackIndex.key(name)
-            for listing in try PackIndex(try await content(name, key: key), source: key).listings {
-                for entry in listing.entries where missing.remove(entry.digest) != nil {
-                    found[entry.digest] = ChunkLocation(pack: listing.pack, entry: entry)
-                }
-            }
+            let index = try PackIndex(try await content(name, key: key), source: key)
+            for digest in missing { if let location = try index.locations(of: digest).first { found[digest] = location } }
+            missing.subtract(found.keys)
         }
         guard missing.isEmpty else {
             throw FarmError(

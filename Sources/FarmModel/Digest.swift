@@ -55,13 +55,19 @@ package struct Digest: Hashable, Sendable, Comparable, CustomStringConvertible {
 
     /// The 32 raw bytes, first byte first.
     package var bytes: [UInt8] {
-        [words.0, words.1, words.2, words.3].flatMap { word in
-            (0..<8).map { UInt8(truncatingIfNeeded: word >> (56 - 8 * UInt64($0))) }
+        [UInt8](unsafeUninitializedCapacity: Digest.byteCount) { buffer, count in
+            withUnsafeBytes(of: (words.0.bigEndian, words.1.bigEndian, words.2.bigEndian, words.3.bigEndian)) {
+                UnsafeMutableRawBufferPointer(buffer).copyMemory(from: $0)
+            }
+            count = Digest.byteCount
         }
     }
 
     /// The first eight bytes, for keys that may collide once in a long while.
     package var leading: UInt64 { words.0 }
+
+    /// The eight bytes behind them.
+    package var following: UInt64 { words.1 }
 
     /// 64 lower-case hexadecimal digits.
     package var hex: String { bytes.hex }

@@ -143,19 +143,19 @@ package struct FileStore: Sendable {
         for _ in 0..<3 {
             let start = clock()
             let view = try await StoreView.read(bucket)
-            let known = view.reliable()
+            let known = try await view.reliable()
             let found = Atomic<Int>(0)
             let outcome = try await ingest.run(
                 source,
                 to: ChunkIngest.Store(
-                    has: { known[$0] != nil }, image: { try await image(of: $0, first: key) },
+                    has: { try known.has($0) }, image: { try await image(of: $0, first: key) },
                     send: { try await put($0, view.condemned, found) }), progress: progress)
             guard try source.facts() == facts else {
                 throw FarmError("file.changed", .conflict, "\(path) changed while it was read", hint: "add it again when nobody writes it")
             }
             // What has become useless meanwhile may be gone by now; at the second time nearly all of it is there.
             guard isInTime(start) else { continue }
-            let manifest = try await describe(outcome, known, view.condemned)
+            let manifest = try await describe(outcome, known, view)
             guard isInTime(start) else { continue }
             let before = try? await self.file(at: key)
             let file = StoredFile(
@@ -186,32 +186,48 @@ package struct FileStore: Sendable {
         return pack
     }
 
+    /// Indexes in a cover; where there would be more, one is written that says what all of them do of the packs that matter.
+    private static let mostIndexes = 4
+
     /// Writes what says where a file's chunks lie: index, manifest, cover, under names that nobody has condemned. Gives the manifest's name.
-    private func describe(
-        _ outcome: ChunkIngest.Outcome, _ known: [Digest: Digest], _ condemned: [String: Timestamp]
-    ) async throws -> Digest {
+    private func describe(_ outcome: ChunkIngest.Outcome, _ known: KnownChunks, _ view: StoreView) async throws -> Digest {
+        var (indexes, packs) = (Set<Digest>(), Set(outcome.listings.map(\.pack)))
         let own = Set(outcome.listings.flatMap { $0.entries.map(\.digest) })
-        var indexes = Set(outcome.manifest.chunks.lazy.filter { !own.contains($0.digest) }.compactMap { known[$0.digest] })
-        if !outcome.listings.isEmpty {
-            var index = PackIndex(listings: outcome.listings)
-            if condemned[PackIndex.key(Digest(hashing: index.bytes))] != nil {
-                index.listings.append(.init(pack: Digest(hashing: Nonce.bytes(16)), entries: []))
-            }
-            let name = Digest(hashing: index.bytes)
-            try await bucket.put(PackIndex.key(name), index.bytes)
-            indexes.insert(name)
+        for chunk in outcome.manifest.chunks where !own.contains(chunk.digest) {
+            guard let holder = try known.holder(of: chunk.digest) else { continue }
+            indexes.insert(holder.index)
+            packs.insert(holder.pack)
+        }
+        let merges = indexes.count + (outcome.listings.isEmpty ? 0 : 1) > FileStore.mostIndexes
+        if merges || !outcome.listings.isEmpty {
+            let others = merges ? indexes.compactMap { view.indexes[$0] } : []
+            let wanted = packs
+            let bytes = try await Blocking.run { try FileStore.index(of: outcome.listings, others, wanted, view.condemned) }
+            let name = Digest(hashing: bytes)
+            try await bucket.put(PackIndex.key(name), bytes)
+            indexes = merges ? [name] : indexes.union([name])
         }
         var manifest = outcome.manifest
-        var document = try CanonicalJSON.encode(manifest)
         let names = { (digest: Digest) in [ImageManifest.key(digest), ImageManifest.coverKey(digest)] }
-        if names(Digest(hashing: document)).contains(where: { condemned[$0] != nil }) {
-            manifest.salt = Nonce.hex(bytes: 8)
-            document = try CanonicalJSON.encode(manifest)
-        }
-        let name = Digest(hashing: document)
-        try await bucket.put(ImageManifest.key(name), document)
+        if names(Digest(hashing: manifest.bytes)).contains(where: { view.condemned[$0] != nil }) { manifest.salt = Nonce.bytes(8) }
+        let name = Digest(hashing: manifest.bytes)
+        try await bucket.put(ImageManifest.key(name), manifest.bytes)
         try await bucket.put(ImageManifest.coverKey(name), try CanonicalJSON.encode(ManifestCover(indexes: indexes.sorted())))
         return name
+    }
+
+    /// An index of new packs, and of those packs of other indexes that matter.
+    private static func index(
+        of listings: [PackIndex.Listing], _ others: [PackIndex], _ wanted: Set<Digest>, _ condemned: [String: Timestamp]
+    ) throws -> [UInt8] {
+        func index(_ listings: [PackIndex.Listing]) throws -> [UInt8] {
+            let own = try PackIndex.bytes(of: listings)
+            guard !others.isEmpty else { return own }
+            return try PackIndex.merged([try PackIndex(own, source: "the new index")] + others, only: wanted.union(listings.map(\.pack)))
+        }
+        let bytes = try index(listings)
+        guard condemned[PackIndex.key(Digest(hashing: bytes))] != nil else { return bytes }
+        return try index(listings + [.init(pack: Digest(hashing: Nonce.bytes(16)), entries: [])])
     }
 
     /// The digest of a file of these chunks, if one is here.

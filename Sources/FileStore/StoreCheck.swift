@@ -53,12 +53,12 @@ extension FileStore {
             damages[key] = damages[key] ?? Health.Damage(key: key, message: message, files: files)
         }
         for finding in survey.findings { note(finding.key, finding.message) }
-        var listings: [Digest: [PackEntry]] = [:]
+        var packs: [Digest: PackIndex] = [:]
         for index in survey.view.indexes.values {
-            for listing in index.listings where survey.live.contains(listing.pack) { listings[listing.pack] = listing.entries }
+            for record in index.packs where survey.live.contains(record.pack) { packs[record.pack] = index }
         }
-        var health = Health(files: survey.reaches.count, packs: listings.count)
-        for (pack, entries) in listings.sorted(by: { $0.key < $1.key }) {
+        var health = Health(files: survey.reaches.count, packs: packs.count)
+        for (pack, index) in packs.sorted(by: { $0.key < $1.key }) {
             let key = Pack.key(pack)
             guard readsAll, damages[key] == nil, let size = survey.view.packs[key] else { continue }
             do {
@@ -68,8 +68,8 @@ extension FileStore {
                 if Int64(bytes.count) != size {
                     note(key, "it has \(bytes.count) bytes, not \(size)")
                 } else if Digest(hashing: bytes) != pack {
-                    note(key, FileStore.wrong(bytes, entries))
-                } else if try Pack.entries(of: bytes, source: key) != entries {
+                    note(key, FileStore.wrong(bytes))
+                } else if !(try FileStore.lists(index, try Pack.entries(of: bytes, source: key), of: pack)) {
                     note(key, "its table and an index disagree")
                 }
             } catch let error as FarmError where error.isOfTheObject { note(key, error.message) }
@@ -78,8 +78,15 @@ extension FileStore {
         return health
     }
 
+    /// Whether an index says of a pack what its own table does.
+    private static func lists(_ index: PackIndex, _ entries: [PackEntry], of pack: Digest) throws -> Bool {
+        guard index.record(of: pack)?.chunks == entries.count else { return false }
+        return try entries.allSatisfy { try index.locations(of: $0.digest).contains(ChunkLocation(pack: pack, entry: $0)) }
+    }
+
     /// Which chunks of a damaged pack are.
-    private static func wrong(_ bytes: [UInt8], _ entries: [PackEntry]) -> String {
+    private static func wrong(_ bytes: [UInt8]) -> String {
+        guard let entries = try? Pack.entries(of: bytes, source: "") else { return "its table is damaged" }
         let bad = bytes.withUnsafeBytes { raw in
             entries.filter { entry in
                 let range = Int(entry.range.lowerBound)..<Int(entry.range.upperBound)

@@ -1,6 +1,7 @@
 import ChunkStore
 import FarmModel
 import ObjectStorage
+import SystemIO
 
 /// All that a store's files reach, found from the pointers down, and what is wrong with it.
 struct StoreSurvey: Sendable {
@@ -13,7 +14,8 @@ struct StoreSurvey: Sendable {
     /// A file with what it needs.
     struct Reach: Sendable {
         var file: StoredFile
-        var chunks: [ImageManifest.Chunk]
+        /// Each once with its stored bytes; only where a survey measures.
+        var chunks: [Digest: Int]
         /// Its manifest, cover, indexes and packs.
         var keys: Set<String>
     }
@@ -25,7 +27,9 @@ struct StoreSurvey: Sendable {
     var live: Set<Digest> = []
 
     /// Reads pointers, then manifests, covers and all indexes. What one pointer needs and is not there becomes a finding.
-    static func read(_ store: FileStore) async throws -> StoreSurvey {
+    ///
+    /// - Parameter measures: whether it is to say which chunks each file has.
+    static func read(_ store: FileStore, measures: Bool = false) async throws -> StoreSurvey {
         // Pointers first: what they name was there before them.
         var pointers: [StoredFile] = []
         var findings: [Finding] = []
@@ -40,15 +44,15 @@ struct StoreSurvey: Sendable {
         }
         var survey = StoreSurvey(view: try await StoreView.read(store.bucket))
         survey.findings = findings
-        for file in pointers { try await survey.reach(file, store) }
+        for file in pointers { try await survey.reach(file, store, measures) }
         survey.findMissing()
         return survey
     }
 
-    private mutating func reach(_ file: StoredFile, _ store: FileStore) async throws {
+    private mutating func reach(_ file: StoredFile, _ store: FileStore, _ measures: Bool) async throws {
         let title = file.name.printable()
         let keys = (manifest: ImageManifest.key(file.manifest), cover: ImageManifest.coverKey(file.manifest))
-        var reach = Reach(file: file, chunks: [], keys: [keys.manifest, keys.cover])
+        var reach = Reach(file: file, chunks: [:], keys: [keys.manifest, keys.cover])
         defer { reaches.append(reach) }
         let reader = RegionReader(regions: [store.bucket])
         func note(_ key: String, _ error: any Error) throws {
@@ -56,9 +60,10 @@ struct StoreSurvey: Sendable {
             guard let error = error as? FarmError, error.isOfTheObject else { throw error }
             findings.append(Finding(key: key, message: "\(title) needs it: \(error.message)"))
         }
+        var missing: Set<Digest>
         do {
             let manifest = try await reader.manifest(file.manifest)
-            reach.chunks = manifest.chunks
+            missing = Set(manifest.chunks.map(\.digest))
             guard manifest.image == file.digest, manifest.size == file.size, StoredFile.digest(of: manifest.chunks) == file.chunks else {
                 let pointer = try StoredFile.key(file.name)
                 return findings.append(Finding(key: pointer, message: "the pointer of \(title) and its manifest disagree"))
@@ -68,7 +73,6 @@ struct StoreSurvey: Sendable {
         do {
             cover = try CanonicalJSON.decode(ManifestCover.self, from: try await store.bucket.get(keys.cover), source: keys.cover)
         } catch { return try note(keys.cover, error) }
-        var missing = Set(reach.chunks.map(\.digest))
         for name in cover.indexes {
             reach.keys.insert(PackIndex.key(name))
             guard let index = try await index(name, store) else {
@@ -77,13 +81,14 @@ struct StoreSurvey: Sendable {
                 findings.append(Finding(key: PackIndex.key(name), message: "\(title) needs it: \(why)"))
                 continue
             }
-            for listing in index.listings {
-                let found = listing.entries.map(\.digest).filter { missing.contains($0) }
-                guard !found.isEmpty else { continue }
-                missing.subtract(found)
-                live.insert(listing.pack)
-                reach.keys.insert(Pack.key(listing.pack))
+            let wanted = missing
+            let found = try await Blocking.run { try wanted.compactMap { try index.locations(of: $0).first } }
+            for location in found {
+                missing.remove(location.entry.digest)
+                live.insert(location.pack)
+                if measures { reach.chunks[location.entry.digest] = location.entry.storedSize }
             }
+            reach.keys.formUnion(Set(found.map(\.pack)).map(Pack.key))
         }
         if !missing.isEmpty {
             findings.append(Finding(key: keys.cover, message: "\(title): \(missing.count) of its chunks lie nowhere"))
@@ -96,8 +101,8 @@ struct StoreSurvey: Sendable {
         switch try await StoreView.index(name, store.bucket) {
         case .success(let index):
             view.indexes[name] = index
-            for listing in index.listings where view.packs[Pack.key(listing.pack)] == nil {
-                view.packs[Pack.key(listing.pack)] = try await store.bucket.head(Pack.key(listing.pack))?.size
+            for record in index.packs where view.packs[Pack.key(record.pack)] == nil {
+                view.packs[Pack.key(record.pack)] = try await store.bucket.head(Pack.key(record.pack))?.size
             }
             return index
         case .failure, nil: return nil
@@ -107,10 +112,10 @@ struct StoreSurvey: Sendable {
     /// Packs with chunks that files have, and that are not there or have another length than an index says.
     private mutating func findMissing() {
         for index in view.indexes.values {
-            for listing in index.listings where live.contains(listing.pack) {
-                let (key, expected) = (Pack.key(listing.pack), StoreSurvey.size(of: listing.entries))
+            for record in index.packs where live.contains(record.pack) {
+                let key = Pack.key(record.pack)
                 if let size = view.packs[key] {
-                    if size != expected { findings.append(Finding(key: key, message: "it has \(size) bytes, not \(expected)")) }
+                    if size != record.size { findings.append(Finding(key: key, message: "it has \(size) bytes, not \(record.size)")) }
                 } else {
                     findings.append(Finding(key: key, message: "it is not there"))
                 }
@@ -122,14 +127,9 @@ struct StoreSurvey: Sendable {
     var kept: Set<String> {
         var keys: Set<String> = reaches.reduce(into: []) { $0.formUnion($1.keys) }
         for (name, index) in view.indexes where keys.contains(PackIndex.key(name)) {
-            keys.formUnion(index.listings.lazy.filter { !$0.entries.isEmpty }.map { Pack.key($0.pack) })
+            keys.formUnion(index.packs.lazy.filter { $0.chunks > 0 }.map { Pack.key($0.pack) })
         }
         return keys
-    }
-
-    /// A pack's length as its listing has it.
-    static func size(of entries: [PackEntry]) -> Int64 {
-        (entries.last?.range.upperBound ?? Int64(Pack.magic.count)) + Int64(entries.count * Pack.entrySize + 4 + Pack.magic.count)
     }
 }
 
@@ -166,21 +166,16 @@ extension FileStore {
 
     /// Measures the store.
     package func figures() async throws -> Figures {
-        let survey = try await StoreSurvey.read(self)
-        var stored: [Digest: Int] = [:]
-        for index in survey.view.indexes.values {
-            for listing in index.listings { for entry in listing.entries { stored[entry.digest] = entry.storedSize } }
-        }
-        var owners: [Digest: Int] = [:]
-        let sets = survey.reaches.map { Set($0.chunks.map(\.digest)) }
-        for set in sets { for chunk in set { owners[chunk, default: 0] += 1 } }
-        func bytes(_ chunks: some Sequence<Digest>) -> Int64 { chunks.reduce(0) { $0 + Int64(stored[$1] ?? 0) } }
+        let survey = try await StoreSurvey.read(self, measures: true)
+        var owners: [Digest: (files: Int, bytes: Int)] = [:]
+        for reach in survey.reaches { for (chunk, bytes) in reach.chunks { owners[chunk, default: (0, bytes)].files += 1 } }
         let packs = survey.view.packs
         return Figures(
-            files: zip(survey.reaches, sets).map { reach, set in
-                .init(name: reach.file.name, size: reach.file.size, ownBytes: bytes(set.lazy.filter { owners[$0] == 1 }))
+            files: survey.reaches.map { reach in
+                let own = reach.chunks.reduce(Int64(0)) { owners[$1.key]?.files == 1 ? $0 + Int64($1.value) : $0 }
+                return .init(name: reach.file.name, size: reach.file.size, ownBytes: own)
             },
-            fileBytes: survey.reaches.reduce(0) { $0 + $1.file.size }, liveBytes: bytes(owners.keys),
+            fileBytes: survey.reaches.reduce(0) { $0 + $1.file.size }, liveBytes: owners.values.reduce(0) { $0 + Int64($1.bytes) },
             packBytes: packs.values.reduce(0, +), packs: packs.count, chunks: owners.count, condemned: survey.view.condemned.count)
     }
 }

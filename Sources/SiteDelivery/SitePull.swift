@@ -160,7 +160,7 @@ package struct SitePull: Sendable {
         do {
             try await rebuild.write(to: "\(staging)/image.sif", from: reader) { progress($0, release.image.size) }
             let partition = try SitePull.partition(of: "\(staging)/image.sif")
-            try Disk.replace("\(staging)/manifest.json", with: try CanonicalJSON.encode(manifest))
+            try Disk.replace("\(staging)/manifest", with: manifest.bytes)
             try Disk.replace("\(staging)/release.json", with: try CanonicalJSON.encode(release))
             try Disk.replace("\(staging)/offset", with: Array("\(partition.offset)\n".utf8))
             try Disk.remove("\(staging)/\(Site.stagingLock)")
@@ -177,9 +177,9 @@ package struct SitePull: Sendable {
     private func seeds() throws -> [ImageRebuild.Seed] {
         try Disk.list("\(site.root)/images").filter { !$0.hasPrefix(".") }.compactMap { name in
             let directory = "\(site.root)/images/\(name)"
-            guard let bytes = try? Disk.read("\(directory)/manifest.json") else { return nil }
+            guard let bytes = try? Disk.read("\(directory)/manifest") else { return nil }
             return try? ImageRebuild.Seed(
-                path: "\(directory)/image.sif", manifest: ImageManifest.read(bytes, source: directory))
+                path: "\(directory)/image.sif", manifest: ImageManifest(bytes, source: directory))
         }
     }
 

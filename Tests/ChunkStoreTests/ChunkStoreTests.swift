@@ -132,8 +132,9 @@ import Zstandard
             let stored = bytes[Int(entry.range.lowerBound)..<Int(entry.range.upperBound)]
             #expect(try Array(stored).withUnsafeBytes { try entry.open($0, source: "p") } == chunk)
         }
-        let index = PackIndex(listings: [.init(pack: digest, entries: entries)])
-        #expect(try PackIndex(index.bytes, source: "i") == index)
+        let index = try PackIndex(try PackIndex.bytes(of: [.init(pack: digest, entries: entries)]), source: "i")
+        for entry in entries { #expect(try index.locations(of: entry.digest) == [ChunkLocation(pack: digest, entry: entry)]) }
+        #expect(index.record(of: digest)?.size == Int64(bytes.count))
     }
 
     @Test func everyFlippedByteIsNoticed() throws {
@@ -163,7 +164,7 @@ import Zstandard
             }
             hostile = Pack.magic + hostile.dropFirst(8)
             _ = try? Pack.entries(of: hostile, source: "p")
-            _ = try? PackIndex(PackIndex.magic + hostile, source: "i")
+            _ = try? PackIndex(Array("SFINDEX2".utf8) + hostile, source: "i")
             #expect(hostile.count > 0)
         }
     }
@@ -196,8 +197,8 @@ import Zstandard
         }
         let finished = builder.finish()
         let (pack, bytes) = (finished.digest, finished.bytes)
-        let index = PackIndex(listings: [.init(pack: pack, entries: finished.entries)]).bytes
-        let document = try CanonicalJSON.encode(manifest)
+        let index = try PackIndex.bytes(of: [.init(pack: pack, entries: finished.entries)])
+        let document = manifest.bytes
         let a = MemoryStore(name: "memory:a")
         let b = MemoryStore(name: "memory:b")
         for store in [a, b] {
@@ -316,11 +317,13 @@ import Zstandard
     @Test func manifestsThatDoNotAddUpAreRefused() throws {
         let chunk = ImageManifest.Chunk(digest: Digest(hashing: "x"), size: 5)
         var manifest = ImageManifest(image: Digest(hashing: "i"), size: 6, chunker: .standard, chunks: [chunk])
-        #expect(throws: FarmError.self) { try ImageManifest.read(CanonicalJSON.encode(manifest), source: "m") }
+        #expect(throws: FarmError.self) { try ImageManifest(manifest.bytes, source: "m") }
         manifest.size = 5
-        #expect(try ImageManifest.read(CanonicalJSON.encode(manifest), source: "m") == manifest)
-        manifest.format = 2
-        #expect(throws: FarmError.self) { try ImageManifest.read(CanonicalJSON.encode(manifest), source: "m") }
+        #expect(try ImageManifest(manifest.bytes, source: "m") == manifest)
+        manifest.salt = [1, 2, 3]
+        #expect(try ImageManifest(manifest.bytes, source: "m") == manifest)
+        #expect(throws: FarmError.self) { try ImageManifest(manifest.bytes.dropLast(), source: "m") }
+        #expect(throws: FarmError.self) { try ImageManifest(Array("SFMANIF3".utf8) + manifest.bytes.dropFirst(8), source: "m") }
     }
 }
 

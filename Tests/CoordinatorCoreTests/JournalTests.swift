@@ -46,7 +46,7 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
     try journal.commit([.job(job(2, .running)), .job(job(2, .cancelled))])
     #expect(try journal.load(recent: 100).jobs[1].state == .cancelled)
 
-    let entry = PackEntry(digest: Digest(hashing: "c"), offset: 8, storedSize: 5, size: 9, codec: .zstd)
+    let entry = PackEntry(digest: Digest(hashing: "c"), offset: 8, storedSize: 5, size: 9)
     let pack = Digest(hashing: "pack")
     try journal.commit([.packs([.init(pack: pack, entries: [entry])], index: Digest(hashing: "i1"))])
     try journal.commit([.packs([.init(pack: pack, entries: [entry])], index: Digest(hashing: "i2"))])

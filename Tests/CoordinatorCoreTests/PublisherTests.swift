@@ -36,7 +36,7 @@ import Testing
         let finished = builder.finish()
         let bytes = finished.bytes
         pack = finished.digest
-        let document = try CanonicalJSON.encode(manifest)
+        let document = manifest.bytes
         let attempt = try #require(AttemptID("j1.1"))
         for piece in [bytes, document] { try await first.put(UploadDesk.incomingKey(attempt, Digest(hashing: piece)), piece) }
         let base = BaseImage(name: "b", digest: Digest(hashing: "b"), origin: .registry, size: 0, bootstrap: nil)

@@ -24,11 +24,11 @@ extension FuzzTarget {
         case .pack: return [try FuzzTarget.pack().bytes]
         case .packIndex:
             let pack = try FuzzTarget.pack()
-            return [PackIndex(listings: [.init(pack: pack.digest, entries: pack.entries)]).bytes]
+            return [try PackIndex.bytes(of: [.init(pack: pack.digest, entries: pack.entries)])]
         case .manifest:
             let chunks = (0..<3).map { ImageManifest.Chunk(digest: Digest(hashing: "\($0)"), size: 100_000) }
             let manifest = ImageManifest(image: Digest(hashing: "i"), size: 300_000, chunker: .standard, chunks: chunks)
-            return [try CanonicalJSON.encode(manifest)]
+            return [manifest.bytes]
         case .image: return [try FuzzTarget.imageHead()]
         case .layer: return [FuzzTarget.archive()]
         case .packed:

@@ -79,7 +79,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
                 }
             }
         case .packIndex: _ = try PackIndex(bytes, source: "fuzz")
-        case .manifest: _ = try ImageManifest.read(bytes, source: "fuzz")
+        case .manifest: _ = try ImageManifest(bytes, source: "fuzz")
         case .image:
             let file = try FuzzTarget.nameless(bytes)
             defer { file.close() }

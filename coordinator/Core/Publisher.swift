@@ -54,7 +54,7 @@ package struct Publisher: Sendable {
         var result = StepResult(record: record)
         result.record.step = .manifest
         if !listings.isEmpty {
-            let index = PackIndex(listings: listings).bytes
+            let index = try PackIndex.bytes(of: listings)
             let name = Digest(hashing: index)
             try await first.put(PackIndex.key(name), index)
             result.record.index = name
@@ -98,7 +98,7 @@ package struct Publisher: Sendable {
         let object = record.result.manifest
         let attempt = record.attempt
         let bytes = try await upload(object, of: attempt, settled: ImageManifest.key(object.digest))
-        let manifest = try ImageManifest.read(bytes, source: "the manifest of \(record.attempt)")
+        let manifest = try ImageManifest(bytes, source: "the manifest of \(record.attempt)")
         guard manifest.image == record.result.image, manifest.size == record.result.imageSize else {
             throw FarmError("upload.damaged", .corrupt, "the manifest is of another image than the result")
         }
@@ -244,7 +244,7 @@ package struct Publisher: Sendable {
         guard let target = regions.first(where: { $0.name == region })?.store else { return }
         let manifestDigest = record.result.manifest.digest
         let manifest = try await first.get(ImageManifest.key(manifestDigest))
-        let chunks = try ImageManifest.read(manifest, source: "the manifest").chunks.map(\.digest)
+        let chunks = try ImageManifest(manifest, source: "the manifest").chunks.map(\.digest)
         let journal = journal
         let (packs, indexes) = try await Blocking.run {
             let packs = Set(try journal.locate(Array(Set(chunks))).values.map(\.pack))

@@ -228,16 +228,16 @@ package final class SQLiteJournal: FarmJournal {
         try wrap {
             try database.read { database in
                 let statement = try database.cachedStatement(
-                    sql: "SELECT pack, position, stored, size, codec FROM chunks WHERE digest = ?")
+                    sql: "SELECT pack, position, stored, size FROM chunks WHERE digest = ?")
                 var result: [Digest: ChunkLocation] = [:]
                 for digest in chunks {
                     guard let row = try Row.fetchOne(statement, arguments: [Data(digest.bytes)]),
-                        let pack = Digest(bytes: row["pack"] as Data), let codec = ChunkCodec(rawValue: row["codec"])
+                        let pack = Digest(bytes: row["pack"] as Data)
                     else { continue }
                     result[digest] = ChunkLocation(
                         pack: pack,
                         entry: PackEntry(
-                            digest: digest, offset: row["position"], storedSize: row["stored"], size: row["size"], codec: codec))
+                            digest: digest, offset: row["position"], storedSize: row["stored"], size: row["size"]))
                 }
                 return result
             }

@@ -86,7 +86,7 @@ extension BuildPipeline {
     }
 
     func uploadManifest(_ manifest: ImageManifest, _ uploader: Uploader) async throws -> IncomingObject {
-        let bytes = try CanonicalJSON.encode(manifest)
+        let bytes = manifest.bytes
         return try await uploader.send(.bytes(bytes), kind: "manifest", digest: Digest(hashing: bytes), size: Int64(bytes.count))
     }
 

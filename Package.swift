@@ -183,7 +183,7 @@ let package = Package(
             ], path: "worker/Main", swiftSettings: settings),
         // Tests
         .target(
-            name: "Support", dependencies: ["FarmModel", "SystemIO"], path: "Tests/Support", swiftSettings: settings),
+            name: "Support", dependencies: ["Attestation", "FarmModel", "SystemIO"], path: "Tests/Support", swiftSettings: settings),
         .target(
             name: "FuzzTargets",
             dependencies: [
@@ -225,7 +225,7 @@ let package = Package(
         tests("Recipes", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"], exclude: ["collection"]),
         tests("Registry", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
         tests("SingularityImage", ["FarmModel", "Support", "SystemIO"]),
-        tests("SiteDelivery", ["Attestation", "FarmModel", "ProcessRunner", "Support", "SystemIO"]),
+        tests("SiteDelivery", ["Attestation", "ChunkStore", "FarmModel", "ObjectStorage", "ProcessRunner", "Support", "SystemIO"]),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
         tests("Upstream", ["FarmModel", "HTTPTransport", "Registry", "Support", "SystemIO"], exclude: ["answers"]),
         tests("WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "Microarchitecture", "Support", "SystemIO", nioCore]),

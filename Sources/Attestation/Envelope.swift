@@ -28,30 +28,49 @@ package struct Envelope: Codable, Sendable, Hashable {
             signatures: [Signature(keyid: keyID ?? key.verifier.keyID, sig: Data(signature).base64EncodedString())])
     }
 
-    /// The payload, once one of the keys has signed it for this type; throws `attestation.refused` otherwise.
+    /// The same document with one more signature.
+    package func signed(by key: SigningKey) throws -> Envelope {
+        let bytes = Envelope.encoding(type: payloadType, payload: Array(Data(base64Encoded: payload) ?? Data()))
+        var more = self
+        more.signatures.append(
+            Signature(keyid: key.verifier.keyID, sig: Data(try key.signature(of: bytes)).base64EncodedString()))
+        return more
+    }
+
+    /// The payload, once enough of the keys have signed it for this type; throws `attestation.refused` otherwise.
     ///
-    /// - Parameter source: what the document is, for the message.
+    /// - Parameters:
+    ///   - threshold: how many of the keys must have.
+    ///   - source: what the document is, for the message.
     package func verified<Value: Decodable>(
-        _ type: Value.Type = Value.self, payloadType expected: String, by keys: [VerifyingKey], source: String
+        _ type: Value.Type = Value.self, payloadType expected: String, by keys: [VerifyingKey], threshold: Int = 1, source: String
     ) throws -> Value {
         guard payloadType == expected else {
             throw refusal(source, "it is a \"\(payloadType)\", not a \"\(expected)\"")
         }
         guard let payload = Data(base64Encoded: payload) else { throw refusal(source, "its payload is no base64") }
         let signed = Envelope.encoding(type: payloadType, payload: Array(payload))
-        let accepted = signatures.contains { signature in
-            guard let bytes = Data(base64Encoded: signature.sig) else { return false }
-            return keys.contains { $0.accepts(Array(bytes), for: signed) }
-        }
-        guard accepted else { throw refusal(source, "none of the trusted keys signed it") }
+        let made = signatures.prefix(Envelope.mostSignatures).compactMap { Data(base64Encoded: $0.sig).map(Array.init) }
+        let signers = Set(keys).filter { key in made.contains { key.accepts($0, for: signed) } }
+        guard !signers.isEmpty else { throw refusal(source, "none of the trusted keys signed it") }
+        guard signers.count >= threshold else { throw refusal(source, "\(signers.count) of \(threshold) trusted keys signed it") }
+        return try CanonicalJSON.decode(type, from: payload, source: source)
+    }
+
+    /// What it claims, which nobody has vouched for.
+    func unverified<Value: Decodable>(_ type: Value.Type = Value.self, source: String) throws -> Value {
+        guard let payload = Data(base64Encoded: payload) else { throw refusal(source, "its payload is no base64") }
         return try CanonicalJSON.decode(type, from: payload, source: source)
     }
 
     private func refusal(_ source: String, _ reason: String) -> FarmError {
         FarmError(
             "attestation.refused", .corrupt, "\(source) is refused: \(reason)",
-            hint: "compare the release key of the site with the one that the farm publishes")
+            hint: "compare the keys that the site trusts with those of the farm: sciferry trust show")
     }
+
+    /// More are not looked at.
+    private static let mostSignatures = 32
 
     /// DSSE's pre-authentication encoding.
     package static func encoding(type: String, payload: [UInt8]) -> [UInt8] {
@@ -65,6 +84,7 @@ package enum PayloadType {
     /// in-toto's statements (in-toto/attestation, "Envelope").
     package static let statement = "application/vnd.in-toto+json"
     package static let channel = "application/vnd.sciferry.channel+json"
+    package static let root = "application/vnd.sciferry.root+json"
 }
 
 /// A public Ed25519 key.

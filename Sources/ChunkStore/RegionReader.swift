@@ -39,12 +39,58 @@ package final class RegionReader: Sendable {
     /// The first answer that `verify` accepts. Throws when none does: the error of a region that could not be asked, else
     /// the last region's.
     package func read<Value: Sendable>(
-        _ key: String, range: Range<Int64>? = nil,
+        _ key: String, range: Range<Int64>? = nil, limit: Int64 = 1 << 30,
         verify: @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
     ) async throws -> Value {
         try await fromAnyRegion(key) { region in
-            try verify(try await region.get(key, range: range), "\(key) in \(region.name)")
+            try verify(try await region.get(key, range: range, limit: limit), "\(key) in \(region.name)")
         }
+    }
+
+    /// What all regions have that `verify` accepts; they are asked side by side, and once one has answered the others get three seconds more.
+    /// Nothing when no region has such an object. Throws when none is accepted and one had it or could not be asked.
+    package func readAll<Value: Sendable>(
+        _ key: String, limit: Int64, verify: @escaping @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
+    ) async throws -> [Value] {
+        try await withThrowingTaskGroup(of: Answer<Value>.self) { tasks in
+            for region in regions {
+                tasks.addTask {
+                    do {
+                        let bytes = try await region.get(key, range: nil, limit: limit)
+                        return .value(try verify(bytes, "\(key) in \(region.name)"))
+                    } catch let error as FarmError { return .failure(error, region) }
+                }
+            }
+            defer { tasks.cancelAll() }
+            var (found, failure, waiting): ([Value], FarmError?, Int) = ([], nil, regions.count)
+            while waiting > 0, let answer = try await tasks.next() {
+                switch answer {
+                case .late: return found
+                case .value(let value):
+                    waiting -= 1
+                    if found.isEmpty, waiting > 0 {
+                        tasks.addTask {
+                            try? await Task.sleep(for: .seconds(3))
+                            return .late
+                        }
+                    }
+                    found.append(value)
+                case .failure(let error, let region):
+                    waiting -= 1
+                    guard error.category != .notFound else { continue }
+                    failure = failure ?? error
+                    note(error, key, region)
+                }
+            }
+            if found.isEmpty, let failure { throw failure }
+            return found
+        }
+    }
+
+    private enum Answer<Value: Sendable>: Sendable {
+        case value(Value)
+        case failure(FarmError, any ObjectStore)
+        case late
     }
 
     private func fromAnyRegion<Value: Sendable>(
@@ -57,13 +103,17 @@ package final class RegionReader: Sendable {
             } catch let error as FarmError {
                 // A region that did not answer may have it whole: then absence and damage elsewhere prove nothing.
                 if !((last as? FarmError)?.category.isTransient ?? false) { last = error }
-                let incident = ReadIncident(region: region.name, object: key, message: error.message)
-                state.withLock { if $0.count < RegionReader.mostIncidents { $0.append(incident) } }
-                // Every further read would wait for it again.
-                if error.category == .unavailable { late.withLock { $0[region.name] = .now } }
+                note(error, key, region)
             }
         }
         throw last
+    }
+
+    private func note(_ error: FarmError, _ key: String, _ region: any ObjectStore) {
+        let incident = ReadIncident(region: region.name, object: key, message: error.message)
+        state.withLock { if $0.count < RegionReader.mostIncidents { $0.append(incident) } }
+        // Every further read would wait for it again.
+        if error.category == .unavailable { late.withLock { $0[region.name] = .now } }
     }
 
     /// Regions in order of preference, those that did not answer in time last.

@@ -60,8 +60,7 @@ struct InitCommand: AsyncParsableCommand {
             if !Disk.exists("\(home.identity)/ca.key") {
                 try CertificateAuthority.create(directory: home.identity, farm: name, now: .now)
             }
-            let key = try SigningKey.generate()
-            try key.write(home.releaseKey)
+            let keys = try FarmKeys.create(home, farm: name, now: .now)
             try Disk.replace(home.uploadKey, with: Array(Nonce.hex(bytes: 32).utf8), mode: 0o600)
             let token = "sf_\(Nonce.hex(bytes: 24))"
             try Disk.replace(home.adminToken, with: Array("\(token)\n".utf8), mode: 0o600)
@@ -70,7 +69,10 @@ struct InitCommand: AsyncParsableCommand {
             // Last: a home without it is none, so an interrupted init is simply run again.
             try Disk.replace(home.configuration, with: Array(try CanonicalJSON.pretty(configuration).utf8))
             Console.print("farm \(name) made in \(home.root)")
-            Console.print("release key \(key.verifier.keyID)")
+            Console.print("image key \(keys.image.verifier.keyID), channel key \(keys.channel.verifier.keyID)")
+            Console.print(
+                "root key \(keys.root.rootKeys.map(\.keyID).joined()): take \(home.rootKey) offline; `sciferry trust renew` will ask for it"
+            )
         }
     }
 

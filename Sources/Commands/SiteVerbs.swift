@@ -21,7 +21,7 @@ enum SiteAccess {
         let view: FarmView = try await farm.client().get("/api/v1/farm")
         return try Site.create(
             options.path,
-            SiteConfiguration(farm: view.farm, channel: view.channel, regions: view.regions.map(\.bucket), releaseKeys: [view.releaseKey]))
+            SiteConfiguration(farm: view.farm, channel: view.channel, regions: view.regions.map(\.bucket), root: view.root))
     }
 
     static func pull(_ site: Site) throws -> SitePull {

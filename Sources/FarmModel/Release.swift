@@ -118,21 +118,37 @@ package struct ChannelEntry: Codable, Sendable, Hashable {
 /// The signed, versioned, expiring list of releases that sites follow.
 package struct ReleaseChannel: Codable, Sendable, Hashable {
     package var format: Int
+    package var farm: String
     package var name: String
+    /// Rises when a coordinator takes over from another one, whose channels count no more then.
+    package var epoch: Int
     /// Rises by one with every change; a reader never goes back to a lower one.
     package var version: Int
     package var issuedAt: Timestamp
     package var expiresAt: Timestamp
     package var entries: [ChannelEntry]
 
-    package static let currentFormat = 1
+    package static let currentFormat = 2
 
-    package init(name: String, version: Int, issuedAt: Timestamp, expiresAt: Timestamp, entries: [ChannelEntry]) {
+    package init(
+        farm: String, name: String, epoch: Int = 1, version: Int, issuedAt: Timestamp, expiresAt: Timestamp, entries: [ChannelEntry]
+    ) {
         format = ReleaseChannel.currentFormat
+        self.farm = farm
         self.name = name
+        self.epoch = epoch
         self.version = version
         self.issuedAt = issuedAt
         self.expiresAt = expiresAt
         self.entries = entries
     }
+
+    /// The object's key.
+    package static func key(_ name: String) -> String { "channels/\(name).json" }
+
+    /// No channel comes near this: half a million releases.
+    package static let largest: Int64 = 128 << 20
+
+    /// Whether another one of the same name counts more.
+    package func isBehind(_ other: ReleaseChannel) -> Bool { (epoch, version) < (other.epoch, other.version) }
 }

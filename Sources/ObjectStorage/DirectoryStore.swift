@@ -21,7 +21,7 @@ package struct DirectoryStore: ObjectStore {
         }
     }
 
-    package func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+    package func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
         try ObjectKey.check(key)
         return try await Blocking.run {
             guard let size = Disk.size(location(key)), !Disk.isDirectory(location(key)) else {
@@ -31,6 +31,7 @@ package struct DirectoryStore: ObjectStore {
             defer { file.close() }
             let wanted = range ?? 0..<size
             guard wanted.upperBound <= size else { throw StorageFailure.short(key, in: name) }
+            guard wanted.upperBound - wanted.lowerBound <= limit else { throw StorageFailure.long(key, in: name, limit) }
             return try file.read(at: wanted.lowerBound, count: wanted.count)
         }
     }

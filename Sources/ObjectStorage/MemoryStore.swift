@@ -15,9 +15,12 @@ package final class MemoryStore: ObjectStore {
         return objects.withLock { $0[key] }.map { ObjectInfo(key: key, size: Int64($0.count)) }
     }
 
-    package func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+    package func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
         try ObjectKey.check(key)
         guard let bytes = objects.withLock({ $0[key] }) else { throw StorageFailure.absent(key, in: name) }
+        guard range.map({ $0.upperBound - $0.lowerBound }) ?? Int64(bytes.count) <= limit else {
+            throw StorageFailure.long(key, in: name, limit)
+        }
         guard let range else { return bytes }
         guard range.upperBound <= bytes.count else { throw StorageFailure.short(key, in: name) }
         return Array(bytes[Int(range.lowerBound)..<Int(range.upperBound)])

@@ -62,8 +62,9 @@ package protocol ObjectStore: Sendable {
     /// What the store knows of an object, or `nil` when there is none.
     func head(_ key: String) async throws -> ObjectInfo?
 
-    /// The bytes of an object or of a range of it. A range past the end throws `storage.short`.
-    func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8]
+    /// The bytes of an object or of a range of it. A range past the end throws `storage.short`; an answer of more than `limit` bytes throws
+    /// before more than that is in memory.
+    func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8]
 
     /// Writes an object.
     func put(_ key: String, _ source: ObjectSource) async throws
@@ -89,6 +90,11 @@ extension ObjectStore {
     /// The bytes of a whole object.
     package func get(_ key: String) async throws -> [UInt8] { try await get(key, range: nil) }
 
+    /// The bytes of an object or of a range of it, up to 1 GiB, which no object of ours reaches that is read at once.
+    package func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+        try await get(key, range: range, limit: 1 << 30)
+    }
+
     /// Writes bytes.
     package func put(_ key: String, _ bytes: [UInt8]) async throws { try await put(key, .bytes(bytes)) }
 
@@ -110,6 +116,11 @@ package enum StorageFailure {
     /// No object has that key.
     package static func absent(_ key: String, in store: String) -> FarmError {
         FarmError("storage.absent", .notFound, "\(store) has no object \(key)")
+    }
+
+    /// The object, or what was asked of it, is longer than it may be.
+    package static func long(_ key: String, in store: String, _ limit: Int64) -> FarmError {
+        FarmError("storage.long", .corrupt, "object \(key) in \(store) has more than the \(limit) bytes that it may have")
     }
 
     /// The object ends before the range does.

@@ -43,12 +43,12 @@ package struct S3Store: ObjectStore {
         return ObjectInfo(key: key, size: size, tag: response.headers["etag"].map(unquote))
     }
 
-    package func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+    package func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
         try ObjectKey.check(key)
         if let range, range.isEmpty { return [] }
         var headers: [(String, String)] = []
         if let range { headers.append(("range", "bytes=\(range.lowerBound)-\(range.upperBound - 1)")) }
-        let response = try await send("GET", key: key, headers: headers, limit: 8 << 30)
+        let response = try await send("GET", key: key, headers: headers, limit: limit)
         if response.status == 404 { throw StorageFailure.absent(key, in: name) }
         if response.status == 416 { throw StorageFailure.short(key, in: name) }
         try expect(response, key, "read")

@@ -24,12 +24,12 @@ package struct WebStore: ObjectStore {
         return ObjectInfo(key: key, size: response.headers["content-length"].flatMap { Int64($0) } ?? 0)
     }
 
-    package func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+    package func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
         try ObjectKey.check(key)
         if let range, range.isEmpty { return [] }
         let headers = range.map { [(name: "Range", value: "bytes=\($0.lowerBound)-\($0.upperBound - 1)")] } ?? []
         let response = try await client.performRetrying(
-            HTTPRequest("GET", url(key), headers: headers, authority: authority, responseLimit: 8 << 30))
+            HTTPRequest("GET", url(key), headers: headers, authority: authority, responseLimit: limit))
         if response.status == 404 { throw StorageFailure.absent(key, in: name) }
         if response.status == 416 { throw StorageFailure.short(key, in: name) }
         try expect(response, key)

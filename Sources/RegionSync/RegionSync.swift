@@ -162,7 +162,7 @@ package struct RegionSync: Sendable {
     private static func isTransient(_ key: String) -> Bool { key.hasPrefix("incoming/") || key.hasPrefix("condemned/") }
 
     private static func rank(_ key: String) -> Int {
-        let order = ["packs/", "indexes/", "manifests/", "covers/", "records/", "releases/", "", "channels/", "files/"]
+        let order = ["packs/", "indexes/", "manifests/", "covers/", "records/", "releases/", "", "roots/", "channels/", "files/"]
         return order.firstIndex { !$0.isEmpty && key.hasPrefix($0) } ?? 6
     }
 

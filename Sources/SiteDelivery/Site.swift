@@ -15,13 +15,14 @@ package struct SiteConfiguration: Codable, Sendable, Hashable {
     package var channel: String
     /// Buckets in order of preference.
     package var regions: [BucketLocation]
-    package var releaseKeys: [VerifyingKey]
+    /// Whom it trusts to begin with; newer roots that follow from it are taken from the buckets.
+    package var root: TrustRoot
 
-    package init(farm: String, channel: String, regions: [BucketLocation], releaseKeys: [VerifyingKey]) {
+    package init(farm: String, channel: String, regions: [BucketLocation], root: TrustRoot) {
         self.farm = farm
         self.channel = channel
         self.regions = regions
-        self.releaseKeys = releaseKeys
+        self.root = root
     }
 }
 
@@ -40,9 +41,9 @@ package struct InstalledRelease: Codable, Sendable, Hashable {
 
 /// A directory that carries images, wrappers and modules:
 ///
-///     site.json  state/channel.json
+///     site.json  state/trust.json
 ///     bin/sciferry-launch
-///     images/DIGEST/{image.sif,manifest.json,release.json,offset}
+///     images/DIGEST/{image.sif,manifest,release.json,offset}
 ///     wrappers/NAME/VERSION -> ../../wrappers/.versions/…   {bin/COMMAND, image}
 ///     modules/NAME/VERSION.lua
 ///
@@ -69,6 +70,16 @@ package struct Site: Sendable {
     package func configuration() throws -> SiteConfiguration {
         try CanonicalJSON.decode(from: try Disk.read("\(root)/site.json", limit: 1 << 20), source: "\(root)/site.json")
     }
+
+    /// What it believes, from what it was given and has seen since.
+    package func trust() throws -> ChannelTrust {
+        let remembered: ChannelTrust? = try? CanonicalJSON.decode(from: try Disk.read(trustPath, limit: 1 << 28), source: trustPath)
+        return ChannelTrust(remembered: remembered, pinned: try configuration().root)
+    }
+
+    func remember(_ trust: ChannelTrust) throws { try Disk.replace(trustPath, with: try CanonicalJSON.encode(trust)) }
+
+    private var trustPath: String { "\(root)/state/trust.json" }
 
     /// Everything that is installed, by name and version.
     package func installed() throws -> [InstalledRelease] {

@@ -3,6 +3,7 @@ package import ChunkStore
 package import FarmModel
 import Foundation
 import Glibc
+import Synchronization
 package import Microarchitecture
 package import ObjectStorage
 package import SingularityImage
@@ -31,47 +32,48 @@ package struct SitePull: Sendable {
 
     private let site: Site
     private let configuration: SiteConfiguration
+    private let memory: Memory
     package let reader: RegionReader
 
     /// - Parameter regions: the configuration's buckets, opened, in the same order.
     package init(site: Site, regions: [any ObjectStore]) throws {
         self.site = site
         configuration = try site.configuration()
+        memory = Memory(try site.trust())
         reader = RegionReader(regions: regions)
     }
 
-    /// The channel, verified and not older than the last one seen; throws `channel.expired`, `channel.rollback`.
+    /// The newest channel of all regions that may be believed; throws what `ChannelTrust` does, `root.expired`, and `channel.absent`.
     package func channel(now: Timestamp) async throws -> ReleaseChannel {
-        let statePath = "\(site.root)/state/channel.json"
-        let seen: ReleaseChannel? = try? CanonicalJSON.decode(from: try Disk.read(statePath, limit: 1 << 26), source: statePath)
-        let key = "channels/\(configuration.channel).json"
-        let channel = try await readChannel(key, seen: seen, now: now)
+        var trust = memory.trust.withLock(\.self)
+        try await walk(&trust)
+        let (current, name) = (trust, configuration.channel)
+        let channels = try await reader.readAll(ReleaseChannel.key(name), limit: ReleaseChannel.largest) {
+            try current.accept($0, name: name, source: $1, now: now)
+        }
+        guard let channel = channels.max(by: { $0.isBehind($1) }) else {
+            try trust.root.checkTime(now)
+            throw FarmError(
+                "channel.absent", .notFound, "no region has the channel \(name)",
+                hint: "the farm has released nothing yet, or the site's regions are wrong: \(site.root)/site.json")
+        }
+        trust.remember(channel)
+        let known = trust
+        memory.trust.withLock { $0 = known }
         // A read-only site may be read from; it only cannot remember.
-        try? Disk.replace(statePath, with: try CanonicalJSON.encode(channel))
+        try? site.remember(trust)
         return channel
     }
 
-    private func readChannel(_ key: String, seen: ReleaseChannel?, now: Timestamp) async throws -> ReleaseChannel {
-        let keys = configuration.releaseKeys
-        do {
-            return try await reader.read(key) { bytes, source in
-                let channel: ReleaseChannel = try CanonicalJSON.decode(Envelope.self, from: bytes, source: source)
-                    .verified(payloadType: PayloadType.channel, by: keys, source: source)
-                guard channel.expiresAt > now else {
-                    throw FarmError(
-                        "channel.expired", .corrupt, "\(source) expired at \(channel.expiresAt)",
-                        hint: "the farm's coordinator renews it; ask the operator whether it runs")
-                }
-                if let seen, seen.name == channel.name, channel.version < seen.version {
-                    throw FarmError(
-                        "channel.rollback", .corrupt, "\(source) has version \(channel.version), older than \(seen.version) seen before")
-                }
-                return channel
+    /// Goes from the root that is known to the newest.
+    private func walk(_ trust: inout ChannelTrust) async throws {
+        for _ in 0..<1024 {
+            let root = trust.root
+            let next = try await reader.readAll(TrustRoot.key(root.version + 1), limit: TrustRoot.largest) {
+                try root.successor($0, source: $1)
             }
-        } catch let error as FarmError where error.code == "storage.absent" {
-            throw FarmError(
-                "channel.absent", .notFound, "no region has the channel \(configuration.channel)",
-                hint: "the farm has released nothing yet, or the site's regions are wrong: \(site.root)/site.json")
+            guard let first = next.first else { return }
+            trust.advance(to: first)
         }
     }
 
@@ -114,8 +116,7 @@ package struct SitePull: Sendable {
     package func release(_ entry: ChannelEntry) async throws -> Release {
         let key = ReleaseDocument.key(name: entry.name, version: entry.version, digest: entry.release)
         let bytes = try await reader.content(entry.release, key: key)
-        return try CanonicalJSON.decode(Envelope.self, from: bytes, source: key)
-            .verified(payloadType: PayloadType.release, by: configuration.releaseKeys, source: key)
+        return try memory.trust.withLock(\.self).release(bytes, of: entry, source: key)
     }
 
     /// What pulling a release costs, from what the site has.
@@ -130,6 +131,12 @@ package struct SitePull: Sendable {
         }
         let locations = try await reader.locations(of: manifest, digest: release.image.manifest)
         return (ImageRebuild(manifest: manifest, locations: locations, seeds: try seeds()), manifest)
+    }
+
+    private final class Memory: Sendable {
+        let trust: Mutex<ChannelTrust>
+
+        init(_ trust: ChannelTrust) { self.trust = Mutex(trust) }
     }
 
     /// Fetches, rebuilds, verifies and installs. Killing it at any point leaves the site as it was or as it shall be.

@@ -333,7 +333,7 @@ private struct AwayStore: ObjectStore {
     private var away: FarmError { FarmError("http.unreachable", .unavailable, "nobody answers") }
 
     func head(_ key: String) async throws -> ObjectInfo? { throw away }
-    func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] { throw away }
+    func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] { throw away }
     func put(_ key: String, _ source: ObjectSource) async throws { throw away }
     func delete(_ key: String) async throws { throw away }
     func list(prefix: String, after: String?) async throws -> ObjectPage { throw away }

@@ -34,7 +34,7 @@ import Testing
         var (bench, id) = try built()
         #expect(try bench.job(id).state == .succeeded && bench.job(id).release == nil)
         #expect(bench.state.candidates.map(\.job.id) == [id] && bench.state.duePublications(now: bench.now).isEmpty)
-        let channel = bench.state.nextChannel("main", days: 1, now: bench.now)
+        let channel = bench.state.nextChannel("main", farm: "f", days: 1, now: bench.now)
         #expect(channel.entries.isEmpty)
         let waiting = try bench.submit("other", candidate: true)
         #expect(try words(waiting, "sure", bench) == "trusted with releases; candidates are for the untrusted pool")

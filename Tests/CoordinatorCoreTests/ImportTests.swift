@@ -33,7 +33,7 @@ import Testing
                 snapshot.releases.append(ReleaseRecord(release: release, digest: Digest(hashing: "release \(isImport)"), job: job))
             }
             var state = FarmState(snapshot, rules: FarmState.Rules(), now: Timestamp(seconds: 0))
-            let channel = state.nextChannel("main", days: 1, now: Timestamp(seconds: 9))
+            let channel = state.nextChannel("main", farm: "f", days: 1, now: Timestamp(seconds: 9))
             #expect(channel.entries.map(\.release) == [Digest(hashing: "release false")])
         }
     }

@@ -16,10 +16,13 @@ import Testing
     private let plan: Plan
     private let pack: Digest
     private var record: PublicationRecord
+    private let keys: FarmKeys
 
     init() async throws {
+        let home = try Scratch()
+        keys = try FarmKeys.create(FarmHome(home.path), farm: "test", now: Timestamp(seconds: 0))
         publisher = Publisher(
-            regions: [(name: "first", store: first), (name: "second", store: second)], key: try SigningKey.generate(), journal: journal,
+            regions: [(name: "first", store: first), (name: "second", store: second)], keys: keys, journal: journal,
             farm: "test")
         let scratch = try Scratch()
         var generator = SeededGenerator(8)
@@ -113,7 +116,7 @@ import Testing
         let third = MemoryStore(name: "memory:third")
         let wider = Publisher(
             regions: [(name: "first", store: first), (name: "second", store: second), (name: "third", store: third)],
-            key: try SigningKey.generate(), journal: journal, farm: "test")
+            keys: keys, journal: journal, farm: "test")
         var damaged = good
         damaged[100] ^= 1
         try await first.put(Pack.key(pack), damaged)

@@ -185,7 +185,7 @@ import Testing
         _ = try bench.report("arm", [bench.running(native, .built(Bench.result))], slots: 0)
         try bench.stored(strict)
         let release = try bench.released(strict)
-        let channel = bench.state.nextChannel("main", days: 1, now: bench.now)
+        let channel = bench.state.nextChannel("main", farm: "f", days: 1, now: bench.now)
         #expect(channel.entries.map(\.release) == [release.digest])
     }
 

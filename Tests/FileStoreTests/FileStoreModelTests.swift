@@ -44,9 +44,9 @@ private final class Process: ObjectStore {
         try await step()
         return try await bucket.head(key)
     }
-    func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+    func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
         try await step()
-        return try await bucket.get(key, range: range)
+        return try await bucket.get(key, range: range, limit: limit)
     }
     func put(_ key: String, _ source: ObjectSource) async throws {
         try await step()

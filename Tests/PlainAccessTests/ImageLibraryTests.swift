@@ -11,13 +11,13 @@ import Testing
     /// What the channel said last counts while it cannot be read, and no longer than it says itself.
     @Test func anExpiredChannelIsServedByNobody() async throws {
         let scratch = try Scratch()
-        let key = try SigningKey.generate()
+        let farm = try TrustedFarm()
         let site = try Site.create(
-            "\(scratch.path)/site", SiteConfiguration(farm: "f", channel: "main", regions: [], releaseKeys: [key.verifier]))
+            "\(scratch.path)/site", SiteConfiguration(farm: "f", channel: "main", regions: [], root: farm.root))
         let store = MemoryStore(name: "memory:a")
         let channel = ReleaseChannel(
-            name: "main", version: 1, issuedAt: Timestamp(seconds: 0), expiresAt: Timestamp(seconds: 1000), entries: [])
-        let document = try CanonicalJSON.encode(try Envelope.sign(channel, type: PayloadType.channel, with: key))
+            farm: "f", name: "main", version: 1, issuedAt: Timestamp(seconds: 0), expiresAt: Timestamp(seconds: 1000), entries: [])
+        let document = try CanonicalJSON.encode(try Envelope.sign(channel, type: PayloadType.channel, with: farm.channel))
         let library = ImageLibrary(try SitePull(site: site, regions: [store]), logger: Logger(label: "test"))
         func look(_ second: Int64) async throws -> Int { try await library.all(now: Timestamp(seconds: second)).count }
 

@@ -25,7 +25,7 @@ import Testing
     }
 
     private func site(_ scratch: Scratch) throws -> Site {
-        try Site.create("\(scratch.path)/s", SiteConfiguration(farm: "f", channel: "main", regions: [], releaseKeys: []))
+        try Site.create("\(scratch.path)/s", SiteConfiguration(farm: "f", channel: "main", regions: [], root: try TrustedFarm().root))
     }
 
     @Test(arguments: ["plain", "with \"quotes\" and \\ and ]===] and\nlines", "ünï $(id) `id`"])

@@ -42,7 +42,7 @@ package struct FarmView: Codable, Sendable, Hashable {
     package var farm: String
     package var channel: String
     package var regions: [RegionConfiguration]
-    package var releaseKey: VerifyingKey
+    package var root: TrustRoot
     package var programVersion: String
     package var link: String
 }
@@ -136,7 +136,7 @@ extension Coordinator {
 
     package func farmView() -> FarmView {
         FarmView(
-            farm: configuration.farm, channel: configuration.channel, regions: configuration.regions, releaseKey: releaseKey,
+            farm: configuration.farm, channel: configuration.channel, regions: configuration.regions, root: root,
             programVersion: Program.version, link: endpoints.link)
     }
 }

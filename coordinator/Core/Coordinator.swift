@@ -19,7 +19,7 @@ package actor Coordinator {
     package nonisolated let configuration: FarmConfiguration
     package nonisolated let home: FarmHome
     package nonisolated let authority: CertificateAuthority
-    package nonisolated let releaseKey: VerifyingKey
+    package nonisolated let root: TrustRoot
     package nonisolated let blobs: BlobStore
     package nonisolated let logs: LogStore
     package nonisolated let logger: Logger
@@ -63,8 +63,8 @@ package actor Coordinator {
             hint: "one coordinator serves a home; stop the other one first")
         configuration = try FarmConfiguration.read(home.configuration)
         authority = try CertificateAuthority(directory: home.identity)
-        let key = try SigningKey(file: home.releaseKey)
-        releaseKey = key.verifier
+        let keys = try FarmKeys(home)
+        root = keys.root
         blobs = try BlobStore(home.blobs)
         logs = try LogStore(home.logs)
         try Disk.makeDirectory(home.uploads)
@@ -84,7 +84,7 @@ package actor Coordinator {
         access = Dictionary(uniqueKeysWithValues: snapshot.access.map { ($0.tokenDigest, $0) })
         let regions = try configuration.regions.map { (name: $0.name, store: try $0.bucket.open(client: client)) }
         self.regions = regions.map(\.store)
-        publisher = Publisher(regions: regions, key: key, journal: journal, farm: configuration.farm)
+        publisher = Publisher(regions: regions, keys: keys, journal: journal, farm: configuration.farm)
         // What an upload left behind when the process was killed.
         for name in try Disk.list(home.uploads) { try Disk.remove("\(home.uploads)/\(name)") }
     }
@@ -182,9 +182,12 @@ package actor Coordinator {
         await sweepIncoming()
         var nextRenewal = Timestamp.now
         while !Task.isCancelled {
-            for record in state.duePublications(now: .now) { await work(on: record) }
+            for record in state.duePublications(now: .now) { try await work(on: record) }
             if nextRenewal <= .now {
-                do { try await renewChannel() } catch { report(error) }
+                do { try await renewChannel() } catch let error as FarmError where error.code == "coordinator.fenced" {
+                    throw error
+                } catch { report(error) }
+                warnOfExpiry()
                 await sweepIncoming()
                 nextRenewal = Timestamp.now.adding(seconds: unrenewed.isEmpty ? 3600 : 60)
             }
@@ -218,42 +221,64 @@ package actor Coordinator {
         logger.error("background work failed", metadata: ["error.code": "\(known.code.rawValue)", "reason": "\(known.message)"])
     }
 
-    /// A restored coordinator goes on from the highest pointer that any region shows.
+    /// Makes sure that nobody has published more than this journal knows, or goes on from there when the operator has said so.
     private func adoptChannel() async throws {
+        let name = configuration.channel
+        var highest: ReleaseChannel?
         for region in configuration.regions {
-            guard let store = try? region.bucket.open(client: HTTPClient()) else { continue }
-            let key = "channels/\(configuration.channel).json"
-            guard let bytes = try? await store.get(key),
-                let envelope = try? CanonicalJSON.decode(Envelope.self, from: bytes, source: key),
-                let channel: ReleaseChannel = try? envelope.verified(payloadType: PayloadType.channel, by: [releaseKey], source: key)
-            else { continue }
-            let name = configuration.channel
-            try transition { $0.raiseChannel(name, to: channel.version, now: .now) }
+            guard let there = try? await publisher.published(name, region: region.name) else { continue }
+            if highest.map({ $0.isBehind(there) }) ?? true { highest = there }
         }
+        guard let highest else { return try Disk.remove(home.takeOver) }
+        guard Disk.exists(home.takeOver) else {
+            guard state.isBehind(highest) else { return }
+            throw FarmError(
+                "coordinator.behind", .conflict,
+                "the regions show version \(highest.version) of epoch \(highest.epoch) of the channel \(name), of which this home knows nothing: it is an older copy, or another coordinator publishes for this farm",
+                hint: "make sure that no other one runs, then go on from there: sciferry trust take-over")
+        }
+        try transition { $0.takeOver(highest, now: .now) }
+        try await renew()
+        try Disk.remove(home.takeOver)
+        logger.notice(
+            "the farm was taken over", metadata: ["channel": "\(name)", "version": "\(highest.version)", "epoch": "\(highest.epoch)"])
+    }
+
+    private func renew() async throws {
+        let bytes = try signNextChannel()
+        try await publisher.point(bytes, name: configuration.channel, region: configuration.regions[0].name)
+        unrenewed = Set(configuration.regions.dropFirst().map(\.name))
     }
 
     /// A channel must not expire while nothing is released: it is signed anew when half of its time is gone.
     private func renewChannel() async throws {
         guard let record = state.channels[configuration.channel] else { return }
         if Timestamp.now.seconds(since: record.issuedAt) > Double(configuration.channelDays) * 43200 {
-            let bytes = try signNextChannel()
-            try await publisher.point(bytes, name: configuration.channel, region: configuration.regions[0].name)
-            unrenewed = Set(configuration.regions.dropFirst().map(\.name))
+            try await renew()
         }
         // A mirror that still lacks a release gets its pointer with that release, not before.
         for region in unrenewed.sorted() {
             let waits = state.openPublications.contains { $0.step == .mirrors && !$0.regionsDone.contains(region) }
             guard !waits else { continue }
-            let bytes = try await firstRegion.get("channels/\(configuration.channel).json")
+            let bytes = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
             try await publisher.point(bytes, name: configuration.channel, region: region)
             unrenewed.remove(region)
         }
     }
 
+    /// Readers refuse everything once the root has expired, and only its offline keys renew it.
+    private func warnOfExpiry() {
+        let days = root.expiresAt.seconds(since: .now) / 86400
+        guard days < 60 else { return }
+        logger.warning(
+            "the farm's root expires soon: renew it with sciferry trust renew",
+            metadata: ["root.version": "\(root.version)", "days": "\(Int(days))"])
+    }
+
     private func signNextChannel() throws -> [UInt8] {
         let name = configuration.channel
-        let days = configuration.channelDays
-        return try publisher.sign(try transition { $0.nextChannel(name, days: days, now: .now) })
+        let (farm, days) = (configuration.farm, configuration.channelDays)
+        return try publisher.sign(try transition { $0.nextChannel(name, farm: farm, days: days, now: .now) })
     }
 
     /// Uploads of attempts that nothing will come of any more are removed.
@@ -268,7 +293,7 @@ package actor Coordinator {
         }
     }
 
-    private func work(on record: PublicationRecord) async {
+    private func work(on record: PublicationRecord) async throws {
         do {
             switch record.step {
             // Somebody has to decide.
@@ -311,6 +336,9 @@ package actor Coordinator {
                 state.forget(lost.pack)
                 state.publicationFailed(record, error, retrySeconds: retry, now: .now)
             }
+        } catch let error as FarmError where error.code == "coordinator.fenced" {
+            // Whatever this one hands out or publishes from now on, nobody wants it.
+            throw error
         } catch {
             let known = error as? FarmError ?? FarmError("publication.fault", .fault, "publication failed", cause: error)
             logger.warning(
@@ -351,7 +379,7 @@ package actor Coordinator {
             guard let now = state.publications[record.job], !now.regionsDone.contains(region) else { continue }
             try await publisher.prepare(region: region)
             // The pointer is read before anything is copied, so that all it names is among what is copied now.
-            let pointer = try await firstRegion.get("channels/\(configuration.channel).json")
+            let pointer = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
             let pending = state.openPublications.filter { $0.step == .mirrors && !$0.regionsDone.contains(region) }
             for other in pending { try await publisher.mirror(other, plan: try plan(other.plan), to: region) }
             try await publisher.point(pointer, name: configuration.channel, region: region)

@@ -140,6 +140,13 @@ package struct FarmHome: Sendable, Hashable {
     package var configuration: String { "\(root)/farm.json" }
     package var identity: String { "\(root)/identity" }
     package var releaseKey: String { "\(root)/identity/release.key" }
+    package var channelKey: String { "\(root)/identity/channel.key" }
+    /// Made here, to be taken away: only whoever renews or changes the other keys needs it.
+    package var rootKey: String { "\(root)/identity/root.key" }
+    /// The signed roots, from 1.json.
+    package var roots: String { "\(root)/identity/roots" }
+    /// There while the next start is to take the farm over.
+    package var takeOver: String { "\(root)/identity/take-over" }
     package var journal: String { "\(root)/journal.sqlite" }
     package var blobs: String { "\(root)/blobs" }
     package var logs: String { "\(root)/logs" }

@@ -33,25 +33,33 @@ extension FarmState {
 
     /// The channel as it should stand, with the next version. Deterministic: the newest release of each name, version
     /// and target.
-    package mutating func nextChannel(_ name: String, days: Int, now: Timestamp) -> ReleaseChannel {
+    package mutating func nextChannel(_ name: String, farm: String, days: Int, now: Timestamp) -> ReleaseChannel {
         var record = channels[name] ?? ChannelRecord(name: name, version: 0, issuedAt: now)
         record.version += 1
         record.issuedAt = now
         put(record)
         return ReleaseChannel(
-            name: name, version: record.version, issuedAt: now, expiresAt: now.adding(seconds: Double(days) * 86400),
-            entries: channelEntries())
+            farm: farm, name: name, epoch: record.epoch ?? 1, version: record.version, issuedAt: now,
+            expiresAt: now.adding(seconds: Double(days) * 86400), entries: channelEntries(carrying: record.carried))
     }
 
-    /// Never go back behind a version that was found in a region.
-    package mutating func raiseChannel(_ name: String, to version: Int, now: Timestamp) {
-        let record = channels[name] ?? ChannelRecord(name: name, version: 0, issuedAt: now)
-        guard record.version < version else { return }
-        let raised = ChannelRecord(name: name, version: version, issuedAt: record.issuedAt)
-        put(raised)
+    /// Whether a region shows more than this journal knows: then this is an older copy of it, or another coordinator publishes.
+    package func isBehind(_ channel: ReleaseChannel) -> Bool {
+        let record = channels[channel.name]
+        return (record?.epoch ?? 1, record?.version ?? 0) < (channel.epoch, channel.version)
     }
 
-    private func channelEntries() -> [ChannelEntry] {
+    /// Goes on from what another coordinator, or this one before its journal was restored, has published, in an epoch of its own. What it
+    /// had released stays in the channel until something newer of the same name, version and target is released here.
+    package mutating func takeOver(_ channel: ReleaseChannel, now: Timestamp) {
+        let record = channels[channel.name]
+        put(
+            ChannelRecord(
+                name: channel.name, version: max(record?.version ?? 0, channel.version), issuedAt: record?.issuedAt ?? now,
+                epoch: max(record?.epoch ?? 1, channel.epoch) + 1, carried: .init(entries: channel.entries, at: now)))
+    }
+
+    private func channelEntries(carrying carried: ChannelRecord.Carried?) -> [ChannelEntry] {
         var newest: [String: ReleaseRecord] = [:]
         // Only what has reached the pointer step may be pointed at; of one build key what no emulator made goes before the rest.
         for record in Set(releases.values.map(\.release.image.buildKey)).compactMap(release(ofKey:)) {
@@ -60,11 +68,18 @@ extension FarmState {
             if let there = newest[key], isBetter(there, than: record) { continue }
             newest[key] = record
         }
-        return newest.sorted { $0.key < $1.key }.map { _, record in
-            ChannelEntry(
-                name: record.release.name, version: record.release.version, target: record.release.image.target,
-                release: record.digest)
+        var entries: [String: ChannelEntry] = [:]
+        for (key, record) in newest {
+            let release = record.release
+            entries[key] = ChannelEntry(
+                name: release.name, version: release.version, target: release.image.target, release: record.digest)
         }
+        for entry in carried?.entries ?? [] {
+            let key = "\(entry.name)\n\(entry.version)\n\(entry.target)"
+            if let own = newest[key], let carried, own.release.publishedAt > carried.at { continue }
+            entries[key] = entry
+        }
+        return entries.sorted { $0.key < $1.key }.map(\.value)
     }
 
     /// What the farm has built goes before what it took in, and then the newer.

@@ -12,13 +12,14 @@ import SystemIO
 /// Holds no state: the record says where it stands, and the caller journals what each step returns.
 package struct Publisher: Sendable {
     private let regions: [(name: String, store: any ObjectStore)]
-    private let key: SigningKey
+    private let keys: FarmKeys
+    private var key: SigningKey { keys.image }
     private let journal: any FarmJournal
     private let farm: String
 
-    package init(regions: [(name: String, store: any ObjectStore)], key: SigningKey, journal: any FarmJournal, farm: String) {
+    package init(regions: [(name: String, store: any ObjectStore)], keys: FarmKeys, journal: any FarmJournal, farm: String) {
         self.regions = regions
-        self.key = key
+        self.keys = keys
         self.journal = journal
         self.farm = farm
     }
@@ -230,13 +231,34 @@ package struct Publisher: Sendable {
 
     /// The signed channel.
     package func sign(_ channel: ReleaseChannel) throws -> [UInt8] {
-        try CanonicalJSON.encode(try Envelope.sign(channel, type: PayloadType.channel, with: key))
+        try CanonicalJSON.encode(try Envelope.sign(channel, type: PayloadType.channel, with: keys.channel))
     }
 
-    /// Points readers of one region at the new release.
-    package func point(_ channel: [UInt8], name: String, region: String) async throws {
+    /// What a region shows of a channel; `nil` when it shows none that this farm has signed.
+    package func published(_ name: String, region: String) async throws -> ReleaseChannel? {
+        guard let store = regions.first(where: { $0.name == region })?.store else { return nil }
+        do {
+            let bytes = try await store.get(ReleaseChannel.key(name), range: nil, limit: ReleaseChannel.largest)
+            return try? channel(bytes, "the channel of \(region)")
+        } catch let error as FarmError where error.category == .notFound { return nil }
+    }
+
+    private func channel(_ bytes: [UInt8], _ source: String) throws -> ReleaseChannel {
+        try CanonicalJSON.decode(Envelope.self, from: bytes, source: source)
+            .verified(payloadType: PayloadType.channel, by: keys.root.channelKeys, source: source)
+    }
+
+    /// Points readers of one region at the new release. Throws `coordinator.fenced` where another coordinator has pointed them elsewhere.
+    package func point(_ bytes: [UInt8], name: String, region: String) async throws {
         guard let store = regions.first(where: { $0.name == region })?.store else { return }
-        try await store.put("channels/\(name).json", channel)
+        let next = try channel(bytes, "the new channel")
+        if let there = try await published(name, region: region), there != next, !there.isBehind(next) {
+            throw FarmError(
+                "coordinator.fenced", .conflict,
+                "another coordinator publishes for farm \(farm): region \(region) shows version \(there.version) of epoch \(there.epoch), this one is at version \(next.version) of epoch \(next.epoch)",
+                hint: "end one of them for good; to go on with this one: sciferry trust take-over")
+        }
+        try await store.put(ReleaseChannel.key(name), bytes)
     }
 
     /// Brings everything that a release needs into another region, pointer excepted.
@@ -299,6 +321,13 @@ package struct Publisher: Sendable {
             }
         } catch let error as FarmError where error.code == "storage.absent" {
             try await store.put(StoreHeader.key, try CanonicalJSON.encode(header))
+        }
+        for (index, bytes) in keys.roots.enumerated() {
+            let key = TrustRoot.key(index + 1)
+            // Compared whole: readers who find another one stop there.
+            let there = try await store.head(key)
+            if there?.size == Int64(bytes.count), try await store.get(key) == bytes { continue }
+            try await store.put(key, bytes)
         }
     }
 }

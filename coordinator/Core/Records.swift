@@ -230,11 +230,22 @@ package struct ChannelRecord: Codable, Sendable, Hashable {
     package var name: String
     package var version: Int
     package var issuedAt: Timestamp
+    /// Of which coordinator; absent in journals of older versions.
+    package var epoch: Int?
+    /// What a coordinator that was taken over from had released beyond what this journal knows, and when that was.
+    package var carried: Carried?
 
-    package init(name: String, version: Int, issuedAt: Timestamp) {
+    package struct Carried: Codable, Sendable, Hashable {
+        package var entries: [ChannelEntry]
+        package var at: Timestamp
+    }
+
+    package init(name: String, version: Int, issuedAt: Timestamp, epoch: Int = 1, carried: Carried? = nil) {
         self.name = name
         self.version = version
         self.issuedAt = issuedAt
+        self.epoch = epoch
+        self.carried = carried
     }
 }
 

@@ -14,7 +14,7 @@ struct FarmStore: ObjectStore {
 
     var name: String { "the farm's region \(region + 1)" }
 
-    func get(_ key: String, range: Range<Int64>?) async throws -> [UInt8] {
+    func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
         if range?.isEmpty ?? false { return [] }
         let bytes = try await line.object(key, range: range, region: region)
         if let range, bytes.count != range.count { throw StorageFailure.short(key, in: name) }

@@ -18,6 +18,39 @@ import Testing
         #expect(try given == [image] && bench.job(build).state == .queued)
     }
 
+    /// Nothing that the other coordinator had released is lost, and what is released later goes before it.
+    @Test func whatIsTakenOverStaysInTheChannel() throws {
+        var plan = Plan(taking: entry, diskBytes: 1)
+        plan.source = nil
+        func release(_ second: Int64) -> ReleaseRecord {
+            let release = Release(
+                plan: plan, buildKey: Digest(hashing: "\(second)"), result: Bench.result, builtOn: "w",
+                publishedAt: Timestamp(seconds: second))
+            return ReleaseRecord(release: release, digest: Digest(hashing: "own \(second)"), job: JobID("j\(second)"))
+        }
+        func entries(_ seconds: [Int64]) -> [Digest] {
+            var snapshot = JournalSnapshot()
+            snapshot.releases = seconds.map(release)
+            var state = FarmState(snapshot, rules: FarmState.Rules(), now: Timestamp(seconds: 0))
+            let theirs = ["fsl", "ants"].map {
+                ChannelEntry(name: $0, version: "6", target: plan.target, release: Digest(hashing: "their \($0)"))
+            }
+            let channel = ReleaseChannel(
+                farm: "f", name: "main", epoch: 3, version: 40, issuedAt: Timestamp(seconds: 50), expiresAt: Timestamp(seconds: 99),
+                entries: theirs)
+            #expect(state.isBehind(channel))
+            state.takeOver(channel, now: Timestamp(seconds: 60))
+            #expect(!state.isBehind(channel))
+            let next = state.nextChannel("main", farm: "f", days: 1, now: Timestamp(seconds: 70))
+            #expect(next.epoch == 4 && next.version == 41)
+            return next.entries.map(\.release)
+        }
+        let (ants, fsl) = (Digest(hashing: "their ants"), Digest(hashing: "their fsl"))
+        #expect(entries([]) == [ants, fsl])
+        #expect(entries([10]) == [ants, fsl])
+        #expect(entries([65]) == [ants, Digest(hashing: "own 65")])
+    }
+
     /// What the farm has built goes before what it took in, whichever came first.
     @Test func ownBuildsGoFirstIntoTheChannel() throws {
         for order in [[true, false], [false, true]] {

@@ -225,13 +225,23 @@ package actor Coordinator {
     private func adoptChannel() async throws {
         let name = configuration.channel
         var highest: ReleaseChannel?
-        for region in configuration.regions {
-            guard let there = try? await publisher.published(name, region: region.name) else { continue }
-            if highest.map({ $0.isBehind(there) }) ?? true { highest = there }
+        var isSigned = true
+        for (index, region) in configuration.regions.enumerated() {
+            do {
+                guard let there = try await publisher.published(name, region: region.name) else {
+                    if index == 0 { isSigned = false }
+                    continue
+                }
+                if highest.map({ $0.isBehind(there) }) ?? true { highest = there }
+            } catch { report(error) }
         }
-        guard let highest else { return try Disk.remove(home.takeOver) }
+        guard let highest, Disk.exists(home.takeOver) || state.isBehind(highest) else {
+            try Disk.remove(home.takeOver)
+            // By a key that has been replaced since, for one.
+            if !isSigned, state.channels[name] != nil { try await renew() }
+            return
+        }
         guard Disk.exists(home.takeOver) else {
-            guard state.isBehind(highest) else { return }
             throw FarmError(
                 "coordinator.behind", .conflict,
                 "the regions show version \(highest.version) of epoch \(highest.epoch) of the channel \(name), of which this home knows nothing: it is an older copy, or another coordinator publishes for this farm",

@@ -163,6 +163,9 @@ let package = Package(
             name: "sciferry-bench-scheduler", dependencies: ["CoordinatorCore", "FarmMessages", "FarmModel", "Microarchitecture"],
             path: "benchmarks/Scheduler", swiftSettings: settings),
         .executableTarget(
+            name: "sciferry-bench-index", dependencies: ["ChunkStore", "FarmModel", "SystemIO"], path: "benchmarks/Chunks",
+            swiftSettings: settings),
+        .executableTarget(
             name: "sciferry-bench-fleet",
             dependencies: [
                 "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport", "SystemIO", "WorkerCore", nioPosix,

@@ -10,20 +10,23 @@ package struct ReadIncident: Sendable, Hashable, Codable {
     package var message: String
 }
 
-/// Reads verified objects from several regions: each is asked in order, the next one when an answer is missing, damaged
-/// or late. What went wrong is kept for a report, so that damage never passes in silence.
+/// Reads verified objects from several regions: the one that is expected to answer first is asked, another one when the answer is missing,
+/// damaged or late. What went wrong is kept for a report, so that damage never passes in silence.
 package final class RegionReader: Sendable {
     /// Regions in order of preference.
     private let regions: [any ObjectStore]
     private let state = Mutex<[ReadIncident]>([])
-    /// When regions did not answer last.
-    private let late = Mutex<[String: Timestamp]>([:])
+    private let rating: Mutex<RegionRating>
     /// So many are kept; more of them tell nothing new.
     private static let mostIncidents = 1000
-    /// Seconds for which a region that did not answer is asked last.
-    private static let lateness: Double = 60
 
-    package init(regions: [any ObjectStore]) { self.regions = regions }
+    /// - Parameters:
+    ///   - regions: in order of preference, which counts while nobody knows better.
+    ///   - patience: seconds that a region gets for an answer at least, before another one is asked beside it.
+    package init(regions: [any ObjectStore], patience: Double = 5) {
+        self.regions = regions
+        rating = Mutex(RegionRating(regions: regions.count, leastPatience: patience))
+    }
 
     /// What was met so far.
     package var incidents: [ReadIncident] { state.withLock { $0 } }
@@ -40,9 +43,9 @@ package final class RegionReader: Sendable {
     /// the last region's.
     package func read<Value: Sendable>(
         _ key: String, range: Range<Int64>? = nil, limit: Int64 = 1 << 30,
-        verify: @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
+        verify: @escaping @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
     ) async throws -> Value {
-        try await fromAnyRegion(key) { region in
+        try await fromAnyRegion(key, bytes: range.map { $0.upperBound - $0.lowerBound } ?? 32 << 10) { region in
             try verify(try await region.get(key, range: range, limit: limit), "\(key) in \(region.name)")
         }
     }
@@ -53,12 +56,13 @@ package final class RegionReader: Sendable {
         _ key: String, limit: Int64, verify: @escaping @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
     ) async throws -> [Value] {
         try await withThrowingTaskGroup(of: Answer<Value>.self) { tasks in
-            for region in regions {
+            for number in regions.indices {
+                let region = regions[number]
                 tasks.addTask {
                     do {
                         let bytes = try await region.get(key, range: nil, limit: limit)
                         return .value(try verify(bytes, "\(key) in \(region.name)"))
-                    } catch let error as FarmError { return .failure(error, region) }
+                    } catch let error as FarmError { return .failure(error, number) }
                 }
             }
             defer { tasks.cancelAll() }
@@ -89,44 +93,92 @@ package final class RegionReader: Sendable {
 
     private enum Answer<Value: Sendable>: Sendable {
         case value(Value)
-        case failure(FarmError, any ObjectStore)
+        case failure(FarmError, Int)
         case late
     }
 
+    /// Asks the region that should answer first, and another one when it fails or takes much longer than it should.
+    ///
+    /// - Parameter bytes: how many are asked for, about.
     private func fromAnyRegion<Value: Sendable>(
-        _ key: String, _ attempt: @Sendable (_ region: any ObjectStore) async throws -> Value
+        _ key: String, bytes: Int64, _ attempt: @escaping @Sendable (_ region: any ObjectStore) async throws -> Value
     ) async throws -> Value {
-        var last: any Error = FarmError("storage.absent", .notFound, "there is no region to read \(key) from")
-        for region in inOrder() {
-            do {
-                return try await attempt(region)
-            } catch let error as FarmError {
-                // A region that did not answer may have it whole: then absence and damage elsewhere prove nothing.
-                if !((last as? FarmError)?.category.isTransient ?? false) { last = error }
-                note(error, key, region)
+        try await withThrowingTaskGroup(of: Attempt<Value>.self) { tasks in
+            var waiting = rating.withLock { $0.order(bytes, now: RegionReader.now) }[...]
+            var running = 0
+            var last: any Error = FarmError("storage.absent", .notFound, "there is no region to read \(key) from")
+            defer { tasks.cancelAll() }
+            func begin() {
+                guard let region = waiting.popFirst() else { return }
+                running += 1
+                let patience = rating.withLock { $0.patience(region, bytes) }
+                tasks.addTask { try await self.measured(region, bytes, attempt) }
+                if waiting.isEmpty { return }
+                tasks.addTask {
+                    try? await Task.sleep(for: .seconds(patience))
+                    return .late(region, patience)
+                }
             }
+            begin()
+            while running > 0, let answer = try await tasks.next() {
+                switch answer {
+                case .value(let value): return value
+                case .failure(let error, let region):
+                    running -= 1
+                    // A region that did not answer may have it whole: then absence and damage elsewhere prove nothing.
+                    if !((last as? FarmError)?.category.isTransient ?? false) { last = error }
+                    note(error, key, region)
+                    begin()
+                case .late(let region, let seconds):
+                    guard !Task.isCancelled, !waiting.isEmpty else { continue }
+                    let error = FarmError(
+                        "storage.slow", .unavailable, "it has not answered within \(Int(seconds)) s, so another one is asked")
+                    note(error, key, region)
+                    begin()
+                }
+            }
+            throw last
         }
-        throw last
     }
 
-    private func note(_ error: FarmError, _ key: String, _ region: any ObjectStore) {
-        let incident = ReadIncident(region: region.name, object: key, message: error.message)
+    private enum Attempt<Value: Sendable>: Sendable {
+        case value(Value)
+        case failure(FarmError, Int)
+        case late(Int, Double)
+    }
+
+    private func measured<Value: Sendable>(
+        _ region: Int, _ bytes: Int64, _ attempt: @Sendable (_ region: any ObjectStore) async throws -> Value
+    ) async throws -> Attempt<Value> {
+        rating.withLock { $0.began(region, bytes) }
+        let start = ContinuousClock.now
+        func end(isWhole: Bool) {
+            let time = (ContinuousClock.now - start).components
+            let seconds = Double(time.seconds) + Double(time.attoseconds) / 1e18
+            rating.withLock { $0.ended(region, bytes, seconds: isWhole || Task.isCancelled ? seconds : 0, isWhole: isWhole) }
+        }
+        do {
+            let value = try await attempt(regions[region])
+            end(isWhole: true)
+            return .value(value)
+        } catch {
+            end(isWhole: false)
+            guard let error = error as? FarmError else { throw error }
+            return .failure(error, region)
+        }
+    }
+
+    private func note(_ error: FarmError, _ key: String, _ region: Int) {
+        let incident = ReadIncident(region: regions[region].name, object: key, message: error.message)
         state.withLock { if $0.count < RegionReader.mostIncidents { $0.append(incident) } }
         // Every further read would wait for it again.
-        if error.category == .unavailable { late.withLock { $0[region.name] = .now } }
+        if error.category == .unavailable { rating.withLock { $0.failed(region, now: RegionReader.now) } }
     }
 
-    /// Regions in order of preference, those that did not answer in time last.
-    private func inOrder() -> [any ObjectStore] {
-        let slow = slow
-        return regions.filter { !slow.contains($0.name) } + regions.filter { slow.contains($0.name) }
-    }
+    private static var now: Double { Double(Timestamp.now.milliseconds) / 1000 }
 
-    /// Regions that did not answer lately.
-    private var slow: Set<String> {
-        let now = Timestamp.now
-        return late.withLock { Set($0.filter { now.seconds(since: $0.value) < RegionReader.lateness }.keys) }
-    }
+    /// Seconds that so many bytes will take, by what the regions did so far; `nil` before anything was read.
+    package func seconds(for bytes: Int64) -> Double? { rating.withLock { $0.seconds(for: bytes, now: RegionReader.now) } }
 
     /// An object whose name is the digest of its bytes.
     package func content(_ digest: Digest, key: String) async throws -> [UInt8] {
@@ -148,10 +200,10 @@ package final class RegionReader: Sendable {
     /// its name, so a region's cover is believed only when its indexes hold everything.
     package func locations(of manifest: ImageManifest, digest: Digest) async throws -> [Digest: ChunkLocation] {
         let coverKey = ImageManifest.coverKey(digest)
-        return try await fromAnyRegion(coverKey) { region in
+        return try await fromAnyRegion(coverKey, bytes: 1 << 10) { region in
             let source = "\(coverKey) in \(region.name)"
             let cover = try CanonicalJSON.decode(ManifestCover.self, from: try await region.get(coverKey), source: source)
-            return try await locations(of: manifest, cover: cover, source: source)
+            return try await self.locations(of: manifest, cover: cover, source: source)
         }
     }
 
@@ -192,7 +244,7 @@ package final class RegionReader: Sendable {
             let opened: [Digest: [UInt8]]
             do {
                 opened = try await read(key, range: range) { try RegionReader.open(run, from: $0, at: range.lowerBound, source: $1) }
-            } catch is FarmError where run.count > 1 && regions.contains(where: { !slow.contains($0.name) }) {
+            } catch is FarmError where run.count > 1 && answersSomewhere {
                 // Where none answers, asking for each of them would only take longer.
                 var single: [Digest: [UInt8]] = [:]
                 for entry in run {
@@ -207,6 +259,10 @@ package final class RegionReader: Sendable {
             result.merge(opened) { first, _ in first }
         }
         return result
+    }
+
+    private var answersSomewhere: Bool {
+        rating.withLock { rating in regions.indices.contains { !rating.isLate($0, RegionReader.now) } }
     }
 
     /// Groups entries whose bytes lie close together: gaps up to 64 KiB are read along, runs end at 8 MiB.

@@ -47,6 +47,9 @@ enum Console {
 
     static func seconds(_ value: Double) -> String { "\(rounded(value)) s" }
 
+    /// `, about 4 s`, where that is known.
+    static func about(_ value: Double?) -> String { value.map { $0 < 1 ? ", less than 1 s" : ", about \(Int($0.rounded(.up))) s" } ?? "" }
+
     /// A date without its time zone letter, or a dash.
     static func date(_ time: Timestamp?) -> String {
         guard let time else { return "-" }

@@ -96,7 +96,7 @@ struct PullCommand: AsyncParsableCommand {
                 let quote = try await pull.quote(offer.release)
                 if farm.json { return try Console.json(quote) }
                 return Console.print(
-                    "\(title): \(Console.bytes(quote.fetchBytes)) to fetch for an image of \(Console.bytes(quote.imageBytes)); \(Console.bytes(quote.seedBytes)) are here already"
+                    "\(title): \(Console.bytes(quote.fetchBytes)) to fetch for an image of \(Console.bytes(quote.imageBytes)); \(Console.bytes(quote.seedBytes)) are here already\(Console.about(pull.reader.seconds(for: quote.fetchBytes)))"
                 )
             }
             let line = ProgressLine()

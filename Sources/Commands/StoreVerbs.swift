@@ -132,7 +132,7 @@ struct StoreRestoreCommand: AsyncParsableCommand {
             let quote = plan.rebuild.quote
             if !store.json {
                 Console.print(
-                    "\(file.name.printable())  \(Console.bytes(quote.fetchBytes)) of \(Console.bytes(file.size)) to fetch, \(Console.bytes(quote.seedBytes)) from \(seed.count) local file\(seed.count == 1 ? "" : "s")"
+                    "\(file.name.printable())  \(Console.bytes(quote.fetchBytes)) of \(Console.bytes(file.size)) to fetch, \(Console.bytes(quote.seedBytes)) from \(seed.count) local file\(seed.count == 1 ? "" : "s")\(Console.about(plan.reader.seconds(for: quote.fetchBytes)))"
                 )
             }
             defer {

@@ -52,8 +52,11 @@ package final class RegionReader: Sendable {
 
     /// What all regions have that `verify` accepts; they are asked side by side, and once one has answered the others get three seconds more.
     /// Nothing when no region has such an object. Throws when none is accepted and one had it or could not be asked.
+    ///
+    /// - Parameter absenceCounts: whether it is enough that one region says that it has no such object.
     package func readAll<Value: Sendable>(
-        _ key: String, limit: Int64, verify: @escaping @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
+        _ key: String, limit: Int64, absenceCounts: Bool = false,
+        verify: @escaping @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
     ) async throws -> [Value] {
         try await withThrowingTaskGroup(of: Answer<Value>.self) { tasks in
             for number in regions.indices {
@@ -67,6 +70,7 @@ package final class RegionReader: Sendable {
             }
             defer { tasks.cancelAll() }
             var (found, failure, waiting): ([Value], FarmError?, Int) = ([], nil, regions.count)
+            var isAbsent = false
             while waiting > 0, let answer = try await tasks.next() {
                 switch answer {
                 case .late: return found
@@ -81,12 +85,15 @@ package final class RegionReader: Sendable {
                     found.append(value)
                 case .failure(let error, let region):
                     waiting -= 1
-                    guard error.category != .notFound else { continue }
+                    guard error.category != .notFound else {
+                        isAbsent = true
+                        continue
+                    }
                     failure = failure ?? error
                     note(error, key, region)
                 }
             }
-            if found.isEmpty, let failure { throw failure }
+            if found.isEmpty, let failure, !(isAbsent && absenceCounts) { throw failure }
             return found
         }
     }

@@ -69,7 +69,7 @@ package struct SitePull: Sendable {
     private func walk(_ trust: inout ChannelTrust) async throws {
         for _ in 0..<1024 {
             let root = trust.root
-            let next = try await reader.readAll(TrustRoot.key(root.version + 1), limit: TrustRoot.largest) {
+            let next = try await reader.readAll(TrustRoot.key(root.version + 1), limit: TrustRoot.largest, absenceCounts: true) {
                 try root.successor($0, source: $1)
             }
             guard let first = next.first else { return }

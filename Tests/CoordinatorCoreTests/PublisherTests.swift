@@ -76,6 +76,50 @@ import Testing
         #expect(try await publisher.writeManifest(record, plan: plan).record.step == .verify)
     }
 
+    /// However many versions share chunks, few indexes cover each of them, in every region and also where a mirror comes late.
+    @Test func manyVersionsAreCoveredByFewIndexes() async throws {
+        var generator = SeededGenerator(21)
+        var (image, chunks, records): ([UInt8], [ImageManifest.Chunk], [PublicationRecord]) = ([], [], [])
+        for version in 1...9 {
+            let attempt = try #require(AttemptID("j\(version).1"))
+            let bytes = generator.bytes(20_000)
+            image += bytes
+            chunks.append(.init(digest: Digest(hashing: bytes), size: bytes.count))
+            var builder = PackBuilder()
+            builder.add(try ChunkPacker().pack(Digest(hashing: bytes), bytes[...]))
+            let (pack, document) = (
+                builder.finish(),
+                ImageManifest(image: Digest(hashing: image), size: Int64(image.count), chunker: .standard, chunks: chunks).bytes
+            )
+            for piece in [pack.bytes, document] { try await first.put(UploadDesk.incomingKey(attempt, Digest(hashing: piece)), piece) }
+            var next = record
+            (next.job, next.attempt) = (attempt.job, attempt)
+            (next.result.image, next.result.imageSize) = (Digest(hashing: image), Int64(image.count))
+            next.result.manifest = IncomingObject(digest: Digest(hashing: document), size: Int64(document.count))
+            next.result.packs = [IncomingObject(digest: pack.digest, size: Int64(pack.bytes.count))]
+            let taken = try await publisher.takePacks(next)
+            try journal.commit(taken.changes)
+            let written = try await publisher.writeManifest(taken.record, plan: plan)
+            try journal.commit(written.changes)
+            records.append(try await publisher.signRelease(written.record, plan: plan, now: Timestamp(seconds: 2)).record)
+        }
+        var most = 0
+        for next in records {
+            try await publisher.mirror(next, plan: plan, to: "second")
+            let name = next.result.manifest.digest
+            most = max(
+                most,
+                try CanonicalJSON.decode(
+                    ManifestCover.self, from: try await second.get(ImageManifest.coverKey(name)), source: "cover"
+                ).indexes.count)
+            let reader = RegionReader(regions: [second])
+            let manifest = try await reader.manifest(name)
+            let data = try await reader.chunks(at: try await reader.locations(of: manifest, digest: name).values)
+            #expect(Digest(hashing: manifest.chunks.flatMap { data[$0.digest] ?? [] }) == next.result.image)
+        }
+        #expect(most == 4)
+    }
+
     /// A worker's report is signed only when it is about this image and this target.
     @Test func aReportAboutSomethingElseIsNotSigned() async throws {
         let step = try await publisher.takePacks(record)

@@ -122,11 +122,31 @@ package struct Publisher: Sendable {
                 try await first.put(ImageRecord.attestationKey(item.object.digest), try attestation(of: bytes, record, plan))
             }
         }
-        let cover = ManifestCover(indexes: Set(indexes.values).sorted())
-        try await first.put(ImageManifest.coverKey(object.digest), try CanonicalJSON.encode(cover))
         var result = StepResult(record: record)
+        var covering = Set(indexes.values)
+        // One that cannot be read is named, for somebody else to repair.
+        if covering.count > Publisher.mostIndexes, let merged = try? await merge(covering, of: Set(indexes.keys)) {
+            covering = [merged]
+            result.changes = [.packs(indexes.keys.sorted().map { .init(pack: $0, entries: []) }, index: merged)]
+        }
+        try await first.put(ImageManifest.coverKey(object.digest), try CanonicalJSON.encode(ManifestCover(indexes: covering.sorted())))
         result.record.step = .verify
         return result
+    }
+
+    /// Indexes in a cover; where there would be more, one takes their place, for this image and for those that share its packs later.
+    private static let mostIndexes = 4
+
+    private func merge(_ names: Set<Digest>, of packs: Set<Digest>) async throws -> Digest {
+        let reader = RegionReader(regions: regions.map(\.store))
+        var indexes: [PackIndex] = []
+        for name in names.sorted() {
+            indexes.append(try PackIndex(try await reader.content(name, key: PackIndex.key(name)), source: PackIndex.key(name)))
+        }
+        let all = indexes
+        let bytes = try await Blocking.run { try PackIndex.merged(all, only: packs) }
+        try await first.put(PackIndex.key(Digest(hashing: bytes)), bytes)
+        return Digest(hashing: bytes)
     }
 
     /// What a worker found out about the image, signed. The same bytes give the same envelope.
@@ -268,10 +288,11 @@ package struct Publisher: Sendable {
         let manifest = try await first.get(ImageManifest.key(manifestDigest))
         let chunks = try ImageManifest(manifest, source: "the manifest").chunks.map(\.digest)
         let journal = journal
-        let (packs, indexes) = try await Blocking.run {
-            let packs = Set(try journal.locate(Array(Set(chunks))).values.map(\.pack))
-            return (packs, Set(try journal.indexes(of: packs).values))
-        }
+        let packs = try await Blocking.run { Set(try journal.locate(Array(Set(chunks))).values.map(\.pack)) }
+        // What the cover names: the journal may know of merged indexes that came later.
+        let cover = ImageManifest.coverKey(manifestDigest)
+        let coverBytes = try await first.get(cover)
+        let indexes = try CanonicalJSON.decode(ManifestCover.self, from: coverBytes, source: cover).indexes
         for pack in packs.sorted() { try await copy(Pack.key(pack), named: pack, to: target) }
         for index in indexes.sorted() { try await copy(PackIndex.key(index), named: index, to: target) }
         try await copy(ImageManifest.key(manifestDigest), named: manifestDigest, to: target)
@@ -282,8 +303,7 @@ package struct Publisher: Sendable {
             let bytes = try await target.get(ImageRecord.key(digest))
             try await target.put(ImageRecord.attestationKey(digest), try attestation(of: bytes, record, plan))
         }
-        let cover = ImageManifest.coverKey(manifestDigest)
-        try await target.put(cover, try await first.get(cover))
+        try await target.put(cover, coverBytes)
         let document = Array((record.document ?? "").utf8)
         let name = Digest(hashing: document)
         try await target.put(ReleaseDocument.key(name: plan.name, version: plan.version, digest: name), document)

@@ -145,7 +145,8 @@ let package = Package(
         room(
             "CoordinatorWeb", path: "coordinator/Web",
             [
-                "CoordinatorCore", "FarmIdentity", "FarmLink", "FarmModel", "HTTPTransport", "SystemIO", httpTypes,
+                "CoordinatorCore", "FarmIdentity", "FarmLink", "FarmModel", "HTTPTransport", "PlainAccess", "SiteDelivery", "SystemIO",
+                httpTypes,
                 hummingbird, hummingbirdTLS, lifecycle, logging, nioCore, nioPosix, nioSSL,
             ]),
         room(
@@ -157,7 +158,8 @@ let package = Package(
                 "RegionSync", "Registry", "SingularityImage", "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser, logging,
             ]),
         room(
-            "PlainAccess", ["ChunkStore", "FarmModel", "SiteDelivery", httpTypes, hummingbird, logging, nioCore]),
+            "PlainAccess",
+            ["ChunkStore", "FarmModel", "ObjectStorage", "SiteDelivery", "SystemIO", httpTypes, hummingbird, logging, nioCore]),
         // Layer 6
         .executableTarget(
             name: "sciferry-bench-scheduler", dependencies: ["CoordinatorCore", "FarmMessages", "FarmModel", "Microarchitecture"],

@@ -23,6 +23,7 @@ import Testing
         "HTTPTransport>FarmModel", "HTTPTransport>SystemIO", "Observability>FarmModel", "SingularityImage>FarmModel",
         "SingularityImage>SystemIO",
         "SystemIO>FarmModel", "TemplateEngine>FarmModel", "Zstandard>FarmModel", "CoordinatorWeb>CoordinatorCore",
+        "CoordinatorWeb>PlainAccess",
         "Upstream>Registry", "Commands>CoordinatorCore", "Commands>WorkerCore",
         "Commands>PlainAccess",
     ]

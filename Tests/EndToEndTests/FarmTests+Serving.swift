@@ -75,6 +75,40 @@ extension FarmTests {
         )
     }
 
+    /// Without anything at the site: from the coordinator's own address, and from a bucket of whole files.
+    @Test(.timeLimit(.minutes(4))) func theCoordinatorAndABucketOfferImages() async throws {
+        let port = try FreePort.find()
+        let farm = try await TestFarm { $0.imageAddress = "127.0.0.1:\(port)" }
+        try await farm.up(workers: ["w1"])
+        #expect(try await farm.sciferry(["build", try await farm.recipe(version: "1.0")]).succeeded)
+        let release = try #require(try await farm.releases().first).release
+        @Sendable func fetch(_ url: String) async throws -> CommandResult {
+            try await ProcessRunner.run(Command("sh", ["-c", "curl -sSf \"$1\" | sha256sum", "sh", url], deadlineSeconds: 30))
+        }
+        let name = "images/tiny/1.0/tiny_1.0_x86_64.sif"
+        try await farm.eventually("the coordinator offers it") {
+            try await fetch("http://127.0.0.1:\(port)/\(name)").text.contains(release.image.digest.hex)
+        }
+
+        let (site, bucket) = ("\(farm.scratch.path)/site", "\(farm.scratch.path)/plain")
+        func write(_ options: [String] = []) async throws -> String {
+            let result = try await farm.sciferry(["serve", "--site", site, "--static", "file:\(bucket)"] + options)
+            #expect(result.succeeded, "\(result.text)")
+            return result.text
+        }
+        #expect(try await write().contains("1 written, 0 were there"))
+        let bytes = try Disk.read("\(bucket)/\(name)")
+        #expect(Digest(hashing: bytes) == release.image.digest)
+        #expect(try await write().contains("0 written, 1 were there"))
+        // Cut short by somebody, and something that the channel never had.
+        try Disk.replace("\(bucket)/\(name)", with: bytes.dropLast(5))
+        try Disk.replace("\(bucket)/images/stray.sif", with: [1])
+        #expect(try await write(["--delete"]).contains("1 written, 0 were there, 1 deleted"))
+        #expect(try Disk.read("\(bucket)/\(name)") == bytes && !Disk.exists("\(bucket)/images/stray.sif"))
+        let index = String(decoding: try Disk.read("\(bucket)/index.json"), as: UTF8.self)
+        #expect(index.contains(release.image.digest.hex) && index.contains("tiny_1.0_x86_64.sif"))
+    }
+
     /// Damage is an answer, not a wrong file; the other region serves where there is one.
     @Test(.timeLimit(.minutes(3))) func damageIsNeverServed() async throws {
         let farm = try await TestFarm()

@@ -7,7 +7,7 @@ package import FarmModel
 package import HTTPTransport
 package import Logging
 import Microarchitecture
-import ObjectStorage
+package import ObjectStorage
 import Recipes
 import SiteDelivery
 import Glibc
@@ -28,7 +28,8 @@ package actor Coordinator {
     private let lock: FileLock
     nonisolated let journal: any FarmJournal
     let publisher: Publisher
-    nonisolated let regions: [any ObjectStore]
+    /// Its buckets; the first is where builds are streamed to.
+    package nonisolated let regions: [any ObjectStore]
     nonisolated var firstRegion: any ObjectStore { regions[0] }
     private let uploadKey: [UInt8]
     let process = Nonce.hex(bytes: 8)

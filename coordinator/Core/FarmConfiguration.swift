@@ -71,6 +71,8 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var apiPort: Int
     /// The name or address under which workers and people reach the coordinator.
     package var advertise: String
+    /// `HOST:PORT` where every image is offered as an ordinary file over HTTP; empty for nowhere.
+    package var imageAddress: String
     /// The first is where builds are streamed to; the others mirror it.
     package var regions: [RegionConfiguration]
     package var channel: String
@@ -100,6 +102,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         apiHost = "127.0.0.1"
         apiPort = 0
         advertise = "127.0.0.1"
+        imageAddress = ""
         self.regions = regions
         channel = "main"
         channelDays = 30
@@ -127,7 +130,22 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
             throw FarmError("farm.regions", .invalid, "\(path) names no region", hint: "add one under \"regions\"")
         }
         try configuration.images.check(path)
+        guard configuration.imageAddress.isEmpty || configuration.imageEndpoint != nil else {
+            throw FarmError(
+                "farm.image-address", .invalid, "\(path): \"\(configuration.imageAddress)\" is no address to offer images at",
+                hint: "write HOST:PORT, for example 0.0.0.0:8080")
+        }
         return configuration
+    }
+}
+
+extension FarmConfiguration {
+    /// Where images are offered.
+    package var imageEndpoint: (host: String, port: Int)? {
+        guard let colon = imageAddress.lastIndex(of: ":"), let port = UInt16(imageAddress[imageAddress.index(after: colon)...]), port > 0
+        else { return nil }
+        let host = imageAddress[..<colon].trimmingPrefix("[").replacing("]", with: "")
+        return host.isEmpty ? nil : (String(host), Int(port))
     }
 }
 
@@ -148,6 +166,8 @@ package struct FarmHome: Sendable, Hashable {
     /// There while the next start is to take the farm over.
     package var takeOver: String { "\(root)/identity/take-over" }
     package var journal: String { "\(root)/journal.sqlite" }
+    /// What the coordinator follows its own channel with when it offers images.
+    package var readingSite: String { "\(root)/reading-site" }
     package var blobs: String { "\(root)/blobs" }
     package var logs: String { "\(root)/logs" }
     package var uploads: String { "\(root)/uploads" }

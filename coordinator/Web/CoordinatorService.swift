@@ -6,6 +6,8 @@ import FarmModel
 import HTTPTransport
 package import Logging
 import NIOPosix
+import PlainAccess
+import SiteDelivery
 import ServiceLifecycle
 
 /// The whole coordinator as one service: link, API and background work, ended together.
@@ -68,9 +70,28 @@ private struct Serving: Service {
                         metadata: ["link": "\(configuration.advertise):\(link)", "api": "https://\(configuration.advertise):\(api)"])
                     try await coordinator.run()
                 }
+                if let (host, port) = configuration.imageEndpoint {
+                    tasks.addTask { try await offerImages(host, port) }
+                }
                 defer { tasks.cancelAll() }
                 do { try await tasks.next() } catch is CancellationError {}
             }
+        }
+    }
+}
+
+extension Serving {
+    /// Offers what the channel has, as any site sees it.
+    private func offerImages(_ host: String, _ port: Int) async throws {
+        let configuration = coordinator.configuration
+        let site = try Site.create(
+            coordinator.home.readingSite,
+            SiteConfiguration(
+                farm: configuration.farm, channel: configuration.channel, regions: configuration.regions.map(\.bucket),
+                root: coordinator.root))
+        let library = ImageLibrary(try SitePull(site: site, regions: coordinator.regions), logger: logger)
+        try await ImageService(library, logger: logger).run(host: host, port: port) { port in
+            logger.notice("images are offered", metadata: ["address": "http://\(host):\(port)/"])
         }
     }
 }

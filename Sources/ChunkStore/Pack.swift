@@ -122,31 +122,31 @@ package final class ChunkPacker {
     /// - Parameter level: zstd's, for chunks that shrink.
     package init(level: Int32 = 3) { self.level = level }
 
-    /// Whether compressing may be worth its while: not where 4 KiB out of four places have all bytes equally often, as images' blocks do,
+    /// Whether compressing may be worth its while: not where 4 KiB out of sixteen places have all bytes equally often, as images' blocks do,
     /// which are compressed already. 256 values in n random bytes give a sum of squared counts of n + n (n - 1) / 256; a twentieth more than
     /// that is far from chance.
     private static func mayShrink(_ bytes: UnsafeRawBufferPointer) -> Bool {
-        let piece = 1024
-        guard bytes.count >= 4 * piece else { return true }
+        let (places, piece) = (16, 256)
+        guard bytes.count >= 2 * places * piece else { return true }
         return withUnsafeTemporaryAllocation(of: UInt32.self, capacity: 256) { counts in
             counts.initialize(repeating: 0)
-            for number in 0..<4 {
-                let start = (bytes.count - piece) / 3 * number
+            for number in 0..<places {
+                let start = (bytes.count - piece) / (places - 1) * number
                 for byte in bytes[start..<start + piece] { counts[Int(byte)] += 1 }
             }
             let squares = counts.reduce(UInt64(0)) { $0 + UInt64($1) * UInt64($1) }
-            let n = UInt64(4 * piece)
+            let n = UInt64(places * piece)
             return squares > (n + n * (n - 1) / 256) * 21 / 20
         }
     }
 
-    /// Compresses a chunk where that saves at least a sixteenth.
+    /// Compresses a chunk where that saves at least a sixty-fourth.
     package func pack(_ digest: Digest, _ bytes: ArraySlice<UInt8>) throws -> StoredChunk {
         guard bytes.withUnsafeBytes(ChunkPacker.mayShrink) else {
             return StoredChunk(digest: digest, size: bytes.count, bytes: bytes)
         }
         let packed = try bytes.withUnsafeBytes { try Zstandard.compress($0, level: level, using: compressor) }
-        if packed.count > bytes.count - bytes.count / 16 {
+        if packed.count > bytes.count - bytes.count / 64 {
             return StoredChunk(digest: digest, size: bytes.count, bytes: bytes)
         }
         return StoredChunk(digest: digest, size: bytes.count, bytes: packed[...])

@@ -41,11 +41,13 @@ package final class RegionReader: Sendable {
 
     /// The first answer that `verify` accepts. Throws when none does: the error of a region that could not be asked, else
     /// the last region's.
+    ///
+    /// - Parameter size: of the whole object, about.
     package func read<Value: Sendable>(
-        _ key: String, range: Range<Int64>? = nil, limit: Int64 = 1 << 30,
+        _ key: String, range: Range<Int64>? = nil, size: Int64 = 1 << 20, limit: Int64 = 1 << 30,
         verify: @escaping @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
     ) async throws -> Value {
-        try await fromAnyRegion(key, bytes: range.map { $0.upperBound - $0.lowerBound } ?? 32 << 10) { region in
+        try await fromAnyRegion(key, bytes: range.map { $0.upperBound - $0.lowerBound } ?? size) { region in
             try verify(try await region.get(key, range: range, limit: limit), "\(key) in \(region.name)")
         }
     }
@@ -112,12 +114,12 @@ package final class RegionReader: Sendable {
     ) async throws -> Value {
         try await withThrowingTaskGroup(of: Attempt<Value>.self) { tasks in
             var waiting = rating.withLock { $0.order(bytes, now: RegionReader.now) }[...]
-            var running = 0
+            var running: Set<Int> = []
             var last: any Error = FarmError("storage.absent", .notFound, "there is no region to read \(key) from")
             defer { tasks.cancelAll() }
             func begin() {
                 guard let region = waiting.popFirst() else { return }
-                running += 1
+                running.insert(region)
                 let patience = rating.withLock { $0.patience(region, bytes) }
                 tasks.addTask { try await self.measured(region, bytes, attempt) }
                 if waiting.isEmpty { return }
@@ -127,17 +129,17 @@ package final class RegionReader: Sendable {
                 }
             }
             begin()
-            while running > 0, let answer = try await tasks.next() {
+            while !running.isEmpty, let answer = try await tasks.next() {
                 switch answer {
                 case .value(let value): return value
                 case .failure(let error, let region):
-                    running -= 1
+                    running.remove(region)
                     // A region that did not answer may have it whole: then absence and damage elsewhere prove nothing.
                     if !((last as? FarmError)?.category.isTransient ?? false) { last = error }
                     note(error, key, region)
                     begin()
                 case .late(let region, let seconds):
-                    guard !Task.isCancelled, !waiting.isEmpty else { continue }
+                    guard !Task.isCancelled, running.contains(region), !waiting.isEmpty else { continue }
                     let error = FarmError(
                         "storage.slow", .unavailable, "it has not answered within \(Int(seconds)) s, so another one is asked")
                     note(error, key, region)
@@ -188,8 +190,10 @@ package final class RegionReader: Sendable {
     package func seconds(for bytes: Int64) -> Double? { rating.withLock { $0.seconds(for: bytes, now: RegionReader.now) } }
 
     /// An object whose name is the digest of its bytes.
-    package func content(_ digest: Digest, key: String) async throws -> [UInt8] {
-        try await read(key) { bytes, source in
+    ///
+    /// - Parameter size: of the object, about: a long one may take long before another region is asked for it, too.
+    package func content(_ digest: Digest, key: String, size: Int64 = 1 << 20) async throws -> [UInt8] {
+        try await read(key, size: size) { bytes, source in
             guard Digest(hashing: bytes) == digest else {
                 throw FarmError("object.damaged", .corrupt, "\(source) is damaged: its bytes are not those of its name")
             }

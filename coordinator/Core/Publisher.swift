@@ -313,7 +313,7 @@ package struct Publisher: Sendable {
         let size = try await first.head(key)?.size
         if let there = try await target.head(key), there.size == size { return }
         let reader = RegionReader(regions: regions.map(\.store))
-        let bytes = try await reader.content(digest, key: key)
+        let bytes = try await reader.content(digest, key: key, size: size ?? 32 << 20)
         try await target.put(key, bytes)
         // Damage in the first region would otherwise stay until somebody runs a repair.
         if reader.incidents.contains(where: { $0.region == first.name }) { try await first.put(key, bytes) }

@@ -93,7 +93,12 @@ struct TrustRenewCommand: AsyncParsableCommand {
             }
             if !new.isEmpty { changes.rootKeys = new.map(\.verifier) }
             signers += new
-            let renewed = try keys.renewed(home, by: signers, changes, days: days, now: .now)
+            let renewed: FarmKeys
+            do { renewed = try keys.renewed(home, by: signers, changes, days: days, now: .now) } catch {
+                // As long as no root names them they are of no use.
+                if !Disk.exists("\(home.roots)/\(keys.root.version + 1).json") { for path in newRoot { try? Disk.remove(path) } }
+                throw error
+            }
             Console.print(
                 "root \(renewed.root.version) counts until \(Console.date(renewed.root.expiresAt)); restart the coordinator to publish it")
         }

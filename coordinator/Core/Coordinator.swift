@@ -239,7 +239,7 @@ package actor Coordinator {
         guard let highest, Disk.exists(home.takeOver) || state.isBehind(highest) else {
             try Disk.remove(home.takeOver)
             // By a key that has been replaced since, for one.
-            if !isSigned, state.channels[name] != nil { try await renew() }
+            if !isSigned, state.channels[name] != nil { try await renewInTheEnd() }
             return
         }
         guard Disk.exists(home.takeOver) else {
@@ -249,10 +249,20 @@ package actor Coordinator {
                 hint: "make sure that no other one runs, then go on from there: sciferry trust take-over")
         }
         try transition { $0.takeOver(highest, now: .now) }
-        try await renew()
+        try await renewInTheEnd()
         try Disk.remove(home.takeOver)
         logger.notice(
             "the farm was taken over", metadata: ["channel": "\(name)", "version": "\(highest.version)", "epoch": "\(highest.epoch)"])
+    }
+
+    /// Signs the channel anew before anything else is published; a region that is away is waited for.
+    private func renewInTheEnd() async throws {
+        while true {
+            do { return try await renew() } catch let error as FarmError where error.category.isTransient {
+                report(error)
+                try await Task.sleep(for: .seconds(5))
+            }
+        }
     }
 
     private func renew() async throws {

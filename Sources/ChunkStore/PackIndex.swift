@@ -85,6 +85,9 @@ package struct PackIndex: Sendable {
         try checkEntries(damaged)
     }
 
+    /// An index of nothing.
+    package static let empty = PackIndex(packs: [], layout: Layout(packs: 0, chunks: 0), ends: [0], storage: .bytes([]))
+
     /// The same index, whose entries lie in a file behind that many bytes.
     package func moved(to file: OpenFile, at offset: Int64) throws -> PackIndex {
         try storage.read(0..<size) { try file.write($0, at: offset) }
@@ -116,11 +119,14 @@ package struct PackIndex: Sendable {
     // MARK: looking up
 
     /// Where a chunk lies: in no pack, in one, or in several.
-    package func locations(of digest: Digest) throws -> [ChunkLocation] {
+    package func locations(of digest: Digest) throws -> [ChunkLocation] { try places(of: digest).map(\.location) }
+
+    /// Where a chunk lies, with the numbers of its entries.
+    func places(of digest: Digest) throws -> [(number: Int, location: ChunkLocation)] {
         let key = ChunkKey(digest)
         let range = range(key)
         guard !range.isEmpty else { return [] }
-        var found: [ChunkLocation] = []
+        var found: [(Int, ChunkLocation)] = []
         try storage.read(layout.bytes(of: range)) { raw in
             var (low, high) = (0, range.count)
             while low < high {
@@ -130,7 +136,7 @@ package struct PackIndex: Sendable {
             while low < range.count {
                 let entry = Entry(raw, at: low * Layout.entrySize)
                 guard entry.key == key else { break }
-                found.append(ChunkLocation(pack: packs[Int(entry.pack)].pack, entry: entry.named(digest)))
+                found.append((range.lowerBound + low, ChunkLocation(pack: packs[Int(entry.pack)].pack, entry: entry.named(digest))))
                 low += 1
             }
         }
@@ -155,7 +161,7 @@ package struct PackIndex: Sendable {
     }
 
     /// Passes on all entries in ascending order.
-    private func forEach(_ body: (Entry) throws -> Void) throws {
+    func forEach(_ body: (Entry) throws -> Void) throws {
         for start in stride(from: 0, to: count, by: 16384) {
             let range = start..<min(start + 16384, count)
             try storage.read(layout.bytes(of: range)) { raw in

@@ -218,7 +218,8 @@ package final class RegionReader: Sendable {
         }
     }
 
-    private func locations(of manifest: ImageManifest, cover: ManifestCover, source: String) async throws -> [Digest: ChunkLocation] {
+    /// Where each of a manifest's chunks lies by a cover: in the first of its indexes that has it; throws `manifest.uncovered`.
+    package func locations(of manifest: ImageManifest, cover: ManifestCover, source: String) async throws -> [Digest: ChunkLocation] {
         var missing = Set(manifest.chunks.map(\.digest))
         var found: [Digest: ChunkLocation] = [:]
         for name in cover.indexes where !missing.isEmpty {

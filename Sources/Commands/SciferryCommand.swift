@@ -27,7 +27,7 @@ package struct SciferryCommand: AsyncParsableCommand {
             LogsCommand.self, CancelCommand.self, WorkersCommand.self, WorkerCommand.self, RecipeCommand.self,
             PullCommand.self, InstallCommand.self, UninstallCommand.self, ListCommand.self, ShowCommand.self,
             SyncCommand.self, ServeCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self, ImageCommand.self,
-            ImportCommand.self, StoreCommand.self, TrustCommand.self,
+            ImportCommand.self, StoreCommand.self, TrustCommand.self, CollectCommand.self,
         ])
 
     package init() {}

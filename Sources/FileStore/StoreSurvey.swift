@@ -77,7 +77,7 @@ struct StoreSurvey: Sendable {
             reach.keys.insert(PackIndex.key(name))
             guard let index = try await index(name, store) else {
                 // A damaged one that no file needs is of no account.
-                let why = view.damaged.first { $0.name == name }?.error.message ?? "it is not there"
+                let why = view.shelf.damaged.first { $0.name == name }?.error.message ?? "it is not there"
                 findings.append(Finding(key: PackIndex.key(name), message: "\(title) needs it: \(why)"))
                 continue
             }
@@ -98,9 +98,9 @@ struct StoreSurvey: Sendable {
     /// An index that came since the others were read counts, too.
     private mutating func index(_ name: Digest, _ store: FileStore) async throws -> PackIndex? {
         if let index = view.indexes[name] { return index }
-        switch try await StoreView.index(name, store.bucket) {
+        switch try await IndexShelf.index(name, 1 << 20, RegionReader(regions: [store.bucket])) {
         case .success(let index):
-            view.indexes[name] = index
+            try await view.shelf.put(index, as: name)
             for record in index.packs where view.packs[Pack.key(record.pack)] == nil {
                 view.packs[Pack.key(record.pack)] = try await store.bucket.head(Pack.key(record.pack))?.size
             }

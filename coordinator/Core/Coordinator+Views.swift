@@ -129,7 +129,7 @@ extension Coordinator {
     }
 
     package func releaseViews() -> [ReleaseRecord] {
-        state.releases.values.sorted {
+        state.releases.values.filter { $0.retiredAt == nil }.sorted {
             ($0.release.name, $0.release.version, $0.release.publishedAt) < ($1.release.name, $1.release.version, $1.release.publishedAt)
         }
     }

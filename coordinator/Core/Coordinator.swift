@@ -40,6 +40,13 @@ package actor Coordinator {
     /// Mirrors whose channel has not been replaced by the renewed one yet.
     private var unrenewed: Set<String> = []
 
+    /// It is known that nobody has published more than this journal knows.
+    private(set) var isAdopted = false
+    /// The channel names releases that have been retired.
+    var channelIsStale = false
+    /// The last collection of the regions, or the one that goes on.
+    var collection: CollectionReport?
+    var isCollecting = false
     /// The survey of a collection that goes on.
     var surveying: (asksOutside: Bool, task: Task<SurveyedNight, any Error>)?
     /// Inputs that the first region keeps, with their sizes.
@@ -149,6 +156,7 @@ package actor Coordinator {
             tasks.addTask { try await self.publish() }
             tasks.addTask { try await self.keepArchive() }
             tasks.addTask { try await self.keepNights() }
+            tasks.addTask { try await self.keepStore() }
             defer { tasks.cancelAll() }
             try await tasks.next()
         }
@@ -180,11 +188,12 @@ package actor Coordinator {
     private func publish() async throws {
         try await prepareRegions()
         try await adoptChannel()
+        isAdopted = true
         await sweepIncoming()
         var nextRenewal = Timestamp.now
         while !Task.isCancelled {
             for record in state.duePublications(now: .now) { try await work(on: record) }
-            if nextRenewal <= .now {
+            if nextRenewal <= .now || channelIsStale {
                 do { try await renewChannel() } catch let error as FarmError where error.code == "coordinator.fenced" {
                     throw error
                 } catch { report(error) }
@@ -217,7 +226,7 @@ package actor Coordinator {
         do { try body() } catch { report(error) }
     }
 
-    private func report(_ error: any Error) {
+    func report(_ error: any Error) {
         let known = error as? FarmError ?? FarmError("coordinator.fault", .fault, "background work failed", cause: error)
         logger.error("background work failed", metadata: ["error.code": "\(known.code.rawValue)", "reason": "\(known.message)"])
     }
@@ -274,8 +283,9 @@ package actor Coordinator {
     /// A channel must not expire while nothing is released: it is signed anew when half of its time is gone.
     private func renewChannel() async throws {
         guard let record = state.channels[configuration.channel] else { return }
-        if Timestamp.now.seconds(since: record.issuedAt) > Double(configuration.channelDays) * 43200 {
+        if channelIsStale || Timestamp.now.seconds(since: record.issuedAt) > Double(configuration.channelDays) * 43200 {
             try await renew()
+            channelIsStale = false
         }
         // A mirror that still lacks a release gets its pointer with that release, not before.
         for region in unrenewed.sorted() {
@@ -315,6 +325,8 @@ package actor Coordinator {
     }
 
     private func work(on record: PublicationRecord) async throws {
+        var publisher = publisher
+        publisher.claim = { [weak self] in try await self?.claim($0) }
         do {
             switch record.step {
             // Somebody has to decide.

@@ -94,6 +94,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     /// How images are packed where the recipe does not say it.
     package var images: ImageRules
     package var nightly: NightlySettings
+    package var retention: RetentionPolicy
 
     package init(farm: String, regions: [RegionConfiguration]) {
         self.farm = farm
@@ -115,6 +116,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         candidateDays = 14
         images = ImageRules()
         nightly = NightlySettings()
+        retention = RetentionPolicy()
         bootstrap = [
             "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
         ]
@@ -130,6 +132,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
             throw FarmError("farm.regions", .invalid, "\(path) names no region", hint: "add one under \"regions\"")
         }
         try configuration.images.check(path)
+        try configuration.retention.check(path)
         guard configuration.imageAddress.isEmpty || configuration.imageEndpoint != nil else {
             throw FarmError(
                 "farm.image-address", .invalid, "\(path): \"\(configuration.imageAddress)\" is no address to offer images at",
@@ -168,6 +171,8 @@ package struct FarmHome: Sendable, Hashable {
     package var journal: String { "\(root)/journal.sqlite" }
     /// What the coordinator follows its own channel with when it offers images.
     package var readingSite: String { "\(root)/reading-site" }
+    /// What the last collection of the regions came to.
+    package var collectionReport: String { "\(root)/collection-report.json" }
     package var blobs: String { "\(root)/blobs" }
     package var logs: String { "\(root)/logs" }
     package var uploads: String { "\(root)/uploads" }

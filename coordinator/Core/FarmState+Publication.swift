@@ -59,7 +59,7 @@ extension FarmState {
                 epoch: max(record?.epoch ?? 1, channel.epoch) + 1, carried: .init(entries: channel.entries, at: now)))
     }
 
-    private func channelEntries(carrying carried: ChannelRecord.Carried?) -> [ChannelEntry] {
+    func channelEntries(carrying carried: ChannelRecord.Carried?) -> [ChannelEntry] {
         var newest: [String: ReleaseRecord] = [:]
         // Only what has reached the pointer step may be pointed at; of one build key what no emulator made goes before the rest.
         for record in Set(releases.values.map(\.release.image.buildKey)).compactMap(release(ofKey:)) {

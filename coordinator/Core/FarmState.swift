@@ -46,6 +46,8 @@ package struct FarmState: Sendable {
     private(set) var hasUntrusted = false
     package internal(set) var inputs: [String: LockedInput] = [:]
     package private(set) var releases: [Digest: ReleaseRecord] = [:]
+    /// What regions have and nothing needs, by its key.
+    package private(set) var condemned: [String: CondemnedObject] = [:]
     /// What catalogues offer, by the entries' keys.
     package private(set) var imports: [String: ImportRecord] = [:]
     package internal(set) var channels: [String: ChannelRecord] = [:]
@@ -59,7 +61,8 @@ package struct FarmState: Sendable {
     private enum Undo: Sendable {
         case worker(WorkerName, WorkerRecord?)
         case input(String, LockedInput?)
-        case release(Digest)
+        case release(Digest, ReleaseRecord?)
+        case condemned(String, CondemnedObject?)
         case imported(String, ImportRecord?)
         case channel(String, ChannelRecord?)
         case number(Int)
@@ -101,6 +104,7 @@ package struct FarmState: Sendable {
         for publication in snapshot.publications { table.put(publication) }
         for release in snapshot.releases { keep(release) }
         for record in snapshot.imports { imports[record.entry.key] = record }
+        for object in snapshot.condemned { condemned[object.key] = object }
         for channel in snapshot.channels { channels[channel.name] = channel }
         night = snapshot.night
         ledger = RunLedger(snapshot.histories, attempts: snapshot.attempts, jobs: table.jobs, now: now)
@@ -137,7 +141,9 @@ package struct FarmState: Sendable {
                 workers[name] = record
                 findMixedEngines()
             case .input(let key, let input): inputs[key] = input
-            case .release(let digest):
+            case .condemned(let key, let object): condemned[key] = object
+            case .release(let digest, let record?): releases[digest] = record
+            case .release(let digest, nil):
                 if let key = releases.removeValue(forKey: digest)?.release.image.buildKey { releasesByKey[key]?.removeAll { $0 == digest } }
             case .imported(let key, let record): imports[key] = record
             case .channel(let name, let record): channels[name] = record
@@ -155,7 +161,7 @@ package struct FarmState: Sendable {
         changes.append(.job(job))
     }
 
-    mutating func put(_ attempt: AttemptRecord) {
+    package mutating func put(_ attempt: AttemptRecord) {
         table.put(attempt)
         changes.append(.attempt(attempt))
     }
@@ -192,7 +198,7 @@ package struct FarmState: Sendable {
         put(job)
     }
 
-    mutating func put(_ publication: PublicationRecord) {
+    package mutating func put(_ publication: PublicationRecord) {
         table.put(publication)
         changes.append(.publication(publication))
     }
@@ -204,7 +210,7 @@ package struct FarmState: Sendable {
     }
 
     mutating func put(_ release: ReleaseRecord) {
-        if releases[release.digest] == nil { undo.append(.release(release.digest)) }
+        undo.append(.release(release.digest, releases[release.digest]))
         keep(release)
         changes.append(.release(release))
     }
@@ -212,6 +218,18 @@ package struct FarmState: Sendable {
     private mutating func keep(_ release: ReleaseRecord) {
         guard releases.updateValue(release, forKey: release.digest) == nil else { return }
         releasesByKey[release.release.image.buildKey, default: []].append(release.digest)
+    }
+
+    mutating func put(_ object: CondemnedObject) {
+        undo.append(.condemned(object.key, condemned.updateValue(object, forKey: object.key)))
+        changes.append(.condemned(object))
+    }
+
+    /// An object is needed again, or gone.
+    mutating func settle(_ key: String) {
+        guard let before = condemned.removeValue(forKey: key) else { return }
+        undo.append(.condemned(key, before))
+        changes.append(.settled(key: key))
     }
 
     mutating func put(_ record: ImportRecord) {
@@ -263,7 +281,7 @@ package struct FarmState: Sendable {
 
     /// The published release of a build key, one that no emulator built where there is one.
     package func release(ofKey key: Digest) -> ReleaseRecord? {
-        let all = (releasesByKey[key] ?? []).compactMap { releases[$0] }
+        let all = (releasesByKey[key] ?? []).compactMap { releases[$0] }.filter { $0.retiredAt == nil }
         return all.max { one, other in
             let (isNative, otherIsNative) = (one.release.emulator == nil, other.release.emulator == nil)
             if isNative != otherIsNative { return otherIsNative }

@@ -21,6 +21,12 @@ package enum JournalChange: Sendable, Hashable {
     case packs([PackIndex.Listing], index: Digest)
     /// A pack that no region has whole any more: its chunks lie nowhere until they are uploaded again.
     case forget(pack: Digest)
+    /// The same for all packs that are found through an index.
+    case forgetListed(index: Digest)
+    /// An object that nothing needs.
+    case condemned(CondemnedObject)
+    /// It is needed again, or gone.
+    case settled(key: String)
 }
 
 /// Everything but the chunks, as read at a start.
@@ -36,6 +42,7 @@ package struct JournalSnapshot: Sendable, Hashable {
     package var channels: [ChannelRecord] = []
     package var histories: [RunHistory] = []
     package var imports: [ImportRecord] = []
+    package var condemned: [CondemnedObject] = []
     /// The newest night, with its entries as long as it has not ended.
     package var night: NightFile?
     /// The number of the next job.
@@ -61,6 +68,7 @@ package struct JobFile: Sendable, Hashable {
 ///
 /// - `commit` is all or nothing, and durable when it returns;
 /// - a change replaces the record of the same key;
+/// - of a chunk that comes again its first place counts, unless the pack of that one is condemned;
 /// - two open jobs that lead the same key, or two open attempts of one job, are refused (`journal.conflict`) and nothing
 ///   of that commit stays;
 /// - `load` gives jobs in the order of their numbers, attempts in the order of their job's and their own, with the attempts and

@@ -23,6 +23,7 @@ package final class MemoryJournal: FarmJournal {
         func entries(of night: Int) -> [NightEntry] { (entries[night] ?? [:]).sorted { $0.key < $1.key }.map(\.value) }
         var chunks: [Digest: ChunkLocation] = [:]
         var packs: [Digest: Digest] = [:]
+        var condemned: [String: CondemnedObject] = [:]
     }
 
     private let content = Mutex(Content())
@@ -50,6 +51,7 @@ package final class MemoryJournal: FarmJournal {
             snapshot.publications = content.publications.values.filter { isWanted($0.job) }.sorted { $0.job < $1.job }
             snapshot.releases = content.releases.values.sorted { $0.digest < $1.digest }
             snapshot.imports = content.imports.sorted { $0.key < $1.key }.map(\.value)
+            snapshot.condemned = content.condemned.values.sorted { $0.key < $1.key }
             snapshot.histories = content.histories.values.sorted { $0.key < $1.key }
             snapshot.channels = content.channels.values.sorted { $0.name < $1.name }
             if let last = content.nights.max(by: { $0.key < $1.key })?.value {
@@ -127,10 +129,15 @@ package final class MemoryJournal: FarmJournal {
         case .forget(let pack):
             content.packs[pack] = nil
             content.chunks = content.chunks.filter { $0.value.pack != pack }
+        case .condemned(let object): content.condemned[object.key] = object
+        case .settled(let key): content.condemned[key] = nil
+        case .forgetListed(let index):
+            for (pack, listing) in content.packs where listing == index { apply(.forget(pack: pack), to: &content) }
         case .packs(let listings, let index):
             for listing in listings {
                 content.packs[listing.pack] = index
-                for entry in listing.entries where content.chunks[entry.digest] == nil {
+                for entry in listing.entries {
+                    if let there = content.chunks[entry.digest]?.pack, content.condemned[Pack.key(there)] == nil { continue }
                     content.chunks[entry.digest] = ChunkLocation(pack: listing.pack, entry: entry)
                 }
             }

@@ -11,11 +11,13 @@ import SystemIO
 ///
 /// Holds no state: the record says where it stands, and the caller journals what each step returns.
 package struct Publisher: Sendable {
-    private let regions: [(name: String, store: any ObjectStore)]
+    package let regions: [(name: String, store: any ObjectStore)]
     private let keys: FarmKeys
     private var key: SigningKey { keys.image }
     private let journal: any FarmJournal
     private let farm: String
+    /// Called with keys of the first region before they are written: what is written is needed, and must not be on its way out.
+    package var claim: @Sendable ([String]) async throws -> Void = { _ in }
 
     package init(regions: [(name: String, store: any ObjectStore)], keys: FarmKeys, journal: any FarmJournal, farm: String) {
         self.regions = regions
@@ -45,6 +47,7 @@ package struct Publisher: Sendable {
     /// their index. An upload that does not verify fails the attempt (`upload.damaged`); nothing of it is kept.
     package func takePacks(_ record: PublicationRecord) async throws -> StepResult {
         var listings: [PackIndex.Listing] = []
+        try await claim(record.result.packs.map { Pack.key($0.digest) })
         for object in record.result.packs {
             let bytes = try await upload(object, of: record.attempt, settled: Pack.key(object.digest))
             let entries = try await Blocking.run { try Publisher.verify(bytes, object) }
@@ -57,6 +60,7 @@ package struct Publisher: Sendable {
         if !listings.isEmpty {
             let index = try PackIndex.bytes(of: listings)
             let name = Digest(hashing: index)
+            try await claim([PackIndex.key(name)])
             try await first.put(PackIndex.key(name), index)
             result.record.index = name
             result.changes = [.packs(listings, index: name)]
@@ -112,7 +116,13 @@ package struct Publisher: Sendable {
             let locations = try journal.locate(names)
             return (locations, try journal.indexes(of: Set(locations.values.map(\.pack))))
         }
+        // What it relies on stays from here on.
+        try await claim(indexes.keys.map(Pack.key) + Set(indexes.values).map(PackIndex.key))
         try await verifyImage(manifest, locations, own: Set(record.result.packs.map(\.digest)))
+        let documents = record.result.records.map(\.object.digest)
+        try await claim(
+            [ImageManifest.key(object.digest), ImageManifest.coverKey(object.digest)]
+                + documents.flatMap { [ImageRecord.key($0), ImageRecord.attestationKey($0)] })
         try await first.put(ImageManifest.key(object.digest), bytes)
         for item in record.result.records {
             let key = ImageRecord.key(item.object.digest)
@@ -134,6 +144,12 @@ package struct Publisher: Sendable {
         return result
     }
 
+    /// The index that the journal knows for each of some packs.
+    func listings(of packs: Set<Digest>) async throws -> [Digest: Digest] {
+        let journal = journal
+        return try await Blocking.run { try journal.indexes(of: packs) }
+    }
+
     /// Indexes in a cover; where there would be more, one takes their place, for this image and for those that share its packs later.
     private static let mostIndexes = 4
 
@@ -145,7 +161,9 @@ package struct Publisher: Sendable {
         }
         let all = indexes
         let bytes = try await Blocking.run { try PackIndex.merged(all, only: packs) }
-        try await first.put(PackIndex.key(Digest(hashing: bytes)), bytes)
+        let key = PackIndex.key(Digest(hashing: bytes))
+        try await claim([key])
+        try await first.put(key, bytes)
         return Digest(hashing: bytes)
     }
 
@@ -238,7 +256,9 @@ package struct Publisher: Sendable {
         }
         let bytes = Array((record.document ?? "").utf8)
         let name = Digest(hashing: bytes)
-        try await first.put(ReleaseDocument.key(name: plan.name, version: plan.version, digest: name), bytes)
+        let place = ReleaseDocument.key(name: plan.name, version: plan.version, digest: name)
+        try await claim([place])
+        try await first.put(place, bytes)
         var result = StepResult(record: record)
         result.record.step = .pointer
         let release = try Release(record: record, by: key.verifier)
@@ -285,14 +305,15 @@ package struct Publisher: Sendable {
     package func mirror(_ record: PublicationRecord, plan: Plan, to region: String) async throws {
         guard let target = regions.first(where: { $0.name == region })?.store else { return }
         let manifestDigest = record.result.manifest.digest
-        let manifest = try await first.get(ImageManifest.key(manifestDigest))
-        let chunks = try ImageManifest(manifest, source: "the manifest").chunks.map(\.digest)
-        let journal = journal
-        let packs = try await Blocking.run { Set(try journal.locate(Array(Set(chunks))).values.map(\.pack)) }
-        // What the cover names: the journal may know of merged indexes that came later.
+        let reader = RegionReader(regions: regions.map(\.store))
+        let manifest = try await reader.manifest(manifestDigest)
+        // What the cover names, as readers find it: the journal may know of other places of the same chunks.
         let cover = ImageManifest.coverKey(manifestDigest)
         let coverBytes = try await first.get(cover)
-        let indexes = try CanonicalJSON.decode(ManifestCover.self, from: coverBytes, source: cover).indexes
+        let named = try CanonicalJSON.decode(ManifestCover.self, from: coverBytes, source: cover)
+        let indexes = named.indexes
+        let packs = Set(try await reader.locations(of: manifest, cover: named, source: cover).values.map(\.pack))
+        try await claim(packs.map(Pack.key) + indexes.map(PackIndex.key))
         for pack in packs.sorted() { try await copy(Pack.key(pack), named: pack, to: target) }
         for index in indexes.sorted() { try await copy(PackIndex.key(index), named: index, to: target) }
         try await copy(ImageManifest.key(manifestDigest), named: manifestDigest, to: target)

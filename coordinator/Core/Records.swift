@@ -217,6 +217,8 @@ package struct ReleaseRecord: Codable, Sendable, Hashable {
     /// SHA-256 of the signed document.
     package var digest: Digest
     package var job: JobID
+    /// Since when it is in no channel and its objects may go. Absent in releases that are kept.
+    package var retiredAt: Timestamp?
 
     package init(release: Release, digest: Digest, job: JobID) {
         self.release = release

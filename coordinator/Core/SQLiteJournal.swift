@@ -115,6 +115,13 @@ package final class SQLiteJournal: FarmJournal {
         migrator.registerMigration("5") { database in
             try database.execute(sql: "CREATE TABLE imports (key TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT")
         }
+        migrator.registerMigration("6") { database in
+            try database.execute(
+                sql: """
+                    CREATE TABLE condemned (key TEXT PRIMARY KEY, pack BLOB UNIQUE, body BLOB NOT NULL) STRICT;
+                    CREATE INDEX chunks_of_packs ON chunks (pack);
+                    """)
+        }
         return migrator
     }
 
@@ -138,6 +145,7 @@ package final class SQLiteJournal: FarmJournal {
                 snapshot.attempts = try all("SELECT body FROM wanted JOIN attempts USING (job) ORDER BY job, number")
                 snapshot.nextNumber = 1 + (try Int.fetchOne(database, sql: "SELECT max(number) FROM jobs") ?? 0)
                 snapshot.imports = try all("SELECT body FROM imports ORDER BY key")
+                snapshot.condemned = try all("SELECT body FROM condemned ORDER BY key")
                 snapshot.histories = try all("SELECT body FROM histories ORDER BY key")
                 snapshot.workers = try all("SELECT body FROM workers ORDER BY name")
                 snapshot.tokens = try all("SELECT body FROM tokens ORDER BY id")
@@ -323,6 +331,14 @@ package final class SQLiteJournal: FarmJournal {
                 [entry.night, entry.position], entry)
         case .imported(let record): try put("INSERT OR REPLACE INTO imports VALUES (?, ?)", [record.entry.key], record)
         case .packs(let listings, let index): try apply(listings, index, to: database)
+        case .forgetListed(let index):
+            let name = Data(index.bytes)
+            try database.execute(sql: "DELETE FROM chunks WHERE pack IN (SELECT digest FROM packs WHERE listing = ?)", arguments: [name])
+            try database.execute(sql: "DELETE FROM packs WHERE listing = ?", arguments: [name])
+        case .condemned(let object):
+            try put(
+                "INSERT OR REPLACE INTO condemned (key, pack, body) VALUES (?, ?, ?)", [object.key, object.pack.map { Data($0.bytes) }], object)
+        case .settled(let key): try database.execute(sql: "DELETE FROM condemned WHERE key = ?", arguments: [key])
         case .forget(let pack):
             try database.execute(sql: "DELETE FROM chunks WHERE pack = ?", arguments: [Data(pack.bytes)])
             try database.execute(sql: "DELETE FROM packs WHERE digest = ?", arguments: [Data(pack.bytes)])
@@ -331,7 +347,12 @@ package final class SQLiteJournal: FarmJournal {
 
     private static func apply(_ listings: [PackIndex.Listing], _ index: Digest, to database: Database) throws {
         let chunk = try database.cachedStatement(
-            sql: "INSERT OR IGNORE INTO chunks (digest, pack, position, stored, size, codec) VALUES (?, ?, ?, ?, ?, ?)")
+            sql: """
+                INSERT INTO chunks (digest, pack, position, stored, size, codec) VALUES (?, ?, ?, ?, ?, ?)
+                ON CONFLICT (digest) DO UPDATE SET pack = excluded.pack, position = excluded.position, stored = excluded.stored,
+                    size = excluded.size, codec = excluded.codec
+                WHERE chunks.pack IN (SELECT pack FROM condemned WHERE pack IS NOT NULL)
+                """)
         for listing in listings {
             try database.execute(
                 sql: "INSERT INTO packs VALUES (?, ?) ON CONFLICT (digest) DO UPDATE SET listing = excluded.listing",

@@ -63,6 +63,7 @@ package struct FarmAPI: Sendable {
         addWorkerRoutes(to: router)
         addNightRoutes(to: router)
         addImportRoutes(to: router)
+        addCollectionRoutes(to: router)
         router.get("api/v1/releases") { request, _ in
             try await require(.reader, request)
             return try json(await coordinator.releaseViews())

@@ -1,0 +1,68 @@
+package import FarmModel
+
+/// Who needs the chunks of an index: nobody, one user, or several. Takes 4 bytes a chunk.
+///
+/// Of a chunk that lies in several packs one copy is needed: whoever decides by this what stays must also see to it that readers look there.
+package struct ChunkUsage: Sendable {
+    /// What is needed of a pack.
+    package struct Share: Sendable, Hashable {
+        package var record: PackIndex.PackRecord
+        package var chunks: Int
+        /// As they are stored.
+        package var bytes: Int64
+    }
+
+    private let index: PackIndex
+    /// By the entries' numbers: 0, a user's number and 1, or `shared`.
+    private var owners: [UInt32]
+    private static let shared = UInt32.max
+
+    package init(_ index: PackIndex) {
+        self.index = index
+        owners = [UInt32](repeating: 0, count: index.count)
+    }
+
+    /// Notes that a user needs a chunk.
+    ///
+    /// - Parameter user: users are numbered from 0.
+    /// - Returns: where it lies, the same place for everybody; `nil` when that is nowhere.
+    package mutating func use(_ chunk: Digest, by user: Int) throws -> ChunkLocation? {
+        let places = try index.places(of: chunk)
+        guard let place = places.first(where: { owners[$0.number] != 0 }) ?? places.first else { return nil }
+        let mark = UInt32(user) + 1
+        let before = owners[place.number]
+        owners[place.number] = before == 0 || before == mark ? mark : ChunkUsage.shared
+        return place.location
+    }
+
+    /// Where a chunk lies that somebody needs.
+    package func location(of chunk: Digest) throws -> ChunkLocation? {
+        try index.places(of: chunk).first { owners[$0.number] != 0 }?.location
+    }
+
+    /// What is needed of each pack, in ascending order of their names.
+    package func shares() throws -> [Share] {
+        var shares = index.packs.map { Share(record: $0, chunks: 0, bytes: 0) }
+        var number = 0
+        try index.forEach { entry in
+            if owners[number] != 0 {
+                shares[Int(entry.pack)].chunks += 1
+                shares[Int(entry.pack)].bytes += Int64(entry.storedSize)
+            }
+            number += 1
+        }
+        return shares
+    }
+
+    /// Stored bytes of chunks that one user has alone, by the users' numbers.
+    package func own(users: Int) throws -> [Int64] {
+        var own = [Int64](repeating: 0, count: users)
+        var number = 0
+        try index.forEach { entry in
+            let owner = owners[number]
+            if owner != 0, owner != ChunkUsage.shared { own[Int(owner) - 1] += Int64(entry.storedSize) }
+            number += 1
+        }
+        return own
+    }
+}

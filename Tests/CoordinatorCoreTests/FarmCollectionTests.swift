@@ -1,0 +1,152 @@
+import Attestation
+import ChunkStore
+import CoordinatorCore
+import FarmModel
+import Foundation
+import ObjectStorage
+import SiteDelivery
+import Support
+import Testing
+
+/// What a farm's collections take away.
+///
+/// Builds, publications and collections side by side, each killed at any step: whatever a region's channel names comes back from that region.
+@Suite struct FarmCollectionTests {
+    private static let seeds: Range<UInt64> = {
+        let number = ProcessInfo.processInfo.environment["SCIFERRY_STORE_SEEDS"].flatMap { UInt64($0) } ?? 40
+        return 0..<number
+    }()
+
+    @Test func nothingThatAChannelNamesIsEverLost() async throws {
+        var (repacked, removed) = (0, 0)
+        for seed in Self.seeds {
+            let outcome = try await run(seed)
+            #expect(outcome.wrong == [], "seed \(seed)")
+            (repacked, removed) = (repacked + outcome.repacked, removed + outcome.removed)
+        }
+        // The seeds do reach what they are for.
+        #expect(repacked > 20 && removed > 100)
+    }
+
+    private func policy(_ generator: inout SeededGenerator) -> RetentionPolicy {
+        var policy = RetentionPolicy()
+        policy.supersededDays = Double(generator.next() % 5)
+        policy.versions = Int(generator.next() % 3)
+        policy.graceHours = [0, 24, 48][Int(generator.next() % 3)]
+        policy.repackMegabytes = [0, 1, 100][Int(generator.next() % 3)]
+        return policy
+    }
+
+    private func run(_ seed: UInt64) async throws -> (wrong: [String], repacked: Int, removed: Int) {
+        var wrong: [String] = []
+        var generator = SeededGenerator(seed)
+        let clock = TestClock()
+        let farm = try TestRegions(clock: clock)
+        let pieces = (0..<12).map { _ in generator.bytes(Int(1000 + generator.next() % 3000)) }
+        var (repacked, removed) = (0, 0)
+        for round in 0..<14 {
+            let rules = policy(&generator)
+            let kills = (0..<3).map { _ in generator.next() % 3 == 0 ? Int(generator.next() % 60) : nil }
+            let own = generator.next()
+            let fresh = generator.bytes(2000)
+            let picked = pieces.filter { _ in generator.next() % 2 == 0 } + (generator.next() % 2 == 0 ? [fresh] : [])
+            let (name, version) = ("t\(generator.next() % 2)", "\(generator.next() % 4)")
+            let (builds, pause, publishes, collects) = (
+                generator.next() % 4 != 0, Double(generator.next() % 60), Int(generator.next() % 8), generator.next() % 3 != 0
+            )
+            let tally = try await withThrowingTaskGroup(of: (wrong: [String], repacked: Int, removed: Int).self) { tasks in
+                if builds, !picked.isEmpty {
+                    tasks.addTask {
+                        try await farm.build(name, version, chunks: picked, pause: pause)
+                        return ([], 0, 0)
+                    }
+                }
+                tasks.addTask {
+                    var failed: [String] = []
+                    let regions = await farm.regions(seed: own, killedAfter: kills[0])
+                    for _ in 0..<publishes { failed += try await farm.publish(regions) }
+                    return (failed, 0, 0)
+                }
+                if collects {
+                    tasks.addTask {
+                        do {
+                            let report = try await farm.collect(rules, await farm.regions(seed: own &+ 1, killedAfter: kills[1]))
+                            return (report.lostPacks.map { "lost \($0.short)" }, report.repackedPacks, report.removed.objects)
+                        } catch let error as FarmError where error.category.isTransient { return ([], 0, 0) }
+                    }
+                }
+                return try await tasks.reduce(into: ([String](), 0, 0)) { $0 = ($0.0 + $1.wrong, $0.1 + $1.repacked, $0.2 + $1.removed) }
+            }
+            wrong += tally.0.map { "round \(round): \($0)" }
+            (repacked, removed) = (repacked + tally.1, removed + tally.2)
+            if generator.next() % 4 == 0 { try await farm.restart() }
+            clock.pass(hours: Double(generator.next() % 60))
+            wrong += try await look(farm).map { "round \(round): \($0)" }
+        }
+        wrong += try await settle(farm)
+        return (wrong, repacked, removed)
+    }
+
+    /// Everything is published and collected: then regions hold what their releases need, and nothing else.
+    private func settle(_ farm: TestRegions) async throws -> [String] {
+        let regions = await farm.regions(seed: 0, killedAfter: nil)
+        var wrong: [String] = []
+        for _ in 0..<8 { wrong += try await farm.publish(regions) }
+        var policy = RetentionPolicy()
+        (policy.supersededDays, policy.repackMegabytes) = (0, 100)
+        for _ in 0..<4 {
+            _ = try await farm.collect(policy, regions)
+            for region in farm.stores { try await farm.publisher(regions).point(try await farm.pointer(), name: "main", region: region.name) }
+            farm.clock.pass(hours: 50)
+        }
+        wrong += try await look(farm)
+        guard await farm.state.condemned.isEmpty else { return wrong + ["some objects stay condemned: \(await farm.state.condemned.keys)"] }
+        for store in farm.stores {
+            let channel = try await Self.channel(store, farm)
+            var needed: Set<String> = [ReleaseChannel.key("main")]
+            for entry in channel?.entries ?? [] {
+                let (release, keys) = try await Self.release(entry, store, farm)
+                let reader = RegionReader(regions: [store])
+                let manifest = try await reader.manifest(release.image.manifest)
+                let places = try await reader.locations(of: manifest, digest: release.image.manifest)
+                needed.formUnion(keys + places.values.map { Pack.key($0.pack) })
+            }
+            let there = Set(try await store.all().map(\.key).filter { !$0.hasPrefix("incoming/") })
+            wrong += there.subtracting(needed).sorted().filter { !$0.hasPrefix("indexes/") }.map { "\($0) stays in \(store.name)" }
+        }
+        return wrong
+    }
+
+    private static func channel(_ store: MemoryStore, _ farm: TestRegions) async throws -> ReleaseChannel? {
+        guard try await store.head(ReleaseChannel.key("main")) != nil else { return nil }
+        let bytes = try await store.get(ReleaseChannel.key("main"))
+        return try CanonicalJSON.decode(Envelope.self, from: bytes, source: "channel")
+            .verified(payloadType: PayloadType.channel, by: farm.keys.root.channelKeys, source: "channel")
+    }
+
+    private static func release(_ entry: ChannelEntry, _ store: MemoryStore, _ farm: TestRegions) async throws -> (Release, [String]) {
+        let key = ReleaseDocument.key(name: entry.name, version: entry.version, digest: entry.release)
+        let release: Release = try CanonicalJSON.decode(Envelope.self, from: try await store.get(key), source: key)
+            .verified(payloadType: PayloadType.release, by: farm.keys.root.imageKeys, source: key)
+        return (release, [key, ImageManifest.key(release.image.manifest), ImageManifest.coverKey(release.image.manifest)])
+    }
+
+    /// What a region's channel names and does not come back from it.
+    private func look(_ farm: TestRegions) async throws -> [String] {
+        var wrong: [String] = []
+        for store in farm.stores {
+            for entry in try await Self.channel(store, farm)?.entries ?? [] {
+                do {
+                    let release = try await Self.release(entry, store, farm).0
+                    let reader = RegionReader(regions: [store])
+                    let manifest = try await reader.manifest(release.image.manifest)
+                    let places = try await reader.locations(of: manifest, digest: release.image.manifest)
+                    let data = try await reader.chunks(at: places.values)
+                    let image = manifest.chunks.flatMap { data[$0.digest] ?? [] }
+                    if Digest(hashing: image) != release.image.digest { wrong.append("\(release.title) is another image") }
+                } catch let error as FarmError { wrong.append("\(entry.name) \(entry.version) in \(store.name): \(error.message)") }
+            }
+        }
+        return wrong
+    }
+}

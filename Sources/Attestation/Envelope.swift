@@ -58,7 +58,7 @@ package struct Envelope: Codable, Sendable, Hashable {
     }
 
     /// What it claims, which nobody has vouched for.
-    func unverified<Value: Decodable>(_ type: Value.Type = Value.self, source: String) throws -> Value {
+    package func unverified<Value: Decodable>(_ type: Value.Type = Value.self, source: String) throws -> Value {
         guard let payload = Data(base64Encoded: payload) else { throw refusal(source, "its payload is no base64") }
         return try CanonicalJSON.decode(type, from: payload, source: source)
     }

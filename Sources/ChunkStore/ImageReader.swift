@@ -35,8 +35,9 @@ package final class ImageReader: Sendable {
         var result: [UInt8] = []
         result.reserveCapacity(range.count)
         for index in indexes {
-            guard let bytes = data[manifest.chunks[index].digest] else {
-                throw FarmError("manifest.uncovered", .corrupt, "chunk \(manifest.chunks[index].digest.short) lies nowhere")
+            guard let bytes = data[manifest.chunks[index].digest], bytes.count == manifest.chunks[index].size else {
+                throw FarmError(
+                    "manifest.uncovered", .corrupt, "chunk \(manifest.chunks[index].digest.short) lies nowhere, or has another size")
             }
             let from = max(0, range.lowerBound - starts[index])
             let to = min(Int64(bytes.count), range.upperBound - starts[index])

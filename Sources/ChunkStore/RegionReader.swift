@@ -19,6 +19,8 @@ package final class RegionReader: Sendable {
     private let rating: Mutex<RegionRating>
     /// So many are kept; more of them tell nothing new.
     private static let mostIncidents = 1000
+    /// Packs that are read from side by side.
+    private static let mostPacks = 8
 
     /// - Parameters:
     ///   - regions: in order of preference, which counts while nobody knows better.
@@ -48,7 +50,9 @@ package final class RegionReader: Sendable {
         verify: @escaping @Sendable (_ bytes: [UInt8], _ source: String) throws -> Value
     ) async throws -> Value {
         try await fromAnyRegion(key, bytes: range.map { $0.upperBound - $0.lowerBound } ?? size) { region in
-            try verify(try await region.get(key, range: range, limit: limit), "\(key) in \(region.name)")
+            // A server without ranges sends the whole object, which is a pack.
+            let most = range.map { min(limit, $0.upperBound - $0.lowerBound + (64 << 20)) } ?? limit
+            return try verify(try await region.get(key, range: range, limit: most), "\(key) in \(region.name)")
         }
     }
 
@@ -72,27 +76,28 @@ package final class RegionReader: Sendable {
             }
             defer { tasks.cancelAll() }
             var (found, failure, waiting): ([Value], FarmError?, Int) = ([], nil, regions.count)
-            var isAbsent = false
+            var (isAbsent, isTimed) = (false, false)
             while waiting > 0, let answer = try await tasks.next() {
                 switch answer {
                 case .late: return found
                 case .value(let value):
                     waiting -= 1
-                    if found.isEmpty, waiting > 0 {
-                        tasks.addTask {
-                            try? await Task.sleep(for: .seconds(3))
-                            return .late
-                        }
-                    }
                     found.append(value)
                 case .failure(let error, let region):
                     waiting -= 1
-                    guard error.category != .notFound else {
+                    if error.category == .notFound {
                         isAbsent = true
-                        continue
+                    } else {
+                        failure = failure ?? error
+                        note(error, key, region)
                     }
-                    failure = failure ?? error
-                    note(error, key, region)
+                }
+                if !isTimed, waiting > 0, !found.isEmpty || (isAbsent && absenceCounts) {
+                    isTimed = true
+                    tasks.addTask {
+                        try? await Task.sleep(for: .seconds(3))
+                        return .late
+                    }
                 }
             }
             if found.isEmpty, let failure, !(isAbsent && absenceCounts) { throw failure }
@@ -210,25 +215,47 @@ package final class RegionReader: Sendable {
     /// Where each of a manifest's chunks lies; throws `manifest.uncovered` when one lies nowhere. A cover has no digest in
     /// its name, so a region's cover is believed only when its indexes hold everything.
     package func locations(of manifest: ImageManifest, digest: Digest) async throws -> [Digest: ChunkLocation] {
-        let coverKey = ImageManifest.coverKey(digest)
-        return try await fromAnyRegion(coverKey, bytes: 1 << 10) { region in
-            let source = "\(coverKey) in \(region.name)"
-            let cover = try CanonicalJSON.decode(ManifestCover.self, from: try await region.get(coverKey), source: source)
-            return try await self.locations(of: manifest, cover: cover, source: source)
+        let key = ImageManifest.coverKey(digest)
+        let parse = { @Sendable (bytes: [UInt8], source: String) in
+            (cover: try CanonicalJSON.decode(ManifestCover.self, from: bytes, source: source), source: source)
+        }
+        let first = try await read(key, size: 1 << 10, limit: ManifestCover.largest, verify: parse)
+        do { return try await locations(of: manifest, cover: first.cover, source: first.source) } catch let error as FarmError
+            where !error.category.isTransient
+        {
+            let region = first.source.dropFirst("\(key) in ".count)
+            state.withLock {
+                if $0.count < RegionReader.mostIncidents {
+                    $0.append(ReadIncident(region: String(region), object: key, message: error.message))
+                }
+            }
+            for other in try await readAll(key, limit: ManifestCover.largest, verify: parse) where other.cover != first.cover {
+                if let found = try? await locations(of: manifest, cover: other.cover, source: other.source) { return found }
+            }
+            throw error
         }
     }
 
     /// Where each of a manifest's chunks lies by a cover: in the first of its indexes that has it; throws `manifest.uncovered`.
     package func locations(of manifest: ImageManifest, cover: ManifestCover, source: String) async throws -> [Digest: ChunkLocation] {
-        var missing = Set(manifest.chunks.map(\.digest))
+        var missing = Set(manifest.chunks)
         var found: [Digest: ChunkLocation] = [:]
+        var damage: FarmError?
         for name in cover.indexes where !missing.isEmpty {
             let key = PackIndex.key(name)
-            let index = try PackIndex(try await content(name, key: key), source: key)
-            for digest in missing { if let location = try index.locations(of: digest).first { found[digest] = location } }
-            missing.subtract(found.keys)
+            do {
+                let index = try PackIndex(try await content(name, key: key), source: key)
+                // A chunk of another size is another chunk, whatever the index says.
+                for chunk in missing {
+                    if let place = try index.locations(of: chunk.digest).first(where: { $0.entry.size == chunk.size }) {
+                        found[chunk.digest] = place
+                    }
+                }
+            } catch let error as FarmError where !error.category.isTransient { damage = error }
+            missing = missing.filter { found[$0.digest] == nil }
         }
         guard missing.isEmpty else {
+            if let damage { throw damage }
             throw FarmError(
                 "manifest.uncovered", .corrupt,
                 "\(missing.count) chunks of image \(manifest.image.short) lie in none of the indexes of \(source)")
@@ -240,8 +267,16 @@ package final class RegionReader: Sendable {
     package func chunks(at locations: some Sequence<ChunkLocation>) async throws -> [Digest: [UInt8]] {
         let packs = Dictionary(grouping: locations, by: \.pack).mapValues { $0.map(\.entry) }
         return try await withThrowingTaskGroup(of: [Digest: [UInt8]].self) { tasks in
-            for (pack, entries) in packs { tasks.addTask { try await self.chunks(entries, in: pack) } }
-            return try await tasks.reduce(into: [:]) { $0.merge($1) { first, _ in first } }
+            var (waiting, running, result) = (packs.map { ($0.key, $0.value) }[...], 0, [Digest: [UInt8]]())
+            while running > 0 || !waiting.isEmpty {
+                while running < RegionReader.mostPacks, let (pack, entries) = waiting.popFirst() {
+                    running += 1
+                    tasks.addTask { try await self.chunks(entries, in: pack) }
+                }
+                if let chunks = try await tasks.next() { result.merge(chunks) { first, _ in first } }
+                running -= 1
+            }
+            return result
         }
     }
 
@@ -251,8 +286,8 @@ package final class RegionReader: Sendable {
         var result: [Digest: [UInt8]] = [:]
         let key = Pack.key(pack)
         for run in RegionReader.runs(entries) {
-            guard let first = run.first, let last = run.last else { continue }
-            let range = first.range.lowerBound..<last.range.upperBound
+            guard let first = run.first else { continue }
+            let range = first.range.lowerBound..<run.reduce(0) { max($0, $1.range.upperBound) }
             let opened: [Digest: [UInt8]]
             do {
                 opened = try await read(key, range: range) { try RegionReader.open(run, from: $0, at: range.lowerBound, source: $1) }
@@ -280,10 +315,11 @@ package final class RegionReader: Sendable {
     /// Groups entries whose bytes lie close together: gaps up to 64 KiB are read along, runs end at 8 MiB.
     package static func runs(_ entries: [PackEntry]) -> [[PackEntry]] {
         var runs: [[PackEntry]] = []
+        // An index may say anything: where chunks overlap, a run ends where the last of them does.
+        var end: Int64 = 0
         for entry in entries.sorted(by: { $0.offset < $1.offset }) {
-            if let last = runs.last?.last, let first = runs.last?.first,
-                entry.offset - last.range.upperBound <= 64 << 10, entry.range.upperBound - first.offset <= 8 << 20
-            {
+            defer { end = max(end, entry.range.upperBound) }
+            if let first = runs.last?.first, entry.offset - end <= 64 << 10, max(end, entry.range.upperBound) - first.offset <= 8 << 20 {
                 runs[runs.count - 1].append(entry)
             } else {
                 runs.append([entry])
@@ -299,6 +335,9 @@ package final class RegionReader: Sendable {
         try bytes.withUnsafeBytes { raw in
             for entry in run {
                 let from = Int(entry.offset - start)
+                guard from >= 0, from + entry.storedSize <= raw.count else {
+                    throw FarmError("chunk.damaged", .corrupt, "chunk \(entry.digest.short) of \(source) lies beyond what was read")
+                }
                 result[entry.digest] = try entry.open(
                     UnsafeRawBufferPointer(rebasing: raw[from..<from + entry.storedSize]), source: source)
             }

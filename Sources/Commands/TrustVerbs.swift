@@ -83,6 +83,9 @@ struct TrustRenewCommand: AsyncParsableCommand {
                 throw FarmError("root.keys", .usage, "the root names no image key \(unknown)", hint: "sciferry trust show lists them")
             }
             var signers = try rootKey.map(KeyFile.signing)
+            guard Set(newRoot.map(Disk.absolute)).count == newRoot.count else {
+                throw FarmError("file.exists", .usage, "two new root keys would be written to one file", hint: "name a file for each")
+            }
             for path in newRoot {
                 guard !Disk.exists(path) else { throw FarmError("file.exists", .conflict, "\(path) exists", hint: "name a new file") }
             }

@@ -149,6 +149,9 @@ package struct ReleaseChannel: Codable, Sendable, Hashable {
     /// No channel comes near this: half a million releases.
     package static let largest: Int64 = 128 << 20
 
+    /// Whether its numbers leave room for those that follow.
+    package var isSound: Bool { (0..<1 << 52).contains(version) && (0..<1 << 52).contains(epoch) }
+
     /// Whether another one of the same name counts more.
     package func isBehind(_ other: ReleaseChannel) -> Bool { (epoch, version) < (other.epoch, other.version) }
 }

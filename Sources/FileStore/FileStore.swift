@@ -155,8 +155,7 @@ package struct FileStore: Sendable {
             }
             // What has become useless meanwhile may be gone by now; at the second time nearly all of it is there.
             guard isInTime(start) else { continue }
-            let manifest = try await describe(outcome, known, view)
-            guard isInTime(start) else { continue }
+            guard let manifest = try await describe(outcome, known, view, since: start), isInTime(start) else { continue }
             let before = try? await self.file(at: key)
             let file = StoredFile(
                 name: name, manifest: manifest, digest: outcome.manifest.image, size: outcome.manifest.size,
@@ -190,7 +189,10 @@ package struct FileStore: Sendable {
     private static let mostIndexes = 4
 
     /// Writes what says where a file's chunks lie: index, manifest, cover, under names that nobody has condemned. Gives the manifest's name.
-    private func describe(_ outcome: ChunkIngest.Outcome, _ known: KnownChunks, _ view: StoreView) async throws -> Digest {
+    /// Nothing when too much time has passed since `start`.
+    private func describe(
+        _ outcome: ChunkIngest.Outcome, _ known: KnownChunks, _ view: StoreView, since start: Timestamp
+    ) async throws -> Digest? {
         var (indexes, packs) = (Set<Digest>(), Set(outcome.listings.map(\.pack)))
         let own = Set(outcome.listings.flatMap { $0.entries.map(\.digest) })
         for chunk in outcome.manifest.chunks where !own.contains(chunk.digest) {
@@ -212,6 +214,8 @@ package struct FileStore: Sendable {
         if names(Digest(hashing: manifest.bytes)).contains(where: { view.condemned[$0] != nil }) { manifest.salt = Nonce.bytes(8) }
         let name = Digest(hashing: manifest.bytes)
         try await bucket.put(ImageManifest.key(name), manifest.bytes)
+        // Another file may have the same cover: it must not be made to name what is gone by now.
+        guard isInTime(start) else { return nil }
         try await bucket.put(ImageManifest.coverKey(name), try CanonicalJSON.encode(ManifestCover(indexes: indexes.sorted())))
         return name
     }

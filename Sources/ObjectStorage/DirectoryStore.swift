@@ -128,20 +128,18 @@ package struct DirectoryStore: ObjectStore {
 
     private func walk(_ directory: String, into found: inout [ObjectInfo]) throws {
         let absolute = directory.isEmpty ? path : "\(path)/\(directory)"
-        guard Disk.isDirectory(absolute) else { return }
+        // What cannot be looked at is not absent: whoever believed that might take away what it needs.
+        guard try Disk.look(absolute)?.isDirectory ?? false else { return }
         let entries: [String]
         do { entries = try Disk.list(absolute) } catch {
             // It may have gone with its last object.
-            if Disk.isDirectory(absolute) { throw error }
+            if try Disk.look(absolute) != nil { throw error }
             return
         }
         for entry in entries where entry != DirectoryStore.staging {
             let key = directory.isEmpty ? entry : "\(directory)/\(entry)"
-            if Disk.isDirectory("\(path)/\(key)") {
-                try walk(key, into: &found)
-            } else if let size = Disk.size("\(path)/\(key)") {
-                found.append(ObjectInfo(key: key, size: size))
-            }
+            guard let info = try Disk.look("\(path)/\(key)") else { continue }
+            if info.isDirectory { try walk(key, into: &found) } else { found.append(ObjectInfo(key: key, size: info.size)) }
         }
     }
 }

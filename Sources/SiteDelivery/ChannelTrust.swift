@@ -8,12 +8,21 @@ package struct ChannelTrust: Codable, Sendable, Hashable {
     /// Signed by one of the root's keys, as it was then.
     package private(set) var channel: ReleaseChannel?
 
-    /// - Parameter root: what the site was given when it was made.
-    package init(_ root: TrustRoot) { self.root = root }
+    /// What the site had been given when it began to walk. Absent in what older versions remembered.
+    private var pin: Digest?
 
-    /// What was believed last, unless the site has been given a newer root or another farm's since.
+    /// - Parameter root: what the site was given.
+    package init(_ root: TrustRoot) {
+        self.root = root
+        pin = ChannelTrust.digest(root)
+    }
+
+    private static func digest(_ root: TrustRoot) -> Digest? { (try? CanonicalJSON.encode(root)).map { Digest(hashing: $0) } }
+
+    /// What was believed last, unless the site has been given another root since: whoever gave it knows why.
     package init(remembered: ChannelTrust?, pinned: TrustRoot) {
-        self = remembered.flatMap { $0.root.farm == pinned.farm && $0.root.version >= pinned.version ? $0 : nil } ?? ChannelTrust(pinned)
+        let pin = ChannelTrust.digest(pinned)
+        self = remembered.flatMap { $0.pin == pin ? $0 : nil } ?? ChannelTrust(pinned)
     }
 
     /// Goes on to the next root.
@@ -38,6 +47,7 @@ package struct ChannelTrust: Codable, Sendable, Hashable {
         guard next.format == ReleaseChannel.currentFormat else {
             throw refused("channel.format", "has format \(next.format), which this version does not know", hint: "upgrade sciferry")
         }
+        guard next.isSound else { throw refused("channel.format", "has a version or epoch that makes no sense") }
         guard next.expiresAt > now else {
             throw refused(
                 "channel.expired", "expired at \(next.expiresAt)",
@@ -55,6 +65,13 @@ package struct ChannelTrust: Codable, Sendable, Hashable {
                 hint: "two coordinators may sign for this farm, or its key is in other hands")
         }
         return next
+    }
+
+    /// Whether another one has come further.
+    func isBehind(_ other: ChannelTrust) -> Bool {
+        if root.version != other.root.version { return root.version < other.root.version }
+        guard let theirs = other.channel else { return false }
+        return channel.map { $0.name == theirs.name && $0.isBehind(theirs) } ?? true
     }
 
     /// Keeps in mind what was seen.

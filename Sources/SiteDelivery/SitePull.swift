@@ -58,10 +58,15 @@ package struct SitePull: Sendable {
                 hint: "the farm has released nothing yet, or the site's regions are wrong: \(site.root)/site.json")
         }
         trust.remember(channel)
-        let known = trust
-        memory.trust.withLock { $0 = known }
+        // Another look may have seen more meanwhile.
+        let seen = trust
+        let isNewest = memory.trust.withLock { known in
+            guard !seen.isBehind(known) else { return false }
+            known = seen
+            return true
+        }
         // A read-only site may be read from; it only cannot remember.
-        try? site.remember(trust)
+        if isNewest, !((try? site.trust()).map { seen.isBehind($0) } ?? false) { try? site.remember(seen) }
         return channel
     }
 

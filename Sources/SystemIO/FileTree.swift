@@ -112,6 +112,16 @@ package enum Disk {
         return stat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFDIR
     }
 
+    /// What lies at a path, links followed; `nil` when there is nothing. Throws when that cannot be told.
+    package static func look(_ path: String) throws -> (isDirectory: Bool, size: Int64)? {
+        var info = stat()
+        guard stat(path, &info) == 0 else {
+            if errno == ENOENT || errno == ENOTDIR { return nil }
+            throw failure("look at", path)
+        }
+        return (info.st_mode & S_IFMT == S_IFDIR, Int64(info.st_size))
+    }
+
     /// What a directory's entry can be.
     package enum EntryKind: Sendable { case file, directory, link, other }
 

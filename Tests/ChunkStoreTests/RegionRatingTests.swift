@@ -92,6 +92,13 @@ import Testing
         }
         #expect(reader.incidents.map(\.region) == ["memory:hanging"] && hanging.asked.load(ordering: .relaxed) == 4)
     }
+
+    /// Whether there is a newer root is asked every time, and nearly always there is none: one that hangs must not be waited for.
+    @Test(.timeLimit(.minutes(1))) func absenceIsNotWaitedForWhereItCounts() async throws {
+        let reader = RegionReader(regions: [HangingStore(MemoryStore(), after: 0), MemoryStore(name: "memory:empty")])
+        let found = try await reader.readAll("roots/2.json", limit: 1 << 20, absenceCounts: true) { bytes, _ in bytes }
+        #expect(found.isEmpty)
+    }
 }
 
 /// A bucket that gives some answers and then none.

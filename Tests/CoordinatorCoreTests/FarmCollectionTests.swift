@@ -110,9 +110,17 @@ import Testing
                 let manifest = try await reader.manifest(release.image.manifest)
                 let places = try await reader.locations(of: manifest, digest: release.image.manifest)
                 needed.formUnion(keys + places.values.map { Pack.key($0.pack) })
+                // Of a chunk that was sent twice both copies may be looked for, in different indexes.
+                let cover = try CanonicalJSON.decode(
+                    ManifestCover.self, from: try await store.get(ImageManifest.coverKey(release.image.manifest)), source: "cover")
+                for name in cover.indexes {
+                    needed.insert(PackIndex.key(name))
+                    let index = try PackIndex(try await reader.content(name, key: PackIndex.key(name)), source: "index")
+                    needed.formUnion(index.packs.map { Pack.key($0.pack) })
+                }
             }
             let there = Set(try await store.all().map(\.key).filter { !$0.hasPrefix("incoming/") })
-            wrong += there.subtracting(needed).sorted().filter { !$0.hasPrefix("indexes/") }.map { "\($0) stays in \(store.name)" }
+            wrong += there.subtracting(needed).sorted().map { "\($0) stays in \(store.name)" }
         }
         return wrong
     }

@@ -120,6 +120,60 @@ import Testing
         #expect(most == 4)
     }
 
+    @Test func whatWouldMisleadReadersIsRefused() async throws {
+        let taken = try await publisher.takePacks(record)
+        try journal.commit(taken.changes)
+        func publish(_ manifest: ImageManifest) async throws {
+            var told = taken.record
+            told.result.manifest = IncomingObject(digest: Digest(hashing: manifest.bytes), size: Int64(manifest.bytes.count))
+            try await first.put(UploadDesk.incomingKey(record.attempt, told.result.manifest.digest), manifest.bytes)
+            _ = try await publisher.writeManifest(told, plan: plan)
+        }
+        let bytes = try await first.get(UploadDesk.incomingKey(record.attempt, record.result.manifest.digest))
+        var manifest = try ImageManifest(bytes, source: "manifest")
+        // The sum is right.
+        (manifest.chunks[0].size, manifest.chunks[1].size) = (manifest.chunks[0].size - 1, manifest.chunks[1].size + 1)
+        #expect(await code(of: { try await publish(manifest) }) == "upload.damaged")
+        let wide = ChunkerParameters(minimum: 1 << 20, average: 1 << 22, maximum: 1 << 24)
+        manifest = ImageManifest(image: manifest.image, size: manifest.size, chunker: wide, chunks: manifest.chunks)
+        #expect(await code(of: { try await publish(manifest) }) == "upload.damaged")
+        var twice = record
+        twice.result.packs += record.result.packs
+        #expect(await code(of: { _ = try await publisher.takePacks(twice) }) == "upload.damaged")
+    }
+
+    /// A home whose identity is older than the farm's neither believes that nothing is published nor writes over it.
+    @Test func anIdentityThatIsBehindIsTold() async throws {
+        let place = try Scratch()
+        let home = FarmHome(place.path)
+        let old = try FarmKeys.create(home, farm: "test", now: .now)
+        var changes = FarmKeys.Renewal()
+        changes.channel = true
+        let new = try old.renewed(home, by: [try SigningKey(file: home.rootKey)], changes, now: .now)
+        let regions: [(name: String, store: any ObjectStore)] = [(name: "first", store: first)]
+        let (behind, ahead) = (
+            Publisher(regions: regions, keys: old, journal: journal, farm: "test"),
+            Publisher(regions: regions, keys: new, journal: journal, farm: "test")
+        )
+        func channel(_ version: Int) -> ReleaseChannel {
+            ReleaseChannel(
+                farm: "test", name: "main", version: version, issuedAt: .now, expiresAt: Timestamp.now.adding(seconds: 1000), entries: [])
+        }
+        // Signed by a key that has been replaced since: it is the farm's all the same.
+        try await behind.point(try behind.sign(channel(3)), name: "main", region: "first")
+        let shown = try #require(try await ahead.published("main", region: "first"))
+        #expect(shown.channel.version == 3 && !shown.isCurrent)
+        #expect(await code(of: { try await ahead.point(try ahead.sign(channel(2)), name: "main", region: "first") }) == "coordinator.fenced")
+        try await ahead.prepare(region: "first")
+        try await ahead.point(try ahead.sign(channel(4)), name: "main", region: "first")
+        #expect(await code(of: { _ = try await behind.published("main", region: "first") }) == "channel.foreign")
+        #expect(await code(of: { try await behind.point(try behind.sign(channel(9)), name: "main", region: "first") }) == "channel.foreign")
+        #expect(await code(of: { try await behind.prepare(region: "first") }) == "root.behind")
+        // What is no channel at all is damage.
+        try await first.put(ReleaseChannel.key("main"), Array("rubbish".utf8))
+        #expect(try await ahead.published("main", region: "first") == nil)
+    }
+
     /// A worker's report is signed only when it is about this image and this target.
     @Test func aReportAboutSomethingElseIsNotSigned() async throws {
         let step = try await publisher.takePacks(record)

@@ -199,8 +199,9 @@ actor TestRegions: FarmStateOwner {
         case .mirrors:
             // All that wait are brought, as the pointer names all of them.
             let pointer = try await publisher.regions[0].store.get(ReleaseChannel.key("main"))
-            let waiting = state.openPublications.filter { $0.step == .mirrors }
-            for other in waiting { if let plan = plans[other.job] { try await publisher.mirror(other, plan: plan, to: stores[1].name) } }
+            let named = state.openPublications.filter { [.pointer, .mirrors].contains($0.step) }
+            let waiting = named.filter { $0.step == .mirrors }
+            for other in named { if let plan = plans[other.job] { try await publisher.mirror(other, plan: plan, to: stores[1].name) } }
             try await publisher.point(pointer, name: "main", region: stores[1].name)
             for var other in waiting {
                 other.step = .cleanup

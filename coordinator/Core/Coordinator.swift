@@ -234,34 +234,40 @@ package actor Coordinator {
     /// Makes sure that nobody has published more than this journal knows, or goes on from there when the operator has said so.
     private func adoptChannel() async throws {
         let name = configuration.channel
-        var highest: ReleaseChannel?
-        var isSigned = true
+        let isTakeOver = Disk.exists(home.takeOver)
+        var shown: [(region: String, Publisher.Shown?)] = []
         for (index, region) in configuration.regions.enumerated() {
-            do {
-                guard let there = try await publisher.published(name, region: region.name) else {
-                    if index == 0 { isSigned = false }
-                    continue
+            // What is taken over must be the newest of all; and the first region has what was published last.
+            while true {
+                do {
+                    shown.append((region.name, try await publisher.published(name, region: region.name)))
+                    break
+                } catch let error as FarmError where error.category.isTransient {
+                    report(error)
+                    guard index == 0 || isTakeOver else { break }
+                    try await Task.sleep(for: .seconds(5))
                 }
-                if highest.map({ $0.isBehind(there) }) ?? true { highest = there }
-            } catch { report(error) }
+            }
         }
-        guard let highest, Disk.exists(home.takeOver) || state.isBehind(highest) else {
-            try Disk.remove(home.takeOver)
+        let highest = shown.compactMap { $0.1?.channel }.max { $0.isBehind($1) }
+        if let highest, isTakeOver || state.isBehind(highest) {
+            guard isTakeOver else {
+                throw FarmError(
+                    "coordinator.behind", .conflict,
+                    "the regions show version \(highest.version) of epoch \(highest.epoch) of the channel \(name), of which this home knows nothing: it is an older copy, or another coordinator publishes for this farm",
+                    hint: "make sure that no other one runs, then go on from there: sciferry trust take-over")
+            }
+            try transition { $0.takeOver(highest, now: .now) }
+            try await renewInTheEnd()
+            logger.notice(
+                "the farm was taken over", metadata: ["channel": "\(name)", "version": "\(highest.version)", "epoch": "\(highest.epoch)"])
+        } else if !(shown.first?.1?.isCurrent ?? false), state.channels[name] != nil {
             // By a key that has been replaced since, for one.
-            if !isSigned, state.channels[name] != nil { try await renewInTheEnd() }
-            return
+            try await renewInTheEnd()
+        } else if let first = shown.first?.1?.channel {
+            unrenewed = Set(shown.dropFirst().filter { !($0.1?.isCurrent ?? false) || $0.1?.channel != first }.map(\.region))
         }
-        guard Disk.exists(home.takeOver) else {
-            throw FarmError(
-                "coordinator.behind", .conflict,
-                "the regions show version \(highest.version) of epoch \(highest.epoch) of the channel \(name), of which this home knows nothing: it is an older copy, or another coordinator publishes for this farm",
-                hint: "make sure that no other one runs, then go on from there: sciferry trust take-over")
-        }
-        try transition { $0.takeOver(highest, now: .now) }
-        try await renewInTheEnd()
         try Disk.remove(home.takeOver)
-        logger.notice(
-            "the farm was taken over", metadata: ["channel": "\(name)", "version": "\(highest.version)", "epoch": "\(highest.epoch)"])
     }
 
     /// Signs the channel anew before anything else is published; a region that is away is waited for.
@@ -289,8 +295,9 @@ package actor Coordinator {
         }
         // A mirror that still lacks a release gets its pointer with that release, not before.
         for region in unrenewed.sorted() {
-            let waits = state.openPublications.contains { $0.step == .mirrors && !$0.regionsDone.contains(region) }
+            let waits = state.openPublications.contains { [.pointer, .mirrors].contains($0.step) && !$0.regionsDone.contains(region) }
             guard !waits else { continue }
+            try await publisher.prepare(region: region)
             let bytes = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
             try await publisher.point(bytes, name: configuration.channel, region: region)
             unrenewed.remove(region)
@@ -413,7 +420,10 @@ package actor Coordinator {
             try await publisher.prepare(region: region)
             // The pointer is read before anything is copied, so that all it names is among what is copied now.
             let pointer = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
-            let pending = state.openPublications.filter { $0.step == .mirrors && !$0.regionsDone.contains(region) }
+            // The pointer names a release as soon as it is signed, whoever was the one to write it.
+            let pending = state.openPublications.filter {
+                [.pointer, .mirrors].contains($0.step) && $0.document != nil && !$0.regionsDone.contains(region)
+            }
             for other in pending { try await publisher.mirror(other, plan: try plan(other.plan), to: region) }
             try await publisher.point(pointer, name: configuration.channel, region: region)
             for other in pending {

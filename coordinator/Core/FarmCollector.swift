@@ -37,6 +37,7 @@ package struct FarmCollector: Sendable {
     package func collect(_ report: inout CollectionReport) async throws -> Bool {
         let before = try await owner.apply(\.self)
         if !report.isDryRun { try await remove(before.condemned.values.filter(\.isGoing).map(\.key)) }
+        let reliance = before.oldestReliance
         // Whoever has published since knows of objects that this journal does not.
         let shown = try await shownReleases()
         let leavers = before.leavers(policy, now: clock())
@@ -45,7 +46,6 @@ package struct FarmCollector: Sendable {
             try await owner.apply { $0.retire(leavers.map(\.digest), now: clock()) }
         }
         let gone = report.isDryRun ? Set(leavers.map(\.digest)) : []
-        let reliance = try await owner.apply(\.oldestReliance)
         let listed = try await FarmSurvey(listing: regions)
         let asked = clock()
         let state = try await owner.apply(\.self)
@@ -76,7 +76,7 @@ package struct FarmCollector: Sendable {
     private func shownReleases() async throws -> Set<Digest> {
         var shown: Set<Digest> = []
         for region in regions {
-            guard let channel = try await publisher.published(channel, region: region.name) else { continue }
+            guard let channel = try await publisher.published(channel, region: region.name)?.channel else { continue }
             guard try await !owner.apply({ $0.isBehind(channel) }) else {
                 throw FarmError(
                     "coordinator.fenced", .conflict,

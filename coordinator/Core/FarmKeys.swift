@@ -9,6 +9,8 @@ package struct FarmKeys: Sendable {
     /// Signs channels.
     package let channel: SigningKey
     package let root: TrustRoot
+    /// All keys that any root has named for channels: what they signed is this farm's, believed or not.
+    package let channelKeys: [VerifyingKey]
     /// The signed documents, from number 1.
     package let roots: [[UInt8]]
 
@@ -35,9 +37,12 @@ package struct FarmKeys: Sendable {
             throw FarmError("root.absent", .notFound, "\(home.roots) holds no root", hint: "bring the farm's identity back from its backup")
         }
         var newest = try TrustRoot(first, source: "\(home.roots)/1.json")
+        var channelKeys = newest.channelKeys
         for (index, bytes) in roots.enumerated().dropFirst() {
             newest = try newest.successor(bytes, source: "\(home.roots)/\(index + 1).json")
+            channelKeys += newest.channelKeys.filter { !channelKeys.contains($0) }
         }
+        self.channelKeys = channelKeys
         root = newest
         image = try FarmKeys.key(home.releaseKey, among: newest.imageKeys)
         channel = try FarmKeys.key(home.channelKey, among: newest.channelKeys)

@@ -47,6 +47,9 @@ package struct Publisher: Sendable {
     /// their index. An upload that does not verify fails the attempt (`upload.damaged`); nothing of it is kept.
     package func takePacks(_ record: PublicationRecord) async throws -> StepResult {
         var listings: [PackIndex.Listing] = []
+        guard Set(record.result.packs.map(\.digest)).count == record.result.packs.count else {
+            throw FarmError("upload.damaged", .corrupt, "the worker named a pack twice")
+        }
         try await claim(record.result.packs.map { Pack.key($0.digest) })
         for object in record.result.packs {
             let bytes = try await upload(object, of: record.attempt, settled: Pack.key(object.digest))
@@ -104,6 +107,9 @@ package struct Publisher: Sendable {
         let attempt = record.attempt
         let bytes = try await upload(object, of: attempt, settled: ImageManifest.key(object.digest))
         let manifest = try ImageManifest(bytes, source: "the manifest of \(record.attempt)")
+        guard manifest.chunker == .standard else {
+            throw FarmError("upload.damaged", .corrupt, "the manifest's chunks have other sizes than those of the farm's store")
+        }
         guard manifest.image == record.result.image, manifest.size == record.result.imageSize else {
             throw FarmError("upload.damaged", .corrupt, "the manifest is of another image than the result")
         }
@@ -194,6 +200,9 @@ package struct Publisher: Sendable {
                 guard let location = locations[chunk.digest] else {
                     throw FarmError("upload.incomplete", .corrupt, "chunk \(chunk.digest.short) of the image was never uploaded")
                 }
+                guard location.entry.size == chunk.size else {
+                    throw FarmError("upload.damaged", .corrupt, "chunk \(chunk.digest.short) has not the size that the manifest says")
+                }
                 wanted[location.pack, default: []].append(location.entry)
             }
             var data: [Digest: [UInt8]] = [:]
@@ -274,13 +283,38 @@ package struct Publisher: Sendable {
         try CanonicalJSON.encode(try Envelope.sign(channel, type: PayloadType.channel, with: keys.channel))
     }
 
-    /// What a region shows of a channel; `nil` when it shows none that this farm has signed.
-    package func published(_ name: String, region: String) async throws -> ReleaseChannel? {
+    /// A channel as a region shows it.
+    package struct Shown: Sendable {
+        package var channel: ReleaseChannel
+        /// Whether a key signed it that readers believe now, rather than one that has been replaced.
+        package var isCurrent: Bool
+    }
+
+    /// What a region shows of a channel; `nil` when it shows none, or something that is none.
+    ///
+    /// - Throws: `channel.foreign` for one that was signed by a key of which this home knows nothing.
+    package func published(_ name: String, region: String) async throws -> Shown? {
         guard let store = regions.first(where: { $0.name == region })?.store else { return nil }
-        do {
-            let bytes = try await store.get(ReleaseChannel.key(name), range: nil, limit: ReleaseChannel.largest)
-            return try? channel(bytes, "the channel of \(region)")
-        } catch let error as FarmError where error.category == .notFound { return nil }
+        let bytes: [UInt8]
+        do { bytes = try await store.get(ReleaseChannel.key(name), range: nil, limit: ReleaseChannel.largest) } catch let error as FarmError
+            where error.category == .notFound
+        { return nil }
+        let source = "the channel of \(region)"
+        // What is no channel of this farm at all is damage, and is written over.
+        guard let envelope = try? CanonicalJSON.decode(Envelope.self, from: bytes, source: source),
+            let claimed: ReleaseChannel = try? envelope.unverified(source: source), claimed.farm == farm, claimed.name == name
+        else { return nil }
+        guard let channel: ReleaseChannel = try? envelope.verified(payloadType: PayloadType.channel, by: keys.channelKeys, source: source),
+            channel.isSound
+        else {
+            throw FarmError(
+                "channel.foreign", .conflict,
+                "region \(region) shows version \(claimed.version) of the channel \(name), signed by a key that no root of this home names",
+                hint: "bring the newest identity/ of the farm back from its backup; if this one is it, delete \(ReleaseChannel.key(name)) there"
+            )
+        }
+        let isCurrent = (try? self.channel(bytes, source)) != nil
+        return Shown(channel: channel, isCurrent: isCurrent)
     }
 
     private func channel(_ bytes: [UInt8], _ source: String) throws -> ReleaseChannel {
@@ -292,7 +326,7 @@ package struct Publisher: Sendable {
     package func point(_ bytes: [UInt8], name: String, region: String) async throws {
         guard let store = regions.first(where: { $0.name == region })?.store else { return }
         let next = try channel(bytes, "the new channel")
-        if let there = try await published(name, region: region), there != next, !there.isBehind(next) {
+        if let there = try await published(name, region: region)?.channel, there != next, !there.isBehind(next) {
             throw FarmError(
                 "coordinator.fenced", .conflict,
                 "another coordinator publishes for farm \(farm): region \(region) shows version \(there.version) of epoch \(there.epoch), this one is at version \(next.version) of epoch \(next.epoch)",
@@ -362,6 +396,13 @@ package struct Publisher: Sendable {
             }
         } catch let error as FarmError where error.code == "storage.absent" {
             try await store.put(StoreHeader.key, try CanonicalJSON.encode(header))
+        }
+        if let later = try? await store.get(TrustRoot.key(keys.roots.count + 1), range: nil, limit: TrustRoot.largest),
+            (try? keys.root.successor(later, source: name)) != nil
+        {
+            throw FarmError(
+                "root.behind", .conflict, "region \(name) has root \(keys.roots.count + 1) of this farm, of which this home knows nothing",
+                hint: "bring the newest identity/ of the farm back from its backup")
         }
         for (index, bytes) in keys.roots.enumerated() {
             let key = TrustRoot.key(index + 1)

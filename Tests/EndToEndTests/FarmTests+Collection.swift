@@ -1,0 +1,80 @@
+import CoordinatorCore
+import FarmModel
+import Foundation
+import ProcessRunner
+import Support
+import SystemIO
+import Testing
+
+/// What nothing needs goes away, and what is needed stays.
+extension FarmTests {
+    /// The same version again and again, as nights build it; then older versions leave the channel, and sparse packs are written anew.
+    @Test(.timeLimit(.minutes(8))) func whatNoReleaseNeedsIsTakenAway() async throws {
+        let place = try Scratch()
+        let farm = try await TestFarm(regions: ["a=file:\(place.path)/a", "b=file:\(place.path)/b"])
+        func policy(_ change: (inout RetentionPolicy) -> Void) throws {
+            var configuration = try FarmConfiguration.read("\(farm.home)/farm.json")
+            change(&configuration.retention)
+            try Disk.replace("\(farm.home)/farm.json", with: Array(try CanonicalJSON.pretty(configuration).utf8))
+        }
+        try await farm.up(workers: ["w1"])
+        func bulk(_ name: String) -> String { "dd if=/dev/urandom of=/opt/\(name) bs=1000000 count=3" }
+        // Two parts of which the second build has only one.
+        for (version, parts) in [("1.0", ["one", "two", "three"]), ("1.1", ["one"]), ("1.2", ["four"])] {
+            let run = parts.map { "test -e /opt/\($0) || \(bulk($0))" }
+            let build = try await farm.sciferry(["build", try await farm.recipe(version: version, run: run)])
+            #expect(build.succeeded, "\(build.text)")
+        }
+        let site = "\(farm.scratch.path)/site"
+        #expect(try await farm.sciferry(["pull", "tiny/1.0", "--site", site]).succeeded)
+        @Sendable func collect(_ options: [String] = []) async throws -> CollectionReport {
+            let answer = try await farm.sciferry(["collect", "--json"] + options)
+            #expect(answer.succeeded, "\(answer.text)")
+            return try CanonicalJSON.decode(from: answer.output, source: "report")
+        }
+        let nothing = try await collect()
+        #expect(nothing.retired.isEmpty && nothing.condemned.objects == 0 && nothing.removed.objects == 0 && nothing.images == 3)
+        #expect(nothing.costs.first { $0.version == "1.0" }.map { $0.ownBytes > 8_000_000 } ?? false, "\(nothing.costs)")
+
+        // Only the newest two versions are kept from now on.
+        farm.kill("coordinator")
+        try policy { ($0.versions, $0.supersededDays, $0.graceHours) = (2, 0, 0) }
+        try farm.start("coordinator")
+        try await farm.connected(1)
+        try await farm.eventually("the coordinator has asked its regions") { try await farm.sciferry(["collect", "--dry-run"]).succeeded }
+        let plan = try await collect(["--dry-run"])
+        #expect(plan.retired.map(\.title) == ["tiny 1.0 (x86_64)"] && plan.removed.objects == 0)
+        #expect(try await farm.releases().count == 3)
+        @Sendable func bytes(_ region: String) async throws -> Int64 {
+            let used = try await ProcessRunner.require(Command("du", ["-sb", "\(place.path)/\(region)/packs"]))
+            return Int64(used.prefix { $0.isNumber }) ?? 0
+        }
+        let before = (try await bytes("a"), try await bytes("b"))
+        #expect(try await collect().retired.count == 1)
+        #expect(try await farm.releases().map(\.release.version).sorted() == ["1.1", "1.2"])
+        // In use until no channel names it; condemned; gone.
+        try await farm.eventually("the old version is gone") {
+            _ = try await collect()
+            let after = (try await bytes("a"), try await bytes("b"))
+            return after.0 < before.0 - 8_000_000 && after.1 < before.1 - 8_000_000
+        }
+        let gone = try await farm.sciferry(["pull", "tiny/1.0", "--site", "\(site)2"])
+        #expect(!gone.succeeded && gone.text.contains("channel.absent"), "\(gone.text)")
+        for version in ["1.1", "1.2"] {
+            for region in ["a", "b"] {
+                let pulled = try await farm.sciferry(["pull", "tiny/\(version)", "--site", "\(site)-\(version)-\(region)"])
+                #expect(pulled.succeeded, "\(pulled.text)")
+            }
+        }
+        let ran = try await ProcessRunner.run(Command("\(site)/wrappers/tiny/1.0/bin/tiny-tool", []))
+        #expect(ran.text.contains("1.0"), "\(ran.text)")
+        // What was taken away is built again when somebody asks for it.
+        let again = try await farm.sciferry([
+            "build", try await farm.recipe(version: "1.0", run: ["one", "two", "three"].map { "test -e /opt/\($0) || \(bulk($0))" }),
+        ])
+        #expect(again.succeeded, "\(again.text)")
+        #expect(try await farm.sciferry(["pull", "tiny/1.0", "--site", "\(site)2"]).succeeded)
+        let last = try await farm.sciferry(["collect", "--last", "--versions"])
+        #expect(last.succeeded && last.text.contains("ALONE IN THEM") && last.text.contains("1.2"), "\(last.text)")
+    }
+}

@@ -111,7 +111,7 @@ let package = Package(
         room("TestSuites", ["FarmModel"]),
         room("Upstream", ["FarmModel", "HTTPTransport", "Registry", "SystemIO"]),
         // Layer 3
-        room("ChunkStore", ["FarmModel", "ObjectStorage", "SystemIO", "Zstandard"]),
+        room("ChunkStore", ["Attestation", "FarmModel", "ObjectStorage", "SystemIO", "Zstandard"]),
         room("FarmWire", path: "protocol/Wire", ["FarmMessages", "FarmModel", nioCore, protobuf]),
         room(
             "ImageAssembly", ["CSquashfs", "CZlib", "FarmModel", "HTTPTransport", "Registry", "SingularityImage", "SystemIO", "Zstandard"]),
@@ -120,7 +120,7 @@ let package = Package(
         room(
             "FarmLink", path: "protocol/Link",
             ["FarmIdentity", "FarmMessages", "FarmModel", "FarmWire", logging, nioCore, nioPosix, nioSSL, nioTLS, protobuf]),
-        room("FileStore", ["ChunkStore", "FarmModel", "ObjectStorage", "SystemIO"]),
+        room("FileStore", ["Attestation", "ChunkStore", "FarmModel", "ObjectStorage", "SystemIO"]),
         room(
             "SiteDelivery",
             ["Attestation", "ChunkStore", "FarmModel", "Microarchitecture", "ObjectStorage", "SingularityImage", "SystemIO"]),
@@ -224,7 +224,7 @@ let package = Package(
         tests("ImageCatalogues", ["FarmModel"]),
         tests("ImageAssembly", ["FarmModel", "ProcessRunner", "Support", "SystemIO"]),
         tests("Microarchitecture", ["ProcessRunner", "Support", "SystemIO"], exclude: ["cpuinfo"]),
-        tests("ObjectStorage", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
+        tests("ObjectStorage", ["FarmModel", "HTTPTransport", "ProcessRunner", "Support", "SystemIO"]),
         tests("PlainAccess", ["Attestation", "FarmModel", "ObjectStorage", "SiteDelivery", "Support", httpTypes, logging]),
         tests("ProcessRunner", ["FarmModel", "Support"]),
         tests("Recipes", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"], exclude: ["collection"]),

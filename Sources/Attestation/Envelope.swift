@@ -57,6 +57,14 @@ package struct Envelope: Codable, Sendable, Hashable {
         return try CanonicalJSON.decode(type, from: payload, source: source)
     }
 
+    /// Whether one of some keys signed it, whatever it says.
+    package func isSigned(by keys: [VerifyingKey]) -> Bool {
+        guard let payload = Data(base64Encoded: payload) else { return false }
+        let signed = Envelope.encoding(type: payloadType, payload: Array(payload))
+        let made = signatures.prefix(Envelope.mostSignatures).compactMap { Data(base64Encoded: $0.sig).map(Array.init) }
+        return keys.contains { key in made.contains { key.accepts($0, for: signed) } }
+    }
+
     /// What it claims, which nobody has vouched for.
     package func unverified<Value: Decodable>(_ type: Value.Type = Value.self, source: String) throws -> Value {
         guard let payload = Data(base64Encoded: payload) else { throw refusal(source, "its payload is no base64") }

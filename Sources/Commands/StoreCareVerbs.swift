@@ -14,14 +14,20 @@ struct StoreStatCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let figures = try await store.open().figures()
+            let figures = try await store.openAny().figures()
             if store.json { return try Console.json(figures) }
             Console.table(
                 ["NAME", "SIZE", "ALONE IN IT"],
                 figures.files.map { [$0.name, Console.bytes($0.size), Console.bytes($0.ownBytes)] })
+            if !figures.tools.isEmpty {
+                Console.print("")
+                Console.table(
+                    ["TOOL", "SIZE", "ALONE IN IT"],
+                    figures.tools.map { [$0.name, Console.bytes($0.size), Console.bytes($0.ownBytes)] })
+            }
             let share = figures.fileBytes > 0 ? Double(figures.liveBytes) / Double(figures.fileBytes) : 1
             Console.print(
-                "\(figures.files.count) files, \(Console.bytes(figures.fileBytes)), in \(figures.chunks) chunks of \(Console.bytes(figures.liveBytes)) (\(Console.rounded(share * 100)) %)"
+                "\(figures.files.count) \(figures.tools.isEmpty ? "files" : "images"), \(Console.bytes(figures.fileBytes)), in \(figures.chunks) chunks of \(Console.bytes(figures.liveBytes)) (\(Console.rounded(share * 100)) %)"
             )
             Console.print("\(figures.packs) packs, \(Console.bytes(figures.packBytes)); \(figures.condemned) objects are condemned")
         }
@@ -36,7 +42,7 @@ private func report(_ health: FileStore.Health, _ store: StoreOptions, readsAll:
         for key in health.repaired { Console.print("repaired  \(key)") }
         for damage in health.damages {
             Console.print("damaged   \(damage.key): \(damage.message)")
-            if !damage.files.isEmpty { Console.print("          needed by \(damage.files.map { $0.printable() }.joined(separator: ", "))") }
+            if !damage.files.isEmpty { Console.print("          needed by \(damage.files.joined(separator: ", "))") }
         }
         Console.print(
             "\(health.files) files, \(health.packs) packs, "
@@ -63,7 +69,7 @@ struct StoreCheckCommand: AsyncParsableCommand {
     @Flag(help: "Read every pack and compare its digest.") var read = false
 
     func run() async throws {
-        try await reporting { try report(try await store.open().check(readsAll: read), store, readsAll: read) }
+        try await reporting { try report(try await store.openAny().check(readsAll: read), store, readsAll: read) }
     }
 }
 
@@ -79,7 +85,7 @@ struct StoreRepairCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let source = try BucketLocation(from).open(client: HTTPClient())
-            try report(try await store.open().check(readsAll: read, repairingFrom: source), store, readsAll: read)
+            try report(try await store.openAny().check(readsAll: read, repairingFrom: source), store, readsAll: read)
         }
     }
 }

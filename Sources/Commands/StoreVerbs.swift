@@ -19,7 +19,7 @@ struct StoreCommand: AsyncParsableCommand {
             """,
         subcommands: [
             StoreAddCommand.self, StoreRestoreCommand.self, StoreListCommand.self, StoreRemoveCommand.self, StoreStatCommand.self,
-            StoreCheckCommand.self, StoreRepairCommand.self, StoreCollectCommand.self,
+            StoreCheckCommand.self, StoreRepairCommand.self, StoreCollectCommand.self, StoreExportCommand.self, StoreImportCommand.self,
         ])
 }
 
@@ -31,6 +31,9 @@ struct StoreOptions: ParsableArguments {
     func location() throws -> any ObjectStore { try BucketLocation(bucket).open(client: HTTPClient()) }
 
     func open() async throws -> FileStore { try await FileStore(try location()) }
+
+    /// Opens a farm's bucket, too.
+    func openAny() async throws -> FileStore { try await FileStore(try location(), takesFarms: true) }
 }
 
 struct StoreAddCommand: AsyncParsableCommand {

@@ -99,6 +99,13 @@ package struct Release: Codable, Sendable, Hashable {
     package var title: String { "\(name) \(version) (\(image.target))" }
 }
 
+/// Where signed documents lie in a bucket.
+package enum ReleaseDocument {
+    package static func key(name: String, version: String, digest: Digest) -> String {
+        "releases/\(name)/\(version)/\(digest.hex)"
+    }
+}
+
 /// A release as a channel names it.
 package struct ChannelEntry: Codable, Sendable, Hashable {
     package var name: String

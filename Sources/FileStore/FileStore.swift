@@ -14,6 +14,8 @@ package struct FileStore: Sendable {
     package let bucket: any ObjectStore
     /// The sizes of its chunks, for good.
     package let chunker: ChunkerParameters
+    /// The farm whose bucket it is, to be looked at and repaired but changed by the farm alone; empty for a store of files.
+    package let farm: String
     let clock: @Sendable () -> Timestamp
     private let packSize: Int
 
@@ -22,9 +24,12 @@ package struct FileStore: Sendable {
 
     /// Opens a bucket; throws `store.absent` for one that holds no store and `store.foreign` for a farm's.
     ///
-    /// - Parameter packSize: bytes at which new packs are closed.
+    /// - Parameters:
+    ///   - packSize: bytes at which new packs are closed.
+    ///   - takesFarms: whether a farm's bucket will do: for looking and repairing.
     package init(
-        _ bucket: any ObjectStore, packSize: Int = PackBuilder.fullSize, clock: @escaping @Sendable () -> Timestamp = { .now }
+        _ bucket: any ObjectStore, packSize: Int = PackBuilder.fullSize, takesFarms: Bool = false,
+        clock: @escaping @Sendable () -> Timestamp = { .now }
     ) async throws {
         guard try await bucket.head(StoreHeader.key) != nil else {
             throw FarmError("store.absent", .notFound, "\(bucket.name) holds no store", hint: "sciferry store add makes one")
@@ -34,7 +39,7 @@ package struct FileStore: Sendable {
         guard header.format == StoreHeader.currentFormat else {
             throw FarmError("store.format", .invalid, "\(source) has format \(header.format), which this version does not know")
         }
-        guard header.farm.isEmpty else {
+        guard header.farm.isEmpty || takesFarms else {
             throw FarmError(
                 "store.foreign", .conflict, "\(bucket.name) belongs to the farm \(header.farm), which alone may change it",
                 hint: "give files a bucket of their own")
@@ -43,7 +48,7 @@ package struct FileStore: Sendable {
         guard header.chunker.maximum <= Pack.largestChunk else {
             throw FarmError("chunk.parameters", .invalid, "\(source) has larger chunks than packs hold")
         }
-        (self.bucket, self.clock, self.packSize) = (bucket, clock, packSize)
+        (self.bucket, self.farm, self.clock, self.packSize) = (bucket, header.farm, clock, packSize)
         chunker = header.chunker
     }
 

@@ -1,3 +1,4 @@
+import Attestation
 import ChunkStore
 import FarmModel
 package import ObjectStorage
@@ -49,7 +50,7 @@ extension FileStore {
         let survey = try await StoreSurvey.read(self)
         var damages: [String: Health.Damage] = [:]
         func note(_ key: String, _ message: String) {
-            let files = survey.reaches.filter { $0.keys.contains(key) }.map(\.file.name).sorted()
+            let files = survey.reaches.filter { $0.keys.contains(key) }.map(\.name).sorted()
             damages[key] = damages[key] ?? Health.Damage(key: key, message: message, files: files)
         }
         for finding in survey.findings { note(finding.key, finding.message) }
@@ -97,12 +98,26 @@ extension FileStore {
         return "\(bad.count) of its \(entries.count) chunks \(bad.count == 1 ? "is" : "are") damaged, from byte \(first.offset)"
     }
 
+    private func isSigned(_ bytes: [UInt8], _ key: String) async throws -> Bool {
+        let root = try await ChannelContents.newestRoot(bucket)
+        let envelope = try CanonicalJSON.decode(Envelope.self, from: bytes, source: key)
+        guard key.hasPrefix("channels/") else { return envelope.isSigned(by: root.imageKeys) }
+        let channel: ReleaseChannel? = try? envelope.verified(payloadType: PayloadType.channel, by: root.channelKeys, source: key)
+        return channel.map { ReleaseChannel.key($0.name) == key } ?? false
+    }
+
     /// Brings one object whose name is its digest; whether it came.
     private func repair(_ key: String, from source: any ObjectStore) async throws -> Bool {
         do {
             let bytes = try await source.get(key)
             if key.hasPrefix(StoredFile.keys) {
                 _ = try StoredFile.read(bytes, key: key)
+                try await bucket.put(key, bytes)
+                return true
+            }
+            if key.hasPrefix("channels/") || key.hasSuffix(".dsse.json") {
+                // Signed by this bucket's own keys, or it is of no use.
+                guard try await isSigned(bytes, key) else { return false }
                 try await bucket.put(key, bytes)
                 return true
             }

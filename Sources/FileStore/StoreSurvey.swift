@@ -11,13 +11,31 @@ struct StoreSurvey: Sendable {
         var message: String
     }
 
-    /// A file with what it needs.
+    /// A file or a release with what it needs.
     struct Reach: Sendable {
-        var file: StoredFile
-        /// Each once with its stored bytes; only where a survey measures.
-        var chunks: [Digest: Int]
-        /// Its manifest, cover, indexes and packs.
-        var keys: Set<String>
+        /// Its pointer, or its release.
+        var key: String
+        var name: String
+        var size: Int64
+        var digest: Digest
+        var manifest: Digest
+        /// What the pointer says of the list of chunks.
+        var chunks: Digest?
+        /// Its manifest, cover, indexes, packs and documents.
+        var keys: Set<String> = []
+        /// Of a release: its tool.
+        var tool: String?
+
+        init(_ file: StoredFile) throws {
+            (key, name, size, digest) = (try StoredFile.key(file.name), file.name.printable(), file.size, file.digest)
+            (manifest, chunks) = (file.manifest, file.chunks)
+        }
+
+        init(_ named: ChannelContents.Named) {
+            let release = named.release
+            (key, name, size, digest) = (named.keys[0], release.title, release.image.size, release.image.digest)
+            (manifest, keys, tool) = (release.image.manifest, Set(named.keys), release.name)
+        }
     }
 
     var view: StoreView
@@ -27,14 +45,43 @@ struct StoreSurvey: Sendable {
     var live: Set<Digest> = []
 
     /// Reads pointers, then manifests, covers and all indexes. What one pointer needs and is not there becomes a finding.
-    ///
-    /// - Parameter measures: whether it is to say which chunks each file has.
-    static func read(_ store: FileStore, measures: Bool = false) async throws -> StoreSurvey {
+    static func read(_ store: FileStore) async throws -> StoreSurvey {
         // Pointers first: what they name was there before them.
-        var pointers: [StoredFile] = []
+        let (pointers, findings) = store.farm.isEmpty ? try await files(store) : try await releases(store)
+        var survey = StoreSurvey(view: try await StoreView.read(store.bucket))
+        survey.findings = findings
+        for pointer in pointers { try await survey.reach(pointer, store) }
+        survey.findMissing()
+        return survey
+    }
+
+    /// What the channels of a farm's bucket name.
+    private static func releases(_ store: FileStore) async throws -> ([Reach], [Finding]) {
+        var (found, findings) = ([Reach](), [Finding]())
+        for object in try await store.bucket.all(prefix: "channels/") {
+            guard object.key.hasSuffix(".json") else { continue }
+            do {
+                let contents = try await ChannelContents.read(
+                    String(object.key.dropFirst("channels/".count).dropLast(".json".count)), from: store.bucket)
+                found += contents.releases.map(Reach.init)
+                findings += contents.findings.map { Finding(key: $0.key, message: "\($0.title) needs it: \($0.error.message)") }
+            } catch let error as FarmError where error.isOfTheObject || error.category == .denied {
+                findings.append(Finding(key: object.key, message: error.message))
+            }
+        }
+        for reach in found {
+            for key in reach.keys.sorted() where try await store.bucket.head(key) == nil {
+                findings.append(Finding(key: key, message: "\(reach.name) needs it: it is not there"))
+            }
+        }
+        return (found, findings)
+    }
+
+    private static func files(_ store: FileStore) async throws -> ([Reach], [Finding]) {
+        var pointers: [Reach] = []
         var findings: [Finding] = []
         for object in try await store.bucket.all(prefix: StoredFile.keys) {
-            do { pointers.append(try StoredFile.read(try await store.bucket.get(object.key), key: object.key)) } catch let error
+            do { pointers.append(try Reach(try StoredFile.read(try await store.bucket.get(object.key), key: object.key))) } catch let error
                 as FarmError
                 where error.isOfTheObject
             {
@@ -42,17 +89,14 @@ struct StoreSurvey: Sendable {
                 if error.category != .notFound { findings.append(Finding(key: object.key, message: error.message)) }
             }
         }
-        var survey = StoreSurvey(view: try await StoreView.read(store.bucket))
-        survey.findings = findings
-        for file in pointers { try await survey.reach(file, store, measures) }
-        survey.findMissing()
-        return survey
+        return (pointers, findings)
     }
 
-    private mutating func reach(_ file: StoredFile, _ store: FileStore, _ measures: Bool) async throws {
-        let title = file.name.printable()
-        let keys = (manifest: ImageManifest.key(file.manifest), cover: ImageManifest.coverKey(file.manifest))
-        var reach = Reach(file: file, chunks: [:], keys: [keys.manifest, keys.cover])
+    private mutating func reach(_ pointer: Reach, _ store: FileStore) async throws {
+        let title = pointer.name
+        let keys = (manifest: ImageManifest.key(pointer.manifest), cover: ImageManifest.coverKey(pointer.manifest))
+        var reach = pointer
+        reach.keys.formUnion([keys.manifest, keys.cover])
         defer { reaches.append(reach) }
         let reader = RegionReader(regions: [store.bucket])
         func note(_ key: String, _ error: any Error) throws {
@@ -62,11 +106,11 @@ struct StoreSurvey: Sendable {
         }
         var missing: Set<Digest>
         do {
-            let manifest = try await reader.manifest(file.manifest)
+            let manifest = try await reader.manifest(pointer.manifest)
             missing = Set(manifest.chunks.map(\.digest))
-            guard manifest.image == file.digest, manifest.size == file.size, StoredFile.digest(of: manifest.chunks) == file.chunks else {
-                let pointer = try StoredFile.key(file.name)
-                return findings.append(Finding(key: pointer, message: "the pointer of \(title) and its manifest disagree"))
+            let isMeant = pointer.chunks.map { StoredFile.digest(of: manifest.chunks) == $0 } ?? true
+            guard manifest.image == pointer.digest, manifest.size == pointer.size, isMeant else {
+                return findings.append(Finding(key: pointer.key, message: "the pointer of \(title) and its manifest disagree"))
             }
         } catch { return try note(keys.manifest, error) }
         let cover: ManifestCover
@@ -86,7 +130,6 @@ struct StoreSurvey: Sendable {
             for location in found {
                 missing.remove(location.entry.digest)
                 live.insert(location.pack)
-                if measures { reach.chunks[location.entry.digest] = location.entry.storedSize }
             }
             reach.keys.formUnion(Set(found.map(\.pack)).map(Pack.key))
         }
@@ -152,6 +195,8 @@ extension FileStore {
         }
 
         package var files: [File]
+        /// Of a farm's bucket: all images of each tool.
+        package var tools: [File]
         /// Of all files together.
         package var fileBytes: Int64
         /// Stored bytes of their chunks, each once.
@@ -166,16 +211,31 @@ extension FileStore {
 
     /// Measures the store.
     package func figures() async throws -> Figures {
-        let survey = try await StoreSurvey.read(self, measures: true)
-        var owners: [Digest: (files: Int, bytes: Int)] = [:]
-        for reach in survey.reaches { for (chunk, bytes) in reach.chunks { owners[chunk, default: (0, bytes)].files += 1 } }
+        let survey = try await StoreSurvey.read(self)
+        let reader = RegionReader(regions: [bucket])
+        let named = Set(survey.reaches.flatMap(\.keys))
+        let index = try await IndexShelf.merged(survey.view.indexes.filter { named.contains(PackIndex.key($0.key)) }.map(\.value))
+        let tools = Set(survey.reaches.compactMap(\.tool)).sorted()
+        var (byFile, byTool) = (ChunkUsage(index), ChunkUsage(index))
+        for (number, reach) in survey.reaches.enumerated() {
+            // What is damaged counts for nothing; a check tells it.
+            guard let manifest = try? await reader.manifest(reach.manifest) else { continue }
+            let tool = tools.firstIndex { $0 == reach.tool }
+            for chunk in manifest.chunks {
+                _ = try byFile.use(chunk.digest, by: number)
+                if let tool { _ = try byTool.use(chunk.digest, by: tool) }
+            }
+        }
+        let own = (try byFile.own(users: survey.reaches.count), try byTool.own(users: tools.count))
+        let shares = try byFile.shares()
         let packs = survey.view.packs
         return Figures(
-            files: survey.reaches.map { reach in
-                let own = reach.chunks.reduce(Int64(0)) { owners[$1.key]?.files == 1 ? $0 + Int64($1.value) : $0 }
-                return .init(name: reach.file.name, size: reach.file.size, ownBytes: own)
+            files: zip(survey.reaches, own.0).map { .init(name: $0.name, size: $0.size, ownBytes: $1) },
+            tools: zip(tools, own.1).map { tool, bytes in
+                .init(name: tool, size: survey.reaches.reduce(0) { $1.tool == tool ? $0 + $1.size : $0 }, ownBytes: bytes)
             },
-            fileBytes: survey.reaches.reduce(0) { $0 + $1.file.size }, liveBytes: owners.values.reduce(0) { $0 + Int64($1.bytes) },
-            packBytes: packs.values.reduce(0, +), packs: packs.count, chunks: owners.count, condemned: survey.view.condemned.count)
+            fileBytes: survey.reaches.reduce(0) { $0 + $1.size }, liveBytes: shares.reduce(0) { $0 + $1.bytes },
+            packBytes: packs.values.reduce(0, +), packs: packs.count, chunks: shares.reduce(0) { $0 + $1.chunks },
+            condemned: survey.view.condemned.count)
     }
 }

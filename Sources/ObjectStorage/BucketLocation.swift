@@ -4,7 +4,7 @@ package import HTTPTransport
 import SystemIO
 
 /// Where a bucket lies, as people write it:
-/// `file:/srv/farm/region-a`, `s3:https://store.example/bucket/prefix?region=melbourne`, `https://mirror.example/farm`.
+/// `file:/srv/farm/region-a`, `s3:https://store.example/bucket/prefix?region=melbourne`, `https://mirror.example/farm`, `tar:/media/farm.tar`.
 ///
 /// `stall=SECONDS` in an S3 bucket's query ends a transfer that stands still; `tries=N` bounds the repetitions.
 package struct BucketLocation: Sendable, Hashable, Codable, CustomStringConvertible {
@@ -30,12 +30,13 @@ package struct BucketLocation: Sendable, Hashable, Codable, CustomStringConverti
         if text.hasPrefix("file:") {
             return DirectoryStore(Disk.absolute(String(text.dropFirst(5))))
         }
+        if text.hasPrefix("tar:") { return try TarStore(Disk.absolute(String(text.dropFirst(4)))) }
         if text.hasPrefix("http://") || text.hasPrefix("https://") { return WebStore(text, client: client) }
         if text.hasPrefix("s3:http") { return try openS3(client: client) }
         if text.hasPrefix("/") || text.hasPrefix(".") { return DirectoryStore(Disk.absolute(text)) }
         throw FarmError(
             "storage.location", .usage, "\"\(text)\" is no bucket",
-            hint: "write file:/directory, s3:https://endpoint/bucket?region=NAME or https://mirror/directory")
+            hint: "write file:/directory, s3:https://endpoint/bucket?region=NAME https://mirror/directory or tar:FILE")
     }
 
     private func openS3(client: HTTPClient) throws -> S3Store {

@@ -218,13 +218,6 @@ package struct SitePull: Sendable {
     }
 }
 
-/// Where signed documents lie in a bucket.
-package enum ReleaseDocument {
-    package static func key(name: String, version: String, digest: Digest) -> String {
-        "releases/\(name)/\(version)/\(digest.hex)"
-    }
-}
-
 /// An order of version texts: runs of digits by value, the rest by bytes.
 package enum VersionOrder {
     package static func precedes(_ left: String, _ right: String) -> Bool {

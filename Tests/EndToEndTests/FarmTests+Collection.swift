@@ -1,13 +1,86 @@
 import CoordinatorCore
 import FarmModel
 import Foundation
+import ObjectStorage
 import ProcessRunner
+import SiteDelivery
 import Support
 import SystemIO
 import Testing
 
 /// What nothing needs goes away, and what is needed stays.
 extension FarmTests {
+    /// A site that no network leads to gets the channel in a file, and later what has come since; a region is looked at and mended.
+    @Test(.timeLimit(.minutes(6))) func aChannelTravelsInAFile() async throws {
+        let place = try Scratch()
+        let farm = try await TestFarm(regions: ["a=file:\(place.path)/a", "b=file:\(place.path)/b"])
+        try await farm.up(workers: ["w1"])
+        let bulk = ["test -e /opt/bulk || dd if=/dev/urandom of=/opt/bulk bs=1000000 count=3"]
+        func build(_ version: String) async throws {
+            let built = try await farm.sciferry(["build", try await farm.recipe(version: version, run: bulk)])
+            #expect(built.succeeded, "\(built.text)")
+            try await farm.eventually("the mirror has it") {
+                try await farm.sciferry(["store", "stat", "file:\(place.path)/b"]).text.contains("tiny \(version)")
+            }
+        }
+        try await build("1.0")
+        let first = try await farm.sciferry(["store", "export", "file:\(place.path)/a", "-o", "\(place.path)/first.tar"])
+        #expect(first.succeeded && first.text.contains("1 releases"), "\(first.text)")
+        try await build("1.1")
+        let (second, mirror) = ("\(place.path)/second.tar", "file:\(place.path)/mirror")
+        let rest = try await farm.sciferry([
+            "store", "export", "file:\(place.path)/b", "-o", second, "--except", "\(place.path)/first.tar",
+        ])
+        #expect(rest.succeeded && rest.text.contains("are in the earlier exports"), "\(rest.text)")
+
+        // In the wrong order nothing is half there; one that was cut on its way is refused.
+        let early = try await farm.sciferry(["store", "import", second, mirror])
+        #expect(!early.succeeded && early.text.contains("import the earlier exports first"), "\(early.text)")
+        #expect(!Disk.exists("\(place.path)/mirror/channels/main.json"))
+        try Disk.replace("\(place.path)/cut.tar", with: Array(try Disk.read(second).dropLast(5000)))
+        let cut = try await farm.sciferry(["store", "import", "\(place.path)/cut.tar", mirror])
+        #expect(!cut.succeeded && cut.text.contains("tar.invalid"), "\(cut.text)")
+        for file in ["first", "second"] {
+            let poured = try await farm.sciferry(["store", "import", "\(place.path)/\(file).tar", mirror])
+            #expect(poured.succeeded, "\(poured.text)")
+        }
+        let back = try await farm.sciferry(["store", "import", "\(place.path)/first.tar", mirror])
+        #expect(!back.succeeded && back.text.contains("channel.rollback"), "\(back.text)")
+
+        // Read from the mirror, from the file itself, and from what tar makes of it.
+        let online = "\(farm.scratch.path)/site"
+        #expect(try await farm.sciferry(["pull", "tiny/1.0", "--site", online]).succeeded)
+        try await ProcessRunner.require(
+            Command("sh", ["-c", "mkdir \(place.path)/un && tar xf \(place.path)/first.tar -C \(place.path)/un"]))
+        for (bucket, version) in [(mirror, "1.1"), ("tar:\(place.path)/first.tar", "1.0"), ("file:\(place.path)/un", "1.0")] {
+            var configuration: SiteConfiguration = try CanonicalJSON.decode(from: try Disk.read("\(online)/site.json"), source: "site")
+            configuration.regions = [BucketLocation(bucket)]
+            let offline = "\(place.path)/site \(version) \(bucket.prefix(4).replacing(":", with: ""))"
+            _ = try Site.create(offline, configuration)
+            let pulled = try await farm.sciferry(["pull", "tiny/\(version)", "--site", offline])
+            #expect(pulled.succeeded, "\(bucket): \(pulled.text)")
+            let ran = try await ProcessRunner.run(Command("\(offline)/wrappers/tiny/\(version)/bin/tiny-tool", []))
+            #expect(ran.text.contains(version), "\(ran.text)")
+        }
+
+        // A region that has rotted is named release by release, and mended from another.
+        let whole = try await farm.sciferry(["store", "check", "file:\(place.path)/b", "--read"])
+        #expect(whole.succeeded && whole.text.contains("2 files"), "\(whole.text)")
+        let packs = try await ProcessRunner.require(Command("find", ["\(place.path)/b/packs", "-type", "f", "-size", "+1000k"]))
+        let victim = try #require(packs.split(separator: "\n").first.map(String.init))
+        var bytes = try Disk.read(victim)
+        bytes[5000] ^= 1
+        try Disk.replace(victim, with: bytes)
+        try Disk.remove("\(place.path)/b/channels/main.json")
+        try Disk.replace("\(place.path)/b/channels/main.json", with: try Disk.read("\(place.path)/a/channels/main.json"))
+        let damaged = try await farm.sciferry(["store", "check", "file:\(place.path)/b", "--read"])
+        #expect(!damaged.succeeded && damaged.text.contains("damaged") && damaged.text.contains("tiny 1."), "\(damaged.text)")
+        let mended = try await farm.sciferry(["store", "repair", "file:\(place.path)/b", "--from", "file:\(place.path)/a"])
+        #expect(mended.succeeded && mended.text.contains("repaired"), "\(mended.text)")
+        let refused = try await farm.sciferry(["store", "collect", "file:\(place.path)/b"])
+        #expect(!refused.succeeded && refused.text.contains("belongs to the farm"), "\(refused.text)")
+    }
+
     /// The same version again and again, as nights build it; then older versions leave the channel, and sparse packs are written anew.
     @Test(.timeLimit(.minutes(8))) func whatNoReleaseNeedsIsTakenAway() async throws {
         let place = try Scratch()

@@ -1,3 +1,4 @@
+#include <linux/fs.h>
 #include "CLinux.h"
 
 #include <errno.h>
@@ -82,4 +83,9 @@ int sciferry_open_beneath(int directory, const char *path) {
 void sciferry_begin_writeback(int fd, long long offset, long long count) {
     // The number of SYNC_FILE_RANGE_WRITE, which headers show to GNU's dialect only.
     syscall(SYS_sync_file_range, fd, offset, count, 2);
+}
+
+int sciferry_clone_range(int from, long long from_offset, long long count, int to, long long to_offset) {
+    struct file_clone_range range = {.src_fd = from, .src_offset = from_offset, .src_length = count, .dest_offset = to_offset};
+    return ioctl(to, FICLONERANGE, &range);
 }

@@ -38,24 +38,41 @@ package struct ImageRebuild: Sendable {
 
     private let manifest: ImageManifest
     private let locations: [Digest: ChunkLocation]
-    private let local: [Digest: Place]
+    private let wanted: Set<Digest>
+    private var local: [Digest: Place] = [:]
 
     /// Plans a rebuild. Chunks found in seeds are not fetched.
-    package init(manifest: ImageManifest, locations: [Digest: ChunkLocation], seeds: [Seed]) {
+    package init(manifest: ImageManifest, locations: [Digest: ChunkLocation], seeds: [Seed] = []) {
         self.manifest = manifest
         self.locations = locations
-        let wanted = Set(manifest.chunks.map(\.digest))
-        var local: [Digest: Place] = [:]
-        for seed in seeds {
-            var offset: Int64 = 0
-            for chunk in seed.manifest.chunks {
-                if wanted.contains(chunk.digest) {
-                    local[chunk.digest] = Place(path: seed.path, offset: offset, size: chunk.size)
-                }
-                offset += Int64(chunk.size)
+        wanted = Set(manifest.chunks.map(\.digest))
+        for seed in seeds { take(from: seed) }
+    }
+
+    /// Whether nothing is left to be fetched.
+    package var isLocal: Bool { local.count == wanted.count }
+
+    /// Takes what a local image has and no earlier one had.
+    package mutating func take(from seed: Seed) {
+        var offset: Int64 = 0
+        for chunk in seed.manifest.chunks {
+            if wanted.contains(chunk.digest), local[chunk.digest] == nil {
+                local[chunk.digest] = Place(path: seed.path, offset: offset, size: chunk.size)
             }
+            offset += Int64(chunk.size)
         }
-        self.local = local
+    }
+
+    /// Takes what a broken rebuild of this very image has left; every chunk is compared now. Blocks.
+    package mutating func take(fromPartial path: String) throws {
+        let file = try OpenFile(path, flags: O_RDONLY)
+        defer { file.close() }
+        let size = try file.size()
+        for cut in manifest.cuts where local[cut.chunk.digest] == nil && cut.end <= size {
+            let bytes = try file.read(at: cut.offset, count: cut.chunk.size)
+            guard Digest(hashing: bytes) == cut.chunk.digest else { continue }
+            local[cut.chunk.digest] = Place(path: path, offset: cut.offset, size: cut.chunk.size)
+        }
     }
 
     package var quote: Quote {
@@ -77,15 +94,18 @@ package struct ImageRebuild: Sendable {
     ///   - mode: the new file's permissions.
     ///   - checksWhole: whether the image is hashed as a whole beside its chunks. These are all verified; together they are what a manifest
     ///     names, so this finds writers of manifests that were wrong.
+    ///   - keepsRemains: whether a file that broke off for a reason that may pass stays, for `take(fromPartial:)`.
     ///   - progress: called with the bytes of the image written so far.
     /// - Throws: `image.mismatch` when the chunks do not make the image; the file is removed then.
     package func write(
-        to path: String, mode: mode_t = 0o644, from reader: RegionReader, checksWhole: Bool = true,
+        to path: String, mode: mode_t = 0o644, from reader: RegionReader, checksWhole: Bool = true, keepsRemains: Bool = false,
         progress: @escaping @Sendable (Int64) -> Void
     ) async throws {
         do {
             let file = try OpenFile(path, flags: O_RDWR | O_CREAT | O_TRUNC, mode: mode)
             defer { file.close() }
+            // What is shared with a seed is not looked at again but by the digest of the whole.
+            let cloner = checksWhole ? Cloner() : nil
             let image = try await withThrowingTaskGroup(of: Event.self) { tasks in
                 var windows = windows(mostBytes: ImageRebuild.windowBytes)[...]
                 var (fetching, written, settled, hashed) = (0, Int64(0), Int64(0), Int64(0))
@@ -94,7 +114,7 @@ package struct ImageRebuild: Sendable {
                 repeat {
                     while fetching < ImageRebuild.atOnce, let window = windows.popFirst() {
                         fetching += 1
-                        tasks.addTask { .written(try await write(window, to: file, reader)) }
+                        tasks.addTask { .written(try await write(window, to: file, reader, cloner)) }
                     }
                     if checksWhole, settled > hashed, let state = hasher {
                         hasher = nil
@@ -119,7 +139,7 @@ package struct ImageRebuild: Sendable {
             }
             try await Blocking.run { try file.sync() }
         } catch {
-            unlink(path)
+            if !(keepsRemains && error.mayPass) { unlink(path) }
             throw error
         }
     }
@@ -153,9 +173,10 @@ package struct ImageRebuild: Sendable {
         return windows
     }
 
-    private func write(_ window: Window, to file: OpenFile, _ reader: RegionReader) async throws -> Range<Int64> {
-        let data = try await gather(window.chunks, reader)
+    private func write(_ window: Window, to file: OpenFile, _ reader: RegionReader, _ cloner: Cloner?) async throws -> Range<Int64> {
+        let (data, seeded) = try await gather(window.chunks, reader)
         return try await Blocking.run {
+            var pieces: [Cloner.Piece] = []
             var end = window.offset
             for chunk in window.chunks {
                 guard let bytes = data[chunk.digest] else {
@@ -165,24 +186,32 @@ package struct ImageRebuild: Sendable {
                     throw FarmError("image.mismatch", .corrupt, "chunk \(chunk.digest.short) has not the size that the manifest says")
                 }
                 try file.write(bytes, at: end)
+                if let place = seeded[chunk.digest] {
+                    pieces.append(.init(path: place.path, from: place.offset, to: end, count: Int64(place.size)))
+                }
                 end += Int64(bytes.count)
             }
+            cloner?.share(pieces, with: file)
             return window.offset..<end
         }
     }
 
-    private func gather(_ window: [ImageManifest.Chunk], _ reader: RegionReader) async throws -> [Digest: [UInt8]] {
+    private func gather(
+        _ window: [ImageManifest.Chunk], _ reader: RegionReader
+    ) async throws -> (data: [Digest: [UInt8]], seeded: [Digest: Place]) {
         var data: [Digest: [UInt8]] = [:]
+        var seeded: [Digest: Place] = [:]
         var remote: [ChunkLocation] = []
         for chunk in Set(window) {
             // A seed may have been damaged on its disk: what does not verify is fetched like the rest.
             if let place = local[chunk.digest], let bytes = ImageRebuild.read(place), Digest(hashing: bytes) == chunk.digest {
                 data[chunk.digest] = bytes
+                seeded[chunk.digest] = place
             } else if let location = locations[chunk.digest] {
                 remote.append(location)
             }
         }
-        return data.merging(try await reader.chunks(at: remote)) { first, _ in first }
+        return (data.merging(try await reader.chunks(at: remote)) { first, _ in first }, seeded)
     }
 
     private static func read(_ place: Place) -> [UInt8]? {

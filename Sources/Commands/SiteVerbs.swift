@@ -24,7 +24,7 @@ enum SiteAccess {
             SiteConfiguration(farm: view.farm, channel: view.channel, regions: view.regions.map(\.bucket), root: view.root))
     }
 
-    static func pull(_ site: Site) throws -> SitePull {
+    static func pull(_ site: Site, seeds: [String] = []) throws -> SitePull {
         let client = HTTPClient()
         var regions: [any ObjectStore] = []
         var failure: FarmError?
@@ -36,7 +36,7 @@ enum SiteAccess {
             }
         }
         if regions.isEmpty, let failure { throw failure }
-        return try SitePull(site: site, regions: regions)
+        return try SitePull(site: site, regions: regions, seeds: seeds)
     }
 
     static func host() throws -> Microarchitecture {
@@ -69,6 +69,7 @@ struct PullCommand: AsyncParsableCommand {
     @Argument(help: "NAME or NAME/VERSION.") var release: String
     @Option(name: .customLong("for"), help: "A CPU target (default: the best that this machine runs).") var target: String?
     @Flag(help: "Only say what it would cost.") var dryRun = false
+    @Option(help: "A file that may share chunks, or a directory of such; may be repeated.", completion: .file()) var seed: [String] = []
 
     /// What the channel has or, where a catalogue of the farm has it, will have in a moment.
     private func offer(_ pull: SitePull, _ wish: ReleaseWish) async throws -> SitePull.Offer {
@@ -87,7 +88,7 @@ struct PullCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let site = try await SiteAccess.open(site, farm: farm)
-            let pull = try SiteAccess.pull(site)
+            let pull = try SiteAccess.pull(site, seeds: seed)
             let wish = try ImportDemand.wish(release)
             let offer = try await offer(pull, wish)
             let name = offer.release.name

@@ -15,6 +15,8 @@ package struct SiteConfiguration: Codable, Sendable, Hashable {
     package var channel: String
     /// Buckets in order of preference.
     package var regions: [BucketLocation]
+    /// Files on this machine that may share chunks with images, for example an older collection, and directories of such.
+    package var seeds: [String]?
     /// Whom it trusts to begin with; newer roots that follow from it are taken from the buckets.
     package var root: TrustRoot
 
@@ -107,12 +109,30 @@ package struct Site: Sendable {
         return (path, try FileLock("\(path)/\(Site.stagingLock)", holder: "a pull, process \(getpid())", hint: "let it finish"))
     }
 
-    /// Removes what killed pulls left: staging directories that nobody holds. Those younger than a minute are spared,
-    /// because their owner may not have locked them yet.
-    package func sweepStaging() throws {
+    /// What killed pulls of an image have left, and nobody holds any more.
+    func remains(of digest: Digest) throws -> [String] {
+        try Disk.list("\(root)/images").filter { $0.hasPrefix(".\(digest.hex.prefix(16)).") }.map { "\(root)/images/\($0)" }.filter { path in
+            (try? FileLock("\(path)/\(Site.stagingLock)", holder: "a look", hint: "")) != nil
+        }
+    }
+
+    /// Directories of images, those of the release's tool first, the newest of them before the others.
+    func imagesByLikeness(to release: Release) throws -> [String] {
+        let all = try Disk.list("\(root)/images").filter { !$0.hasPrefix(".") }
+        let kin = try installed().filter { $0.release.name == release.name }.sorted { VersionOrder.precedes($1.release.version, $0.release.version) }
+            .map(\.release.image.digest.hex)
+        return (kin.filter(all.contains) + all.filter { !kin.contains($0) }).map { "\(root)/images/\($0)" }
+    }
+
+    /// Removes what broken pulls left: staging directories that nobody holds, once they are a day old. Until then the next pull of the same
+    /// image takes from them what had come.
+    ///
+    /// - Parameter kept: the image whose remains are of use now.
+    package func sweepStaging(except kept: Digest? = nil) throws {
         for name in try Disk.list("\(root)/images") where name.hasPrefix(".") {
+            if let kept, name.hasPrefix(".\(kept.hex.prefix(16)).") { continue }
             let path = "\(root)/images/\(name)"
-            guard Timestamp.now.seconds(since: Disk.modified(path) ?? .now) > 60 else { continue }
+            guard Timestamp.now.seconds(since: Disk.modified(path) ?? .now) > 86400 else { continue }
             guard (try? FileLock("\(path)/\(Site.stagingLock)", holder: "a sweep", hint: "")) != nil else { continue }
             try Disk.remove(path)
         }

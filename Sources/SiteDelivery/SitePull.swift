@@ -33,11 +33,15 @@ package struct SitePull: Sendable {
     private let site: Site
     private let configuration: SiteConfiguration
     private let memory: Memory
+    private let seeds: [String]
     package let reader: RegionReader
 
-    /// - Parameter regions: the configuration's buckets, opened, in the same order.
-    package init(site: Site, regions: [any ObjectStore]) throws {
+    /// - Parameters:
+    ///   - regions: the configuration's buckets, opened, in the same order.
+    ///   - seeds: files that may share chunks with what is pulled, and directories of such, beside those of the configuration.
+    package init(site: Site, regions: [any ObjectStore], seeds: [String] = []) throws {
         self.site = site
+        self.seeds = seeds
         configuration = try site.configuration()
         memory = Memory(try site.trust())
         reader = RegionReader(regions: regions)
@@ -135,7 +139,38 @@ package struct SitePull: Sendable {
             throw FarmError("manifest.invalid", .corrupt, "the manifest of \(release.title) is of another image")
         }
         let locations = try await reader.locations(of: manifest, digest: release.image.manifest)
-        return (ImageRebuild(manifest: manifest, locations: locations, seeds: try seeds()), manifest)
+        let plan = ImageRebuild(manifest: manifest, locations: locations)
+        return (try await Blocking.run { [self] in try withSeeds(plan, release, manifest.chunker) }, manifest)
+    }
+
+    /// Takes what lies here: remains of a broken pull, other images of the site, one after the other, and files that the operator has named.
+    private func withSeeds(_ plan: ImageRebuild, _ release: Release, _ parameters: ChunkerParameters) throws -> ImageRebuild {
+        var plan = plan
+        for directory in try site.remains(of: release.image.digest) { try? plan.take(fromPartial: "\(directory)/image.sif") }
+        // Other versions of the same tool share most.
+        let images = try site.imagesByLikeness(to: release)
+        for directory in images where !plan.isLocal {
+            guard let bytes = try? Disk.read("\(directory)/manifest"), let manifest = try? ImageManifest(bytes, source: directory) else {
+                continue
+            }
+            plan.take(from: ImageRebuild.Seed(path: "\(directory)/image.sif", manifest: manifest))
+        }
+        let index = SeedIndex("\(site.root)/state/seeds")
+        for path in try SitePull.files(of: release.name, in: (configuration.seeds ?? []) + seeds) where !plan.isLocal {
+            // A seed that cannot be read is one less.
+            guard let manifest = try? index.manifest(of: path, parameters: parameters) else { continue }
+            plan.take(from: ImageRebuild.Seed(path: path, manifest: manifest))
+        }
+        return plan
+    }
+
+    /// Files that may have something of an image: those that were named, and those of named directories whose names begin like the image's.
+    private static func files(of name: String, in paths: [String]) throws -> [String] {
+        try paths.flatMap { path in
+            guard Disk.isDirectory(path) else { return [path] }
+            let names = try Disk.list(path).filter { $0.lowercased().hasPrefix(name.lowercased()) && !Disk.isDirectory("\(path)/\($0)") }
+            return names.sorted { VersionOrder.precedes($1, $0) }.map { "\(path)/\($0)" }
+        }
     }
 
     private final class Memory: Sendable {
@@ -165,12 +200,12 @@ package struct SitePull: Sendable {
         _ release: Release, into directory: String, progress: @escaping @Sendable (Int64, Int64) -> Void
     ) async throws -> ImageRebuild.Quote {
         let (rebuild, manifest) = try await rebuild(release)
-        try site.sweepStaging()
+        try site.sweepStaging(except: release.image.digest)
         try SitePull.requireSpace(release.image.size, at: site.root)
         let (staging, lock) = try site.stageImage(release.image.digest)
         defer { withExtendedLifetime(lock) {} }
         do {
-            try await rebuild.write(to: "\(staging)/image.sif", from: reader) { progress($0, release.image.size) }
+            try await rebuild.write(to: "\(staging)/image.sif", from: reader, keepsRemains: true) { progress($0, release.image.size) }
             let partition = try SitePull.partition(of: "\(staging)/image.sif")
             try Disk.replace("\(staging)/manifest", with: manifest.bytes)
             try Disk.replace("\(staging)/release.json", with: try CanonicalJSON.encode(release))
@@ -180,19 +215,12 @@ package struct SitePull: Sendable {
             try Disk.rename(staging, to: directory)
             try Disk.syncDirectory(Disk.parent(of: directory))
         } catch {
-            try? Disk.remove(staging)
+            // What came is of use to the next try.
+            if !error.mayPass { try? Disk.remove(staging) }
             throw error
         }
+        for remains in (try? site.remains(of: release.image.digest)) ?? [] { try? Disk.remove(remains) }
         return rebuild.quote
-    }
-
-    private func seeds() throws -> [ImageRebuild.Seed] {
-        try Disk.list("\(site.root)/images").filter { !$0.hasPrefix(".") }.compactMap { name in
-            let directory = "\(site.root)/images/\(name)"
-            guard let bytes = try? Disk.read("\(directory)/manifest") else { return nil }
-            return try? ImageRebuild.Seed(
-                path: "\(directory)/image.sif", manifest: ImageManifest(bytes, source: directory))
-        }
     }
 
     /// The release's commands; a name that could leave the wrapper's directory is refused.

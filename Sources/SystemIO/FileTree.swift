@@ -358,6 +358,11 @@ package final class OpenFile: Sendable {
     /// Writes all bytes at `offset`.
     package func write(_ bytes: [UInt8], at offset: Int64) throws { try bytes.withUnsafeBytes { try write($0, at: offset) } }
 
+    /// Has a range share the blocks of another file's, which must begin and end with blocks of 4 KiB; whether the file system does that.
+    package func clone(_ range: Range<Int64>, of other: OpenFile, to offset: Int64) -> Bool {
+        sciferry_clone_range(other.descriptor, range.lowerBound, Int64(range.count), descriptor, offset) == 0
+    }
+
     /// Writes all bytes of a buffer at `offset`.
     package func write(_ buffer: UnsafeRawBufferPointer, at offset: Int64) throws {
         var done = 0

@@ -314,6 +314,58 @@ import Zstandard
         #expect(try await rebuild([a], name, seeds: [seed]).0 == image)
     }
 
+    /// A region goes away in the middle: what had come need not come again, and nothing of it is trusted.
+    @Test func whatABrokenRebuildLeftIsUsed() async throws {
+        let (a, _, manifest, name, image, _) = try await regions()
+        let scratch = try Scratch()
+        let locations = try await RegionReader(regions: [a]).locations(of: manifest, digest: name)
+        let whole = ImageRebuild(manifest: manifest, locations: locations)
+        // What is there of it: the first half, some of that wrong, and a hole.
+        let path = "\(scratch.path)/image.sif"
+        var half = Array(image[..<(image.count / 2)])
+        half[70_000] ^= 1
+        try Disk.replace(path, with: half)
+        var rebuild = whole
+        try rebuild.take(fromPartial: path)
+        #expect(rebuild.quote.seedBytes > Int64(image.count / 4) && rebuild.quote.fetchBytes > Int64(image.count / 4) && !rebuild.isLocal)
+        try await rebuild.write(to: "\(scratch.path)/out", from: RegionReader(regions: [a])) { _ in }
+        #expect(try Disk.read("\(scratch.path)/out") == image)
+
+        // One that fails for a reason that may pass leaves its file, any other takes it away.
+        let gone = RegionReader(regions: [AwayStore()])
+        for (keeps, stays) in [(true, true), (false, false)] {
+            await #expect(throws: FarmError.self) {
+                try await whole.write(to: "\(scratch.path)/left", from: gone, keepsRemains: keeps) { _ in }
+            }
+            #expect(Disk.exists("\(scratch.path)/left") == stays)
+        }
+        await #expect(throws: FarmError.self) {
+            try await whole.write(to: "\(scratch.path)/left", from: RegionReader(regions: [MemoryStore()]), keepsRemains: true) { _ in }
+        }
+        #expect(!Disk.exists("\(scratch.path)/left"))
+    }
+
+    @Test func aSeedIsCutOnceAsLongAsItStays() throws {
+        let scratch = try Scratch()
+        var generator = SeededGenerator(4)
+        let (path, cache) = ("\(scratch.path)/seed", "\(scratch.path)/cache")
+        try Disk.replace(path, with: generator.bytes(300_000))
+        let index = SeedIndex(cache)
+        let first = try index.manifest(of: path, parameters: .standard)
+        #expect(try first == ImageChunker.manifest(of: path, parameters: .standard))
+        let kept = try #require(try Disk.list(cache).first)
+        let remembered = try Disk.read("\(cache)/\(kept)")
+        #expect(try index.manifest(of: path, parameters: .standard) == first)
+        try Disk.replace(path, with: generator.bytes(300_001))
+        #expect(try index.manifest(of: path, parameters: .standard) != first)
+        #expect(try Disk.list(cache) == [kept] && Disk.read("\(cache)/\(kept)") != remembered)
+        // Damage, and a place that cannot be written to, cost time and nothing else.
+        try Disk.replace("\(cache)/\(kept)", with: Array("rubbish".utf8))
+        #expect(try index.manifest(of: path, parameters: .standard).size == 300_001)
+        #expect(try SeedIndex("/proc/none").manifest(of: path, parameters: .standard).size == 300_001)
+        #expect(throws: FarmError.self) { try index.manifest(of: scratch.path, parameters: .standard) }
+    }
+
     @Test func manifestsThatDoNotAddUpAreRefused() throws {
         let chunk = ImageManifest.Chunk(digest: Digest(hashing: "x"), size: 5)
         var manifest = ImageManifest(image: Digest(hashing: "i"), size: 6, chunker: .standard, chunks: [chunk])

@@ -63,6 +63,19 @@ extension FarmTests {
             #expect(ran.text.contains(version), "\(ran.text)")
         }
 
+        // What lies on this machine need not be fetched: a file that was named, or an older collection.
+        let images = "\(place.path)/collection"
+        try Disk.makeDirectory(images)
+        let release = try #require(try await farm.releases().map(\.release).first { $0.version == "1.0" })
+        try await ProcessRunner.require(
+            Command("cp", ["\(online)/images/\(release.image.digest.hex)/image.sif", "\(images)/Tiny_1.0_20260101.simg"]))
+        for seed in [images, "\(images)/Tiny_1.0_20260101.simg"] {
+            let fresh = "\(place.path)/fresh \(seed.hasSuffix("simg"))"
+            let plan = try await farm.sciferry(["pull", "tiny/1.0", "--site", fresh, "--seed", seed, "--dry-run"])
+            #expect(plan.text.contains("0 B to fetch"), "\(plan.text)")
+            #expect(try await farm.sciferry(["pull", "tiny/1.0", "--site", fresh, "--seed", seed]).succeeded)
+        }
+
         // A region that has rotted is named release by release, and mended from another.
         let whole = try await farm.sciferry(["store", "check", "file:\(place.path)/b", "--read"])
         #expect(whole.succeeded && whole.text.contains("2 files"), "\(whole.text)")

@@ -72,7 +72,7 @@ import Testing
     @Test func leftoversOfKilledPullsGoAndRunningOnesStay() throws {
         let scratch = try Scratch()
         let site = try site(scratch)
-        let old = Date(timeIntervalSinceNow: -120)
+        let old = Date(timeIntervalSinceNow: -90_000)
         func age(_ path: String) throws { try FileManager.default.setAttributes([.modificationDate: old], ofItemAtPath: path) }
         var dead: (path: String, lock: FileLock)? = try site.stageImage(Digest(hashing: "dead"))
         let running = try site.stageImage(Digest(hashing: "running"))

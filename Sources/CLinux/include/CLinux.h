@@ -17,4 +17,7 @@ int sciferry_open_beneath(int directory, const char *path);
 /// Has the kernel begin to write bytes of a file to the disk (sync_file_range(2)). A hint: whether it is taken is not told.
 void sciferry_begin_writeback(int fd, long long offset, long long count);
 
+/// Makes a range of a file share the blocks of another's, where the file system can (FICLONERANGE, ioctl_ficlonerange(2)). 0, or -1.
+int sciferry_clone_range(int from, long long from_offset, long long count, int to, long long to_offset);
+
 #endif

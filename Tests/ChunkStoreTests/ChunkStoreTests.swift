@@ -345,6 +345,28 @@ import Zstandard
         #expect(!Disk.exists("\(scratch.path)/left"))
     }
 
+    private static let sharingDirectory = ProcessInfo.processInfo.environment["SCIFERRY_REFLINK_DIR"]
+
+    /// On a file system that shares blocks (`scripts/test --slow` mounts one) what lies there already takes no room twice.
+    @Test(.enabled(if: sharingDirectory != nil)) func remainsTakeNoRoomTwice() async throws {
+        let directory = "\(try #require(Self.sharingDirectory))/\(Nonce.hex(bytes: 4))"
+        try Disk.makeDirectory(directory)
+        var generator = SeededGenerator(9)
+        let image = generator.bytes(24 << 20)
+        let path = "\(directory)/left"
+        try Disk.replace(path, with: image)
+        let manifest = try ImageChunker.manifest(of: path, parameters: .standard)
+        var rebuild = ImageRebuild(manifest: manifest, locations: [:])
+        try rebuild.take(fromPartial: path)
+        #expect(rebuild.isLocal)
+        sync()
+        let before = try Disk.freeBytes(at: directory)
+        try await rebuild.write(to: "\(directory)/out", from: RegionReader(regions: [])) { _ in }
+        sync()
+        #expect(try Disk.read("\(directory)/out") == image)
+        #expect(before - (try Disk.freeBytes(at: directory)) < 4 << 20)
+    }
+
     @Test func aSeedIsCutOnceAsLongAsItStays() throws {
         let scratch = try Scratch()
         var generator = SeededGenerator(4)

@@ -1,6 +1,7 @@
 import HTTPTransport
 import ChunkStore
 import FarmModel
+import Foundation
 import Glibc
 import SystemIO
 
@@ -74,8 +75,8 @@ actor ChunkSender {
         }
         waiting.removeFirst(taken.count)
         waitingBytes -= bytes
-        let (file, uploader, cuts) = (file, uploader, taken)
-        let pack = try await Blocking.run { try ChunkSender.pack(cuts, of: file) }
+        let (file, uploader) = (file, uploader)
+        let pack = try await ChunkSender.pack(taken, of: file)
         try await settle()
         newBytes += Int64(pack.bytes.count)
         upload = Task { try await uploader.send(.bytes(pack.bytes), kind: "pack", digest: pack.digest, size: Int64(pack.bytes.count)) }
@@ -92,10 +93,28 @@ actor ChunkSender {
         self.upload = nil
     }
 
-    private static func pack(_ cuts: [ImageChunker.Cut], of file: OpenFile) throws -> FinishedPack {
+    /// Compresses on all processors; the pack is the same for any number of them.
+    private static func pack(_ cuts: [ImageChunker.Cut], of file: OpenFile) async throws -> FinishedPack {
+        let jobs = ProcessInfo.processInfo.activeProcessorCount
+        let share = max(1, (cuts.count + jobs - 1) / jobs)
+        let parts = try await withThrowingTaskGroup(of: (Int, [StoredChunk]).self) { tasks in
+            for start in stride(from: 0, to: cuts.count, by: share) {
+                let part = cuts[start..<min(start + share, cuts.count)]
+                tasks.addTask {
+                    try await Blocking.run {
+                        let packer = ChunkPacker()
+                        return (
+                            start,
+                            try part.map { try packer.pack($0.chunk.digest, try file.read(at: $0.offset, count: $0.chunk.size)[...]) }
+                        )
+                    }
+                }
+            }
+            return try await tasks.reduce(into: [:]) { $0[$1.0] = $1.1 }
+        }
         var builder = PackBuilder()
-        let packer = ChunkPacker()
-        for cut in cuts { builder.add(try packer.pack(cut.chunk.digest, try file.read(at: cut.offset, count: cut.chunk.size)[...])) }
-        return builder.finish()
+        for (_, chunks) in parts.sorted(by: { $0.key < $1.key }) { for chunk in chunks { builder.add(chunk) } }
+        let closed = builder.close()
+        return try await Blocking.run { FinishedPack(closed) }
     }
 }

@@ -72,6 +72,7 @@ let package = Package(
     targets: [
         // Layer 0
         .target(name: "CCurl", path: "Sources/CCurl", linkerSettings: [.linkedLibrary("curl")]),
+        .target(name: "CDigests", path: "Sources/CDigests", cSettings: [.unsafeFlags(["-O2"])]),
         .target(name: "CLinux", path: "Sources/CLinux"),
         .target(
             name: "CSquashfs", path: "Sources/CSquashfs",
@@ -85,7 +86,7 @@ let package = Package(
         .target(name: "CZlib", path: "Sources/CZlib"),
         .target(name: "CZstd", path: "Sources/CZstd", linkerSettings: [.linkedLibrary(":libzstd.a")]),
         // Layer 1
-        room("FarmModel", [crypto]),
+        room("FarmModel", ["CDigests", crypto]),
         room("HTTPTransport", ["CCurl", "FarmModel", "SystemIO"]),
         // Embedded, so that the programs stay single files.
         room("Microarchitecture", resources: [.embedInCode("microarchitectures.txt")]),

@@ -140,10 +140,17 @@ package struct ChunkIngest: Sendable {
             prepared.chunks.reserveCapacity(part.lengths.count)
             var start = 0
             var packer: ChunkPacker?
-            for length in part.lengths {
+            let digests = part.data.withUnsafeBytes { raw in
+                var end = 0
+                return Digest.several(
+                    part.lengths.map { length in
+                        defer { end += length }
+                        return UnsafeRawBufferPointer(rebasing: raw[end..<end + length])
+                    })
+            }
+            for (digest, length) in zip(digests, part.lengths) {
                 let bytes = part.data[start..<start + length]
                 start += length
-                let digest = bytes.withUnsafeBytes { Digest(hashing: $0) }
                 prepared.chunks.append(.init(digest: digest, size: length))
                 guard try claims.isNew(digest, part.number) else { continue }
                 let owner = packer ?? ChunkPacker(level: level)

@@ -202,12 +202,16 @@ package struct ImageRebuild: Sendable {
         var data: [Digest: [UInt8]] = [:]
         var seeded: [Digest: Place] = [:]
         var remote: [ChunkLocation] = []
-        for chunk in Set(window) {
-            // A seed may have been damaged on its disk: what does not verify is fetched like the rest.
-            if let place = local[chunk.digest], let bytes = ImageRebuild.read(place), Digest(hashing: bytes) == chunk.digest {
-                data[chunk.digest] = bytes
-                seeded[chunk.digest] = place
-            } else if let location = locations[chunk.digest] {
+        let unique = Set(window)
+        let read = unique.compactMap { chunk in
+            local[chunk.digest].flatMap { place in ImageRebuild.read(place).map { (digest: chunk.digest, place: place, bytes: $0) } }
+        }
+        // A seed may have been damaged on its disk: what does not verify is fetched like the rest.
+        for (found, digest) in zip(read, Digest.several(borrowing: read.map(\.bytes))) where digest == found.digest {
+            (data[digest], seeded[digest]) = (found.bytes, found.place)
+        }
+        for chunk in unique where data[chunk.digest] == nil {
+            if let location = locations[chunk.digest] {
                 remote.append(location)
             }
         }

@@ -34,18 +34,34 @@ package struct PackEntry: Sendable, Hashable {
     ///
     /// - Parameter source: where the bytes came from, for the message.
     package func open(_ stored: UnsafeRawBufferPointer, source: String) throws -> [UInt8] {
-        let damaged = FarmError(
-            "chunk.damaged", .corrupt, "chunk \(digest.short) at byte \(offset) of \(source) is damaged")
-        guard stored.count == storedSize else { throw damaged }
-        let bytes: [UInt8]
-        switch codec {
-        case .raw: bytes = Array(stored)
-        case .zstd:
-            guard let opened = try? Zstandard.decompress(stored, size: size) else { throw damaged }
-            bytes = opened
-        }
-        guard bytes.count == size, Digest(hashing: bytes) == digest else { throw damaged }
+        let bytes = try decode(stored, source)
+        guard Digest(hashing: bytes) == digest else { throw damaged(source) }
         return bytes
+    }
+
+    /// The same for several chunks at once, which is faster.
+    ///
+    /// - Parameter stored: the bytes of each, as they lie in the pack.
+    static func open(_ entries: [PackEntry], _ stored: (PackEntry) throws -> UnsafeRawBufferPointer, source: String) throws -> [[UInt8]] {
+        let chunks = try entries.map { try $0.decode(try stored($0), source) }
+        let digests = Digest.several(borrowing: chunks)
+        for (entry, digest) in zip(entries, digests) where entry.digest != digest { throw entry.damaged(source) }
+        return chunks
+    }
+
+    private func damaged(_ source: String) -> FarmError {
+        FarmError("chunk.damaged", .corrupt, "chunk \(digest.short) at byte \(offset) of \(source) is damaged")
+    }
+
+    /// Undoes the codec.
+    private func decode(_ stored: UnsafeRawBufferPointer, _ source: String) throws -> [UInt8] {
+        guard stored.count == storedSize else { throw damaged(source) }
+        switch codec {
+        case .raw: return Array(stored)
+        case .zstd:
+            guard let opened = try? Zstandard.decompress(stored, size: size), opened.count == size else { throw damaged(source) }
+            return opened
+        }
     }
 }
 

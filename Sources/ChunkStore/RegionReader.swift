@@ -331,18 +331,18 @@ package final class RegionReader: Sendable {
     private static func open(
         _ run: [PackEntry], from bytes: [UInt8], at start: Int64, source: String
     ) throws -> [Digest: [UInt8]] {
-        var result: [Digest: [UInt8]] = [:]
         try bytes.withUnsafeBytes { raw in
-            for entry in run {
-                let from = Int(entry.offset - start)
-                guard from >= 0, from + entry.storedSize <= raw.count else {
-                    throw FarmError("chunk.damaged", .corrupt, "chunk \(entry.digest.short) of \(source) lies beyond what was read")
-                }
-                result[entry.digest] = try entry.open(
-                    UnsafeRawBufferPointer(rebasing: raw[from..<from + entry.storedSize]), source: source)
-            }
+            let chunks = try PackEntry.open(
+                run,
+                { entry in
+                    let from = Int(entry.offset - start)
+                    guard from >= 0, from + entry.storedSize <= raw.count else {
+                        throw FarmError("chunk.damaged", .corrupt, "chunk \(entry.digest.short) of \(source) lies beyond what was read")
+                    }
+                    return UnsafeRawBufferPointer(rebasing: raw[from..<from + entry.storedSize])
+                }, source: source)
+            return Dictionary(zip(run.map(\.digest), chunks)) { first, _ in first }
         }
-        return result
     }
 }
 

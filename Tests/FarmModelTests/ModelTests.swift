@@ -8,6 +8,32 @@ import Testing
         #expect(Digest(hashing: "abc").hex == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
     }
 
+    /// Whatever their lengths are, many at once are the same as one by one.
+    @Test func severalAtOnceAgreeWithTheLibrary() {
+        var state: UInt64 = 7
+        func random() -> UInt64 {
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return state >> 33
+        }
+        let edges = [0, 1, 55, 56, 57, 63, 64, 65, 119, 120, 127, 128, 129, 191, 192]
+        for round in 0..<300 {
+            let lengths =
+                round < edges.count * edges.count
+                ? [edges[round % edges.count], edges[round / edges.count]] : (0..<Int(random() % 9)).map { _ in Int(random() % 5000) }
+            let pieces = lengths.map { length in (0..<length).map { _ in UInt8(truncatingIfNeeded: random()) } }
+            let whole = pieces.flatMap { $0 }
+            let digests = whole.withUnsafeBytes { raw in
+                var end = 0
+                return Digest.several(
+                    lengths.map { length in
+                        defer { end += length }
+                        return UnsafeRawBufferPointer(rebasing: raw[end..<end + length])
+                    })
+            }
+            #expect(digests == pieces.map { Digest(hashing: $0) })
+        }
+    }
+
     @Test func readsItsOwnTextAndRefusesOthers() {
         let digest = Digest(hashing: "x")
         #expect(Digest(digest.hex) == digest)

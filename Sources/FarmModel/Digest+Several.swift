@@ -24,23 +24,14 @@ extension Digest {
     /// The digests of several pieces of data, two side by side where the CPU can: a quarter faster than one after the other.
     package static func several(_ pieces: [UnsafeRawBufferPointer]) -> [Digest] {
         guard isSideBySide, pieces.count > 1 else { return pieces.map { Digest(hashing: $0) } }
-        // A buffer of no bytes may have no address.
-        return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 1) { nothing in
-            nothing.initialize(repeating: 0)
-            let addresses = pieces.map { $0.baseAddress?.assumingMemoryBound(to: UInt8.self) ?? UnsafePointer(nothing.baseAddress!) }
-            let digests = [UInt8](unsafeUninitializedCapacity: pieces.count * byteCount) { buffer, filled in
-                addresses.withUnsafeBufferPointer { addresses in
-                    let optional = addresses.baseAddress.map { UnsafeRawPointer($0).assumingMemoryBound(to: UnsafePointer<UInt8>?.self) }
-                    sciferry_sha256_several(optional, pieces.map(\.count), pieces.count, buffer.baseAddress)
-                }
-                filled = pieces.count * byteCount
-            }
-            return pieces.indices.map { number in
-                guard let digest = Digest(bytes: digests[number * byteCount..<(number + 1) * byteCount]) else {
-                    return Digest(hashing: pieces[number])
-                }
-                return digest
-            }
+        let addresses = pieces.map { $0.baseAddress?.assumingMemoryBound(to: UInt8.self) }
+        let lengths = pieces.map(\.count)
+        let digests = [UInt8](unsafeUninitializedCapacity: pieces.count * byteCount) { buffer, filled in
+            sciferry_sha256_several(addresses, lengths, pieces.count, buffer.baseAddress)
+            filled = pieces.count * byteCount
+        }
+        return pieces.indices.map { number in
+            Digest(bytes: digests[number * byteCount..<(number + 1) * byteCount]) ?? Digest(hashing: pieces[number])
         }
     }
 }

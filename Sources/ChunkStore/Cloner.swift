@@ -21,7 +21,8 @@ final class Cloner: Sendable {
     func share(_ pieces: [Piece], with file: OpenFile) {
         var runs: [Piece] = []
         for piece in pieces {
-            guard let last = runs.last, last.path == piece.path, last.from + last.count == piece.from, last.to + last.count == piece.to else {
+            guard let last = runs.last, last.path == piece.path, last.from + last.count == piece.from, last.to + last.count == piece.to
+            else {
                 runs.append(piece)
                 continue
             }

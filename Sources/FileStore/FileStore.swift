@@ -268,7 +268,8 @@ package struct FileStore: Sendable {
         let parameters = manifest.chunker
         var cut: [ImageRebuild.Seed] = []
         for path in seeds {
-            cut.append(.init(path: path, manifest: try await Blocking.run { try SeedIndex.ofUser.manifest(of: path, parameters: parameters) }))
+            cut.append(
+                .init(path: path, manifest: try await Blocking.run { try SeedIndex.ofUser.manifest(of: path, parameters: parameters) }))
         }
         return (ImageRebuild(manifest: manifest, locations: locations, seeds: cut), reader)
     }

@@ -111,7 +111,8 @@ package struct Site: Sendable {
 
     /// What killed pulls of an image have left, and nobody holds any more.
     func remains(of digest: Digest) throws -> [String] {
-        try Disk.list("\(root)/images").filter { $0.hasPrefix(".\(digest.hex.prefix(16)).") }.map { "\(root)/images/\($0)" }.filter { path in
+        try Disk.list("\(root)/images").filter { $0.hasPrefix(".\(digest.hex.prefix(16)).") }.map { "\(root)/images/\($0)" }.filter {
+            path in
             (try? FileLock("\(path)/\(Site.stagingLock)", holder: "a look", hint: "")) != nil
         }
     }
@@ -119,8 +120,10 @@ package struct Site: Sendable {
     /// Directories of images, those of the release's tool first, the newest of them before the others.
     func imagesByLikeness(to release: Release) throws -> [String] {
         let all = try Disk.list("\(root)/images").filter { !$0.hasPrefix(".") }
-        let kin = try installed().filter { $0.release.name == release.name }.sorted { VersionOrder.precedes($1.release.version, $0.release.version) }
-            .map(\.release.image.digest.hex)
+        let kin = try installed().filter { $0.release.name == release.name }.sorted {
+            VersionOrder.precedes($1.release.version, $0.release.version)
+        }
+        .map(\.release.image.digest.hex)
         return (kin.filter(all.contains) + all.filter { !kin.contains($0) }).map { "\(root)/images/\($0)" }
     }
 

@@ -96,7 +96,9 @@ import Testing
         (policy.supersededDays, policy.repackMegabytes) = (0, 100)
         for _ in 0..<4 {
             _ = try await farm.collect(policy, regions)
-            for region in farm.stores { try await farm.publisher(regions).point(try await farm.pointer(), name: "main", region: region.name) }
+            for region in farm.stores {
+                try await farm.publisher(regions).point(try await farm.pointer(), name: "main", region: region.name)
+            }
             farm.clock.pass(hours: 50)
         }
         wrong += try await look(farm)

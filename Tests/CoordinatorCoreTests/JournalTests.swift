@@ -60,6 +60,21 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
     try journal.commit([.packs([.init(pack: other, entries: [entry])], index: Digest(hashing: "i3"))])
     #expect(try journal.locate([entry.digest])[entry.digest]?.pack == other)
 
+    // Chunks of a condemned pack are found where they come again; those of any other stay where they are.
+    let condemned = CondemnedObject(key: Pack.key(other), at: Timestamp(seconds: 7))
+    try journal.commit([.condemned(condemned), .condemned(CondemnedObject(key: "covers/x", at: Timestamp(seconds: 7)))])
+    let (third, fourth) = (Digest(hashing: "third pack"), Digest(hashing: "fourth pack"))
+    try journal.commit([.packs([.init(pack: third, entries: [entry])], index: Digest(hashing: "i4"))])
+    #expect(try journal.locate([entry.digest])[entry.digest]?.pack == third)
+    try journal.commit([.packs([.init(pack: fourth, entries: [entry])], index: Digest(hashing: "i5"))])
+    #expect(try journal.locate([entry.digest])[entry.digest]?.pack == third)
+    #expect(try journal.load(recent: 1).condemned.map(\.key) == ["covers/x", Pack.key(other)])
+    try journal.commit([.settled(key: "covers/x"), .settled(key: Pack.key(other))])
+    #expect(try journal.load(recent: 1).condemned.isEmpty)
+    // Without their index packs are found no more; others are.
+    try journal.commit([.forgetListed(index: Digest(hashing: "i4"))])
+    #expect(try journal.locate([entry.digest]).isEmpty && journal.indexes(of: [third, fourth]) == [fourth: Digest(hashing: "i5")])
+
     // Of ended jobs only so many of the newest come along, with what belongs to them; the others are found by name.
     try journal.commit([.job(job(5, .failed)), .job(job(6, .succeeded)), .history(history)])
     let few = try journal.load(recent: 1)

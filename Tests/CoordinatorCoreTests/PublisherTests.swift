@@ -163,7 +163,8 @@ import Testing
         try await behind.point(try behind.sign(channel(3)), name: "main", region: "first")
         let shown = try #require(try await ahead.published("main", region: "first"))
         #expect(shown.channel.version == 3 && !shown.isCurrent)
-        #expect(await code(of: { try await ahead.point(try ahead.sign(channel(2)), name: "main", region: "first") }) == "coordinator.fenced")
+        #expect(
+            await code(of: { try await ahead.point(try ahead.sign(channel(2)), name: "main", region: "first") }) == "coordinator.fenced")
         try await ahead.prepare(region: "first")
         try await ahead.point(try ahead.sign(channel(4)), name: "main", region: "first")
         #expect(await code(of: { _ = try await behind.published("main", region: "first") }) == "channel.foreign")

@@ -39,7 +39,9 @@ import Testing
     @Test func someVersionsStay() {
         var policy = RetentionPolicy()
         (policy.versions, policy.supersededDays) = (2, 10)
-        let all = [record("fsl", "6.0.10", day: 1), record("fsl", "6.0.9", day: 2), record("fsl", "6.0.2", day: 3), record("ants", "1", day: 1)]
+        let all = [
+            record("fsl", "6.0.10", day: 1), record("fsl", "6.0.9", day: 2), record("fsl", "6.0.2", day: 3), record("ants", "1", day: 1),
+        ]
         #expect(leavers(policy, all, current: all, day: 20) == [all[2].digest])
         #expect(leavers(policy, all, current: all, day: 12).isEmpty)
         policy.keep = ["fsl"]

@@ -30,7 +30,8 @@ extension Coordinator {
             throw FarmError("collection.running", .conflict, "a collection is under way", hint: "sciferry collect --last shows it")
         }
         guard isAdopted else {
-            throw FarmError("collection.early", .unavailable, "the coordinator has not asked its regions yet", hint: "try again in a moment")
+            throw FarmError(
+                "collection.early", .unavailable, "the coordinator has not asked its regions yet", hint: "try again in a moment")
         }
         let report = CollectionReport(startedAt: .now, by: who, isDryRun: isDryRun)
         collection = report

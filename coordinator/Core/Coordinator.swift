@@ -27,7 +27,7 @@ package actor Coordinator {
     private let executor = SerialQueueExecutor(label: "sciferry.coordinator")
     private let lock: FileLock
     nonisolated let journal: any FarmJournal
-    let publisher: Publisher
+    private let bare: Publisher
     /// Its buckets; the first is where builds are streamed to.
     package nonisolated let regions: [any ObjectStore]
     nonisolated var firstRegion: any ObjectStore { regions[0] }
@@ -92,13 +92,20 @@ package actor Coordinator {
         access = Dictionary(uniqueKeysWithValues: snapshot.access.map { ($0.tokenDigest, $0) })
         let regions = try configuration.regions.map { (name: $0.name, store: try $0.bucket.open(client: client)) }
         self.regions = regions.map(\.store)
-        publisher = Publisher(regions: regions, keys: keys, journal: journal, farm: configuration.farm)
+        bare = Publisher(regions: regions, keys: keys, journal: journal, farm: configuration.farm)
         // What an upload left behind when the process was killed.
         for name in try Disk.list(home.uploads) { try Disk.remove("\(home.uploads)/\(name)") }
     }
 
     /// Jobs whose planning failed for a reason of ours, and when it is tried again.
     var planAgainAt: [JobID: Timestamp] = [:]
+
+    /// What carries publications on; whatever it writes is claimed before.
+    nonisolated var publisher: Publisher {
+        var publisher = bare
+        publisher.claim = { [weak self] in try await self?.claim($0) }
+        return publisher
+    }
 
     // MARK: transitions
 
@@ -190,10 +197,11 @@ package actor Coordinator {
         try await adoptChannel()
         isAdopted = true
         await sweepIncoming()
-        var nextRenewal = Timestamp.now
+        var (nextRenewal, nextRepair) = (Timestamp.now, Timestamp.now)
         while !Task.isCancelled {
             for record in state.duePublications(now: .now) { try await work(on: record) }
-            if nextRenewal <= .now || channelIsStale {
+            if min(nextRenewal, channelIsStale ? nextRepair : nextRenewal) <= .now {
+                nextRepair = Timestamp.now.adding(seconds: 30)
                 do { try await renewChannel() } catch let error as FarmError where error.code == "coordinator.fenced" {
                     throw error
                 } catch { report(error) }
@@ -332,8 +340,6 @@ package actor Coordinator {
     }
 
     private func work(on record: PublicationRecord) async throws {
-        var publisher = publisher
-        publisher.claim = { [weak self] in try await self?.claim($0) }
         do {
             switch record.step {
             // Somebody has to decide.

@@ -30,7 +30,7 @@ package struct FarmCollector: Sendable {
         (self.policy, self.owner, self.clock) = (policy, owner, clock)
     }
 
-    /// Collects, noting in the report what it does; whether the channel names releases now that have been retired.
+    /// Collects, noting in the report what it does; whether some region's channel names releases that have been retired.
     ///
     /// - Throws: `coordinator.fenced`, `store.damaged` when it cannot be told what images need, and what regions throw: nothing that is
     ///   needed has been taken away then.
@@ -69,7 +69,7 @@ package struct FarmCollector: Sendable {
             try await rewrite(plan, &survey, &report)
         }
         try await sweep(survey, asked, reliance, &report)
-        return !leavers.isEmpty && !report.isDryRun
+        return try await owner.apply { state in shown.contains { state.releases[$0]?.retiredAt != nil } }
     }
 
     /// Releases that the channels of the regions name. Throws `coordinator.fenced` where somebody else has published.

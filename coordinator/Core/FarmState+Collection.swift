@@ -67,7 +67,9 @@ extension FarmState {
         let oldest = [oldestReliance, reliance].compactMap(\.self).min()
         var going: [String] = []
         for key in keys {
-            guard var object = condemned[key], !object.isGoing, object.at < asked, now.seconds(since: object.at) >= graceSeconds else { continue }
+            guard var object = condemned[key], !object.isGoing, object.at < asked, now.seconds(since: object.at) >= graceSeconds else {
+                continue
+            }
             guard oldest.map({ $0 > object.at }) ?? true else { continue }
             object.isGoing = true
             put(object)
@@ -93,7 +95,8 @@ extension FarmState {
         for key in keys {
             guard let object = condemned[key] else { continue }
             guard !object.isGoing else {
-                throw FarmError("store.removing", .unavailable, "an older \(key) is being removed from the regions; it is written after that")
+                throw FarmError(
+                    "store.removing", .unavailable, "an older \(key) is being removed from the regions; it is written after that")
             }
             settle(key)
         }

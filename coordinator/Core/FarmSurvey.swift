@@ -158,7 +158,9 @@ extension FarmSurvey {
                 { images[number].damagedCovers.insert(place) }
             }
             read[manifest] = images[number]
-            if images[number].covers.isEmpty { findings.append("\(images[number].title): no region has a cover of its manifest that can be read") }
+            if images[number].covers.isEmpty {
+                findings.append("\(images[number].title): no region has a cover of its manifest that can be read")
+            }
         }
     }
 
@@ -185,16 +187,13 @@ extension FarmSurvey {
                 continue
             }
             guard let version = versions["\(image.name)\n\(image.version)"], let tool = tools[image.name] else { continue }
-            let before = (usage, toolUsage)
-            let (after, packs, missing) = try await Blocking.run {
-                var (usage, toolUsage, packs, missing) = (before.0, before.1, Set<Digest>(), 0)
-                for chunk in manifest.chunks {
-                    if let place = try usage.use(chunk.digest, by: version) { packs.insert(place.pack) } else { missing += 1 }
-                    _ = try toolUsage.use(chunk.digest, by: tool)
-                }
-                return ((usage, toolUsage), packs, missing)
+            var (packs, missing) = (Set<Digest>(), 0)
+            // Here and not on a thread of its own, to which all counts would have to be copied for each image.
+            for chunk in manifest.chunks {
+                if let place = try usage.use(chunk.digest, by: version) { packs.insert(place.pack) } else { missing += 1 }
+                _ = try toolUsage.use(chunk.digest, by: tool)
             }
-            (usage, toolUsage) = after
+            await Task.yield()
             images[number].packs = packs
             if missing > 0 { findings.append("\(image.title): \(missing) of its chunks lie in no index that its cover names") }
         }
@@ -202,7 +201,8 @@ extension FarmSurvey {
 
     private mutating func findLost(_ regions: [(name: String, store: any ObjectStore)]) async throws {
         let sizes = Dictionary(
-            shelf.indexes.values.flatMap { $0.packs.map { ($0.pack, $0.size) } }) { first, _ in first }
+            shelf.indexes.values.flatMap { $0.packs.map { ($0.pack, $0.size) } }
+        ) { first, _ in first }
         for pack in images.reduce(into: Set<Digest>(), { $0.formUnion($1.packs) }).sorted() {
             let key = Pack.key(pack)
             guard !present.contains(where: { $0[key] == sizes[pack] }) else { continue }

@@ -310,7 +310,8 @@ package struct Publisher: Sendable {
             throw FarmError(
                 "channel.foreign", .conflict,
                 "region \(region) shows version \(claimed.version) of the channel \(name), signed by a key that no root of this home names",
-                hint: "bring the newest identity/ of the farm back from its backup; if this one is it, delete \(ReleaseChannel.key(name)) there"
+                hint:
+                    "bring the newest identity/ of the farm back from its backup; if this one is it, delete \(ReleaseChannel.key(name)) there"
             )
         }
         let isCurrent = (try? self.channel(bytes, source)) != nil

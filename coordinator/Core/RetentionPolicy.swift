@@ -80,7 +80,8 @@ package struct RetentionPolicy: Codable, Sendable, Hashable {
                 guard all.allSatisfy({ now.seconds(since: $0.release.publishedAt) >= days && !isKept($0.release) }) else { continue }
                 for record in all {
                     leavers[record.digest] = Leaver(
-                        digest: record.digest, title: record.release.title, why: "\(versions) newer versions are kept, from \(ordered[versions - 1])"
+                        digest: record.digest, title: record.release.title,
+                        why: "\(versions) newer versions are kept, from \(ordered[versions - 1])"
                     )
                 }
             }

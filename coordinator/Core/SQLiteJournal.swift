@@ -337,7 +337,8 @@ package final class SQLiteJournal: FarmJournal {
             try database.execute(sql: "DELETE FROM packs WHERE listing = ?", arguments: [name])
         case .condemned(let object):
             try put(
-                "INSERT OR REPLACE INTO condemned (key, pack, body) VALUES (?, ?, ?)", [object.key, object.pack.map { Data($0.bytes) }], object)
+                "INSERT OR REPLACE INTO condemned (key, pack, body) VALUES (?, ?, ?)", [object.key, object.pack.map { Data($0.bytes) }],
+                object)
         case .settled(let key): try database.execute(sql: "DELETE FROM condemned WHERE key = ?", arguments: [key])
         case .forget(let pack):
             try database.execute(sql: "DELETE FROM chunks WHERE pack = ?", arguments: [Data(pack.bytes)])

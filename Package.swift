@@ -189,14 +189,15 @@ let package = Package(
             ], path: "worker/Main", swiftSettings: settings),
         // Tests
         .target(
-            name: "Support", dependencies: ["Attestation", "FarmModel", "SystemIO"], path: "Tests/Support", swiftSettings: settings),
+            name: "Support", dependencies: ["Attestation", "FarmModel", "ObjectStorage", "SystemIO"], path: "Tests/Support",
+            swiftSettings: settings),
         .target(
             name: "FuzzTargets",
             dependencies: [
                 "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof", "ImageAssembly",
-                "ImageCatalogues", "Microarchitecture", "Recipes", "SingularityImage", "Support", "SystemIO", "TemplateEngine", "Upstream",
-                "WorkerCore",
-                "Zstandard", nioCore,
+                "ImageCatalogues", "Microarchitecture", "ObjectStorage", "Recipes", "SingularityImage", "Support", "SystemIO",
+                "TemplateEngine",
+                "Upstream", "WorkerCore", "Zstandard", nioCore,
             ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),
         .testTarget(
             name: "ArchitectureTests", dependencies: ["ProcessRunner", "Support"], path: "Tests/ArchitectureTests",

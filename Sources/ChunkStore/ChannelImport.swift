@@ -12,6 +12,12 @@ package struct ChannelImport: Sendable {
     /// Throws `channel.rollback` when the target has a newer channel, `tar.incomplete` when a release that came along would lack something
     /// then, and what is wrong with the source's channels.
     package func check() async throws {
+        let first = TrustRoot.key(1)
+        if try await target.head(first) != nil, try await target.get(first) != source.get(first) {
+            throw FarmError(
+                "store.foreign", .conflict, "\(target.name) belongs to another farm than \(source.name): their first roots differ",
+                hint: "give the copy a bucket of its own")
+        }
         for object in try await source.all(prefix: "channels/") where object.key.hasSuffix(".json") {
             let name = String(object.key.dropFirst("channels/".count).dropLast(".json".count))
             let there = Set(try await source.all(prefix: "releases/").map(\.key))
@@ -40,7 +46,12 @@ package struct ChannelImport: Sendable {
         let manifest = named.release.image.manifest
         do {
             let parsed = try await reader.manifest(manifest)
-            for pack in Set(try await reader.locations(of: parsed, digest: manifest).values.map(\.pack)) {
+            // The cover that will count: the source's where it has one.
+            let cover = ImageManifest.coverKey(manifest)
+            let from = try await source.head(cover) != nil ? source : target
+            let bytes = try await from.get(cover, range: nil, limit: ManifestCover.largest)
+            let named = try CanonicalJSON.decode(ManifestCover.self, from: bytes, source: cover)
+            for pack in Set(try await reader.locations(of: parsed, cover: named, source: cover).values.map(\.pack)) {
                 let key = Pack.key(pack)
                 if try await source.head(key) != nil { continue }
                 if try await target.head(key) == nil { throw absent(key) }

@@ -15,10 +15,12 @@ package struct ChunkUsage: Sendable {
     private let index: PackIndex
     /// By the entries' numbers: 0, a user's number and 1, or `shared`.
     private var owners: [UInt32]
+    private let avoided: Set<Digest>
     private static let shared = UInt32.max
 
-    package init(_ index: PackIndex) {
-        self.index = index
+    /// - Parameter avoided: packs whose copy of a chunk is needed only where no other pack has one.
+    package init(_ index: PackIndex, avoiding avoided: Set<Digest> = []) {
+        (self.index, self.avoided) = (index, avoided)
         owners = [UInt32](repeating: 0, count: index.count)
     }
 
@@ -28,7 +30,9 @@ package struct ChunkUsage: Sendable {
     /// - Returns: where it lies, the same place for everybody; `nil` when that is nowhere.
     package mutating func use(_ chunk: Digest, by user: Int) throws -> ChunkLocation? {
         let places = try index.places(of: chunk)
-        guard let place = places.first(where: { owners[$0.number] != 0 }) ?? places.first else { return nil }
+        let chosen =
+            places.first { owners[$0.number] != 0 } ?? places.first { !avoided.contains($0.location.pack) } ?? places.first
+        guard let place = chosen else { return nil }
         let mark = UInt32(user) + 1
         let before = owners[place.number]
         owners[place.number] = before == 0 || before == mark ? mark : ChunkUsage.shared

@@ -12,9 +12,12 @@ package struct TarStore: ObjectStore {
     private static let block: Int64 = 512
 
     /// Reads the archive's headers; throws `tar.invalid` for one of another form, and for one that is not whole.
-    package init(_ path: String) throws {
+    package init(_ path: String) throws { try self.init(try OpenFile(path, flags: O_RDONLY), path) }
+
+    /// The same of an open file, which must not change.
+    package init(_ file: OpenFile, _ path: String) throws {
         name = "tar:\(path)"
-        file = try OpenFile(path, flags: O_RDONLY)
+        self.file = file
         let size = try file.size()
         var (objects, position, isWhole) = ([String: Range<Int64>](), Int64(0), false)
         while position + TarStore.block <= size {

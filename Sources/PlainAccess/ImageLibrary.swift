@@ -41,7 +41,7 @@ package actor ImageLibrary {
     private var byPath: [String: ServedImage] = [:]
     /// All that was ever offered here: a download by digest goes on when the channel has moved on.
     private var byDigest: [Digest: ServedImage] = [:]
-    private var readers: [Digest: ImageReader] = [:]
+    private var readers: [Digest: (reader: ImageReader, openedAt: Timestamp)] = [:]
     private var lookedAt: Timestamp?
     private var looking: Task<Void, any Error>?
 
@@ -49,6 +49,8 @@ package actor ImageLibrary {
     private static let freshness: Double = 15
     /// Manifests of so many chunks are kept open; a chunk takes some hundred bytes.
     private static let mostChunks = 1_000_000
+    /// Seconds after which an image is opened anew.
+    private static let longestOpen: Double = 3600
     /// Release documents that are fetched side by side.
     private static let width = 16
 
@@ -138,14 +140,17 @@ package actor ImageLibrary {
 
     /// What reads an image's bytes.
     package func reader(of image: ServedImage) async throws -> ImageReader {
-        if let reader = readers[image.manifest] { return reader }
+        // Where chunks lie may change, and the old places go after a day or two.
+        if let known = readers[image.manifest], Timestamp.now.seconds(since: known.openedAt) < ImageLibrary.longestOpen {
+            return known.reader
+        }
         let reader = try await ImageReader(manifest: image.manifest, from: pull.reader, cache: cache)
         guard reader.manifest.image == image.sha256, reader.manifest.size == image.size else {
             throw FarmError("manifest.invalid", .corrupt, "the manifest of \(image.path) is of another image")
         }
-        let open = readers.values.reduce(reader.manifest.chunks.count) { $0 + $1.manifest.chunks.count }
+        let open = readers.values.reduce(reader.manifest.chunks.count) { $0 + $1.reader.manifest.chunks.count }
         if open > ImageLibrary.mostChunks { readers = [:] }
-        readers[image.manifest] = reader
+        readers[image.manifest] = (reader, .now)
         return reader
     }
 }

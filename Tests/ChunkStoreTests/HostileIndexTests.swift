@@ -102,6 +102,16 @@ import Testing
         #expect(try usage.use(Digest(hashing: "of nobody"), by: 0) == nil)
         #expect(try usage.own(users: 2) == [200, 0])
         #expect(try usage.location(of: digests[2]) == nil && usage.location(of: digests[1]) != nil)
+        // Of two packs the one that is in doubt is needed only for what the other lacks.
+        let twin = Digest(hashing: "twin")
+        let both = try PackIndex(
+            try PackIndex.bytes(of: [
+                .init(pack: pack.digest, entries: pack.entries), .init(pack: twin, entries: Array(pack.entries.dropLast())),
+            ]), source: "b")
+        for (avoided, other) in [(pack.digest, twin), (twin, pack.digest)] {
+            var choice = ChunkUsage(both, avoiding: [avoided])
+            #expect(try choice.use(digests[0], by: 0)?.pack == other && choice.use(digests[2], by: 0)?.pack == pack.digest)
+        }
         let share = try #require(try usage.shares().first)
         #expect(share.chunks == 2 && share.bytes == 300 && share.record.chunks == 3)
     }

@@ -13,7 +13,7 @@ import Testing
 /// Builds, publications and collections side by side, each killed at any step: whatever a region's channel names comes back from that region.
 @Suite struct FarmCollectionTests {
     private static let seeds: Range<UInt64> = {
-        let number = ProcessInfo.processInfo.environment["SCIFERRY_STORE_SEEDS"].flatMap { UInt64($0) } ?? 40
+        let number = ProcessInfo.processInfo.environment["SCIFERRY_STORE_SEEDS"].flatMap { UInt64($0) } ?? 20
         return 0..<number
     }()
 
@@ -25,7 +25,7 @@ import Testing
             (repacked, removed) = (repacked + outcome.repacked, removed + outcome.removed)
         }
         // The seeds do reach what they are for.
-        #expect(repacked > 20 && removed > 100)
+        #expect(repacked > 10 && removed > 50)
     }
 
     private func policy(_ generator: inout SeededGenerator) -> RetentionPolicy {

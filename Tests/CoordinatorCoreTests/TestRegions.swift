@@ -8,60 +8,6 @@ import Support
 import Synchronization
 import SystemIO
 
-/// A clock that tests turn.
-final class TestClock: Sendable {
-    private let time = Mutex(Timestamp(seconds: 1_800_000_000))
-
-    var read: @Sendable () -> Timestamp { { self.time.withLock { $0 } } }
-
-    func pass(hours: Double) { time.withLock { $0 = $0.adding(seconds: hours * 3600) } }
-}
-
-/// A bucket as somebody sees it who may be killed at any step, between two of which others get their turn and time passes.
-final class MortalStore: ObjectStore {
-    let name: String
-    private let bucket: any ObjectStore
-    private let clock: TestClock
-    private let state: Mutex<(generator: SeededGenerator, left: Int)>
-
-    init(_ bucket: any ObjectStore, _ clock: TestClock, seed: UInt64, killedAfter steps: Int?) {
-        (self.bucket, self.clock, name) = (bucket, clock, bucket.name)
-        state = Mutex((SeededGenerator(seed), steps ?? .max))
-    }
-
-    private func step() async throws {
-        let (yields, minutes, isKilled) = state.withLock { state in
-            state.left -= 1
-            return (Int(state.generator.next() % 4), Double(state.generator.next() % 10), state.left < 0)
-        }
-        for _ in 0..<yields { await Task.yield() }
-        if isKilled { throw FarmError("test.killed", .unavailable, "killed") }
-        clock.pass(hours: minutes / 60)
-    }
-
-    func head(_ key: String) async throws -> ObjectInfo? {
-        try await step()
-        return try await bucket.head(key)
-    }
-    func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
-        try await step()
-        return try await bucket.get(key, range: range, limit: limit)
-    }
-    func put(_ key: String, _ source: ObjectSource) async throws {
-        try await step()
-        try await bucket.put(key, source)
-    }
-    func delete(_ key: String) async throws {
-        try await step()
-        try await bucket.delete(key)
-    }
-    func list(prefix: String, after: String?) async throws -> ObjectPage {
-        try await step()
-        return try await bucket.list(prefix: prefix, after: after)
-    }
-    func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? { nil }
-}
-
 /// A farm's state and regions without a coordinator's process: builds, publications and collections as a test asks for them.
 actor TestRegions: FarmStateOwner {
     let stores = [MemoryStore(name: "memory:first"), MemoryStore(name: "memory:second")]
@@ -96,7 +42,7 @@ actor TestRegions: FarmStateOwner {
     }
 
     func regions(seed: UInt64, killedAfter steps: Int?) -> [(name: String, store: any ObjectStore)] {
-        stores.map { ($0.name, MortalStore($0, clock, seed: seed, killedAfter: steps)) }
+        stores.map { ($0.name, MortalStore($0, clock, seed: seed, killedAfter: steps, longestStep: 1.0 / 6)) }
     }
 
     func publisher(_ regions: [(name: String, store: any ObjectStore)]) -> Publisher {
@@ -220,7 +166,7 @@ actor TestRegions: FarmStateOwner {
         let collector = FarmCollector(
             regions: regions, publisher: publisher(regions), channel: "main", imageKeys: keys.root.imageKeys, policy: policy, owner: self,
             clock: clock.read)
-        _ = try await collector.collect(&report)
+        try await collector.collect(&report)
         return report
     }
 }

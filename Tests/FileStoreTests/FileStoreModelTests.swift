@@ -8,61 +8,6 @@ import Synchronization
 import SystemIO
 import Testing
 
-/// A clock that tests turn.
-final class TestClock: Sendable {
-    private let time = Mutex(Timestamp(seconds: 1_800_000_000))
-
-    var read: @Sendable () -> Timestamp { { self.time.withLock { $0 } } }
-
-    func pass(hours: Double) { time.withLock { $0 = $0.adding(seconds: hours * 3600) } }
-}
-
-/// A bucket as one process sees it: other processes get between any two of its steps, time passes, and it may be killed at any of them.
-private final class Process: ObjectStore {
-    let name = "memory:process"
-    private let bucket: any ObjectStore
-    private let clock: TestClock
-    private let state: Mutex<(generator: SeededGenerator, left: Int)>
-    private let longestStep: Double
-
-    init(_ bucket: any ObjectStore, _ clock: TestClock, seed: UInt64, killedAfter steps: Int?, longestStep: Double) {
-        (self.bucket, self.clock, self.longestStep) = (bucket, clock, longestStep)
-        state = Mutex((SeededGenerator(seed), steps ?? .max))
-    }
-
-    private func step() async throws {
-        let (yields, hours, isKilled) = state.withLock { state in
-            state.left -= 1
-            return (Int(state.generator.next() % 4), Double(state.generator.next() % 1000) / 1000 * longestStep, state.left < 0)
-        }
-        for _ in 0..<yields { await Task.yield() }
-        if isKilled { throw FarmError("test.killed", .cancelled, "killed") }
-        clock.pass(hours: hours)
-    }
-
-    func head(_ key: String) async throws -> ObjectInfo? {
-        try await step()
-        return try await bucket.head(key)
-    }
-    func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
-        try await step()
-        return try await bucket.get(key, range: range, limit: limit)
-    }
-    func put(_ key: String, _ source: ObjectSource) async throws {
-        try await step()
-        try await bucket.put(key, source)
-    }
-    func delete(_ key: String) async throws {
-        try await step()
-        try await bucket.delete(key)
-    }
-    func list(prefix: String, after: String?) async throws -> ObjectPage {
-        try await step()
-        return try await bucket.list(prefix: prefix, after: after)
-    }
-    func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? { nil }
-}
-
 /// Additions, removals and collections side by side, each killed at any step: whatever pointer is there, its file comes back.
 @Suite struct FileStoreModelTests {
     private static let seeds: Range<UInt64> = {
@@ -96,7 +41,7 @@ private final class Process: ObjectStore {
                     try Disk.replace(path, with: picked)
                     tasks.addTask {
                         do {
-                            let process = Process(bucket, clock, seed: own, killedAfter: killed, longestStep: slow)
+                            let process = MortalStore(bucket, clock, seed: own, killedAfter: killed, longestStep: slow)
                             let store = try await FileStore(process, packSize: packSize, clock: clock.read)
                             switch choice {
                             case 0...3: _ = try await store.add(path, as: name, jobs: 2)

@@ -2,6 +2,7 @@ import Attestation
 import ChunkStore
 import FarmModel
 import ImageAssembly
+import ObjectStorage
 import Foundation
 import SingularityImage
 import Support
@@ -29,6 +30,15 @@ extension FuzzTarget {
             let chunks = (0..<3).map { ImageManifest.Chunk(digest: Digest(hashing: "\($0)"), size: 100_000) }
             let manifest = ImageManifest(image: Digest(hashing: "i"), size: 300_000, chunker: .standard, chunks: chunks)
             return [manifest.bytes]
+        case .export:
+            let file = try FuzzTarget.nameless([])
+            defer { file.close() }
+            var writer = TarStoreWriter(file)
+            for key in ["sciferry.json", "releases/\(String(repeating: "n", count: 120))/1.0", "channels/main.json"] {
+                try writer.add(key, Array(key.utf8))
+            }
+            try writer.finish()
+            return [try file.read(at: 0, count: Int(writer.size))]
         case .image: return [try FuzzTarget.imageHead()]
         case .layer: return [FuzzTarget.archive()]
         case .packed:

@@ -11,6 +11,7 @@ import ImageAssembly
 import ImageCatalogues
 import Microarchitecture
 import NIOCore
+import ObjectStorage
 import Recipes
 import SingularityImage
 import Support
@@ -28,6 +29,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case pack
     case packIndex = "pack-index"
     case manifest
+    /// A channel in one file.
+    case export
     case image
     /// A layer's tar archive, merged into a tree.
     case layer
@@ -78,7 +81,13 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
                     _ = try? entry.open(UnsafeRawBufferPointer(rebasing: $0[range]), source: "fuzz")
                 }
             }
-        case .packIndex: _ = try PackIndex(bytes, source: "fuzz")
+        case .packIndex:
+            let index = try PackIndex(bytes, source: "fuzz")
+            guard try PackIndex.merged([index]) == bytes else { fatalError("an index has two forms") }
+        case .export:
+            let file = try FuzzTarget.nameless(bytes)
+            defer { file.close() }
+            _ = try TarStore(file, "fuzz")
         case .manifest: _ = try ImageManifest(bytes, source: "fuzz")
         case .image:
             let file = try FuzzTarget.nameless(bytes)
@@ -145,7 +154,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     }
 
     /// A file without a name, in memory.
-    private static func nameless(_ bytes: [UInt8]) throws -> OpenFile {
+    static func nameless(_ bytes: [UInt8]) throws -> OpenFile {
         let path = "/dev/shm/sciferry-fuzz-\(Nonce.hex(bytes: 8))"
         let file = try OpenFile(path, flags: O_RDWR | O_CREAT | O_EXCL)
         unlink(path)

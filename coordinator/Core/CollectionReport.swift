@@ -40,6 +40,8 @@ package struct CollectionReport: Codable, Sendable, Hashable {
     /// Why it ended early.
     package var error: String?
     package var retired: [Retired] = []
+    /// Some region's channel names what has been retired, and is to be signed anew.
+    package var isChannelStale = false
     package var condemned = Tally()
     /// Condemned earlier, still within the grace time or needed by what began before.
     package var waiting = Tally()

@@ -12,15 +12,30 @@ extension Coordinator {
         collection = try? CanonicalJSON.decode(
             from: try Disk.read(home.collectionReport, limit: 1 << 26), source: home.collectionReport)
         if collection?.endedAt == nil { collection = nil }
-        let started = Timestamp.now
+        // A new farm has nothing to collect; one that starts does not begin with it.
+        let hours = configuration.retention.everyHours
+        collectedAt = collection?.startedAt ?? Timestamp.now.adding(seconds: 300 - hours * 3600)
+        var resumedAt = Timestamp.now
         while !Task.isCancelled {
             try await Task.sleep(for: .seconds(1))
-            let hours = configuration.retention.everyHours
-            // A new farm has nothing to collect; one that starts does not begin with it.
-            let last = max(collection?.startedAt ?? started, started.adding(seconds: 300 - hours * 3600))
-            guard hours > 0, isAdopted, !isCollecting, Timestamp.now.seconds(since: last) >= hours * 3600 else { continue }
-            await collect(isDryRun: false, by: "schedule")
+            guard isAdopted, !isCollecting else { continue }
+            // What failed for a while is tried again sooner.
+            if hours > 0, Timestamp.now.seconds(since: collectedAt) >= (hasCollected ? hours : min(hours, 1)) * 3600 {
+                await collect(isDryRun: false, by: "schedule")
+            } else if Timestamp.now.seconds(since: resumedAt) >= 60, state.condemned.values.contains(where: \.isGoing) {
+                resumedAt = .now
+                // Two that remove the same could remove what was written in between.
+                isCollecting = true
+                do { try await collector.resume() } catch { report(error) }
+                isCollecting = false
+            }
         }
+    }
+
+    private var collector: FarmCollector {
+        FarmCollector(
+            regions: publisher.regions, publisher: publisher, channel: configuration.channel, imageKeys: root.imageKeys,
+            policy: configuration.retention, owner: self)
     }
 
     /// Begins a collection; throws `collection.running` beside another one, and `collection.early` before it is known that nobody else has
@@ -57,14 +72,13 @@ extension Coordinator {
         isCollecting = true
         var report = CollectionReport(startedAt: .now, by: who, isDryRun: isDryRun)
         collection = report
-        let collector = FarmCollector(
-            regions: publisher.regions, publisher: publisher, channel: configuration.channel, imageKeys: root.imageKeys,
-            policy: configuration.retention, owner: self)
-        do { channelIsStale = try await collector.collect(&report) || channelIsStale } catch {
+        do { try await collector.collect(&report) } catch {
             report.error = (error as? FarmError)?.message ?? "\(error)"
             self.report(error)
         }
         report.endedAt = .now
+        channelIsStale = channelIsStale || report.isChannelStale
+        if !isDryRun { (collectedAt, hasCollected) = (report.startedAt, report.error == nil) }
         collection = report
         isCollecting = false
         if !isDryRun { try? Disk.replace(home.collectionReport, with: (try? CanonicalJSON.encode(report)) ?? []) }

@@ -125,7 +125,7 @@ package struct WorkerDesk: LinkServerDelegate {
         let packs = Set(found.values.map(\.pack))
         let listings = try await Blocking.run { try journal.indexes(of: packs) }
         let condemned = await coordinator.condemned(listings)
-        if !condemned.isEmpty { found = found.filter { !condemned.contains($0.value.pack) } }
+        found = found.filter { listings[$0.value.pack] != nil && !condemned.contains($0.value.pack) }
         var bits = [UInt8](repeating: 0, count: (digests.count + 7) / 8)
         for (index, digest) in digests.enumerated() where found[digest] == nil { bits[index / 8] |= 1 << UInt8(index % 8) }
         return bits

@@ -47,6 +47,7 @@ package actor Coordinator {
     /// The last collection of the regions, or the one that goes on.
     var collection: CollectionReport?
     var isCollecting = false
+    var (collectedAt, hasCollected) = (Timestamp.now, true)
     /// The survey of a collection that goes on.
     var surveying: (asksOutside: Bool, task: Task<SurveyedNight, any Error>)?
     /// Inputs that the first region keeps, with their sizes.
@@ -305,10 +306,12 @@ package actor Coordinator {
         for region in unrenewed.sorted() {
             let waits = state.openPublications.contains { [.pointer, .mirrors].contains($0.step) && !$0.regionsDone.contains(region) }
             guard !waits else { continue }
-            try await publisher.prepare(region: region)
-            let bytes = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
-            try await publisher.point(bytes, name: configuration.channel, region: region)
-            unrenewed.remove(region)
+            do {
+                try await publisher.prepare(region: region)
+                let bytes = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
+                try await publisher.point(bytes, name: configuration.channel, region: region)
+                unrenewed.remove(region)
+            } catch let error as FarmError where error.category.isTransient { report(error) }
         }
     }
 

@@ -30,17 +30,18 @@ package struct FarmCollector: Sendable {
         (self.policy, self.owner, self.clock) = (policy, owner, clock)
     }
 
-    /// Collects, noting in the report what it does; whether some region's channel names releases that have been retired.
+    /// Collects, noting in the report what it does.
     ///
     /// - Throws: `coordinator.fenced`, `store.damaged` when it cannot be told what images need, and what regions throw: nothing that is
     ///   needed has been taken away then.
-    package func collect(_ report: inout CollectionReport) async throws -> Bool {
+    package func collect(_ report: inout CollectionReport) async throws {
         let before = try await owner.apply(\.self)
         if !report.isDryRun { try await remove(before.condemned.values.filter(\.isGoing).map(\.key)) }
         let reliance = before.oldestReliance
         // Whoever has published since knows of objects that this journal does not.
         let shown = try await shownReleases()
         let leavers = before.leavers(policy, now: clock())
+        report.isChannelStale = !report.isDryRun && (!leavers.isEmpty || shown.contains { before.releases[$0]?.retiredAt != nil })
         report.retired = leavers.map { .init(title: $0.title, why: $0.why) }
         if !report.isDryRun, !leavers.isEmpty {
             try await owner.apply { $0.retire(leavers.map(\.digest), now: clock()) }
@@ -53,7 +54,7 @@ package struct FarmCollector: Sendable {
         standing.releases.removeAll { gone.contains($0.digest) }
         // What some region's channel still names stays.
         standing.releases += state.releases.values.filter { $0.retiredAt != nil && shown.contains($0.digest) }
-        var survey = try await FarmSurvey.read(listed, standing, regions, by: imageKeys)
+        var survey = try await FarmSurvey.read(listed, standing, publisher, by: imageKeys)
         try measure(survey, &report)
         guard survey.findings.isEmpty else {
             throw FarmError(
@@ -61,15 +62,19 @@ package struct FarmCollector: Sendable {
                 "what images need cannot be told, so nothing is taken away: \(survey.findings.prefix(3).joined(separator: "; "))",
                 hint: "sciferry store check BUCKET names what is damaged, sciferry store repair brings it from another region")
         }
-        let plan = try RewritingPlan(survey, policy, regions: regions.count)
+        var plan = try RewritingPlan(survey, policy, regions: regions.count)
         (report.repackedPacks, report.movedBytes) = (plan.moving.count, plan.movedBytes)
         if report.isDryRun {
             for key in plan.dropped.map(Pack.key) { report.condemned.add(survey.present.reduce(0) { $0 + ($1[key] ?? 0) }) }
         } else {
-            try await rewrite(plan, &survey, &report)
+            try await rewrite(&plan, &survey, &report)
         }
         try await sweep(survey, asked, reliance, &report)
-        return try await owner.apply { state in shown.contains { state.releases[$0]?.retiredAt != nil } }
+    }
+
+    /// Goes on with removals that broke off, so that what they name can be written again.
+    package func resume() async throws {
+        try await remove(try await owner.apply { state in state.condemned.values.filter(\.isGoing).map(\.key) })
     }
 
     /// Releases that the channels of the regions name. Throws `coordinator.fenced` where somebody else has published.
@@ -88,14 +93,17 @@ package struct FarmCollector: Sendable {
         return shown
     }
 
-    private func rewrite(_ plan: RewritingPlan, _ survey: inout FarmSurvey, _ report: inout CollectionReport) async throws {
+    private func rewrite(_ plan: inout RewritingPlan, _ survey: inout FarmSurvey, _ report: inout CollectionReport) async throws {
         let rewriting = FarmRewriting(regions) { keys in try await owner.apply { try $0.claim(keys) } }
-        let outcome = try await rewriting.write(plan, &survey)
+        let outcome = try await rewriting.write(&plan, &survey)
         report.newPacks = outcome.listings.count
+        report.repackedPacks = plan.moving.count
+        report.lostPacks += outcome.broken.sorted()
+        let moving = plan.moving.sorted().map(Pack.key)
         let listings = Dictionary(uniqueKeysWithValues: outcome.listings.map { ($0.pack, $0) })
         try await owner.apply { state in
             // First, so that their chunks are found in the new packs.
-            state.condemn(plan.moving.sorted().map(Pack.key), sparing: [], now: clock())
+            state.condemn(moving, sparing: [], now: clock())
             for (index, packs) in Dictionary(grouping: outcome.homes, by: \.value) {
                 state.add(.packs(packs.map(\.key).sorted().map { listings[$0] ?? .init(pack: $0, entries: []) }, index: index))
             }

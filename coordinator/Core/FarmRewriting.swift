@@ -77,19 +77,25 @@ struct FarmRewriting: Sendable {
         /// New covers by their manifests.
         var covers: [Digest: Digest] = [:]
         var movedBytes: Int64 = 0
+        /// Packs whose chunks cannot be read in any region: they stay as they are.
+        var broken: Set<Digest> = []
     }
 
     /// Writes packs and indexes to all regions.
-    func write(_ plan: RewritingPlan, _ survey: inout FarmSurvey) async throws -> Outcome {
+    func write(_ plan: inout RewritingPlan, _ survey: inout FarmSurvey) async throws -> Outcome {
         var outcome = Outcome(movedBytes: plan.movedBytes)
-        if !plan.moving.isEmpty { outcome.listings = try await move(plan, survey) }
+        if !plan.moving.isEmpty { (outcome.listings, outcome.broken) = try await move(plan, survey) }
+        plan.moving.subtract(outcome.broken)
+        let (moving, dropped, lost) = (plan.moving, plan.dropped, Set(survey.lost).union(outcome.broken))
         var moved: [Digest: Digest] = [:]
         for listing in outcome.listings { for entry in listing.entries { moved[entry.digest] = listing.pack } }
         var owners: [Digest: Digest] = [:]
         for (name, index) in survey.shelf.indexes { for record in index.packs { owners[record.pack] = name } }
         let fresh = try PackIndex(try PackIndex.bytes(of: outcome.listings), source: "the new index")
-        for image in survey.images where outcome.covers[image.manifest] == nil && changes(image, plan, survey) {
-            var packs = image.packs.subtracting(plan.moving)
+        for image in survey.images where outcome.covers[image.manifest] == nil && changes(image, dropped, survey) {
+            // What cannot be read whole is left as it is, to be mended.
+            guard image.packs.isDisjoint(with: lost) else { continue }
+            var packs = image.packs.subtracting(moving)
             if packs.count < image.packs.count {
                 let (usage, known) = (survey.usage, moved)
                 let manifest = try await reader.manifest(image.manifest)
@@ -97,7 +103,7 @@ struct FarmRewriting: Sendable {
                     try await Blocking.run {
                         try Set(
                             manifest.chunks.compactMap { chunk in
-                                try usage.location(of: chunk.digest).flatMap { plan.moving.contains($0.pack) ? known[chunk.digest] : nil }
+                                try usage.location(of: chunk.digest).flatMap { moving.contains($0.pack) ? known[chunk.digest] : nil }
                             })
                     })
             }
@@ -116,14 +122,14 @@ struct FarmRewriting: Sendable {
     }
 
     /// Whether an image's cover is to be written anew: it names what shall go, or regions disagree.
-    private func changes(_ image: FarmSurvey.Image, _ plan: RewritingPlan, _ survey: FarmSurvey) -> Bool {
+    private func changes(_ image: FarmSurvey.Image, _ dropped: Set<Digest>, _ survey: FarmSurvey) -> Bool {
         guard image.damagedCovers.isEmpty, Set(image.covers.values).count == 1, let names = image.covers.values.first else { return true }
-        return names.contains { name in survey.shelf.indexes[name]?.packs.contains { plan.dropped.contains($0.pack) } ?? false }
+        return names.contains { name in survey.shelf.indexes[name]?.packs.contains { dropped.contains($0.pack) } ?? false }
     }
 
     /// Points readers at the new indexes.
     func point(_ outcome: Outcome, _ survey: inout FarmSurvey) async throws {
-        let new = Set(outcome.listings.map(\.pack))
+        let (new, lost) = (Set(outcome.listings.map(\.pack)), Set(survey.lost))
         for number in survey.images.indices {
             let image = survey.images[number]
             guard let index = outcome.covers[image.manifest] else { continue }
@@ -131,11 +137,17 @@ struct FarmRewriting: Sendable {
             let bytes = try CanonicalJSON.encode(ManifestCover(indexes: [index]))
             for place in Set(image.covers.keys).union(image.damagedCovers).sorted() where image.covers[place] != [index] {
                 // A chunk may have been found in a pack that came with an image which this region lacks.
-                for record in survey.shelf.indexes[index]?.packs ?? [] where !new.contains(record.pack) {
+                for record in survey.shelf.indexes[index]?.packs ?? [] where !new.contains(record.pack) && !lost.contains(record.pack) {
                     let pack = Pack.key(record.pack)
                     guard survey.present[place][pack] != record.size else { continue }
                     try await regions[place].store.put(pack, try await reader.content(record.pack, key: pack, size: record.size))
                     survey.present[place][pack] = record.size
+                }
+                let home = PackIndex.key(index)
+                if survey.present[place][home] == nil {
+                    try await claim([home])
+                    try await regions[place].store.put(home, try await reader.content(index, key: home))
+                    survey.present[place][home] = Int64(survey.shelf.indexes[index]?.size ?? 0)
                 }
                 try await regions[place].store.put(key, bytes)
                 survey.images[number].covers[place] = [index]
@@ -143,18 +155,27 @@ struct FarmRewriting: Sendable {
         }
     }
 
-    private func move(_ plan: RewritingPlan, _ survey: FarmSurvey) async throws -> [PackIndex.Listing] {
+    private func move(
+        _ plan: RewritingPlan, _ survey: FarmSurvey
+    ) async throws -> (listings: [PackIndex.Listing], broken: Set<Digest>) {
         var listings: [PackIndex.Listing] = []
+        var broken: Set<Digest> = []
         var taken: Set<Digest> = []
         var builder = PackBuilder()
         var (waiting, waitingBytes) = ([ChunkLocation](), 0)
         func flush(closes: Bool) async throws {
             let chunks = waiting
             (waiting, waitingBytes) = ([], 0)
-            let data = try await reader.chunks(at: chunks)
+            var data: [Digest: [UInt8]] = [:]
+            for (pack, places) in Dictionary(grouping: chunks, by: \.pack) where !broken.contains(pack) {
+                do { data.merge(try await reader.chunks(places.map(\.entry), in: pack)) { first, _ in first } } catch let error as FarmError
+                    where !error.category.isTransient
+                { broken.insert(pack) }
+            }
+            let read = data
             let stored = try await Blocking.run {
                 let packer = ChunkPacker()
-                return try chunks.compactMap { place in try data[place.entry.digest].map { try packer.pack(place.entry.digest, $0[...]) } }
+                return try chunks.compactMap { place in try read[place.entry.digest].map { try packer.pack(place.entry.digest, $0[...]) } }
             }
             for chunk in stored {
                 builder.add(chunk)
@@ -179,7 +200,7 @@ struct FarmRewriting: Sendable {
             }
         }
         try await flush(closes: true)
-        return listings
+        return (listings, broken)
     }
 
     private func send(_ pack: FinishedPack) async throws -> PackIndex.Listing {

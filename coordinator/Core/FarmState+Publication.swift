@@ -53,6 +53,8 @@ extension FarmState {
     /// had released stays in the channel until something newer of the same name, version and target is released here.
     package mutating func takeOver(_ channel: ReleaseChannel, now: Timestamp) {
         let record = channels[channel.name]
+        // What an older journal meant to remove may be needed by what came since; it is found anew where it is not.
+        for key in condemned.keys.sorted() { settle(key) }
         put(
             ChannelRecord(
                 name: channel.name, version: max(record?.version ?? 0, channel.version), issuedAt: record?.issuedAt ?? now,

@@ -82,13 +82,14 @@ extension FarmSurvey {
     ///
     /// - Parameter standing: from after the listing, so that whatever brought one of the objects is known.
     static func read(
-        _ listed: FarmSurvey, _ standing: FarmState.Standing, _ regions: [(name: String, store: any ObjectStore)], by keys: [VerifyingKey]
+        _ listed: FarmSurvey, _ standing: FarmState.Standing, _ publisher: Publisher, by keys: [VerifyingKey]
     ) async throws -> FarmSurvey {
+        let regions = publisher.regions
         var survey = listed
         let reader = RegionReader(regions: regions.map(\.store))
         try await survey.findImages(standing, reader, keys)
         try await survey.readCovers(regions)
-        try await survey.readIndexes(reader)
+        try await survey.readIndexes(reader, publisher)
         try await survey.measure(reader)
         try await survey.findLost(regions)
         return survey
@@ -164,7 +165,7 @@ extension FarmSurvey {
         }
     }
 
-    private mutating func readIndexes(_ reader: RegionReader) async throws {
+    private mutating func readIndexes(_ reader: RegionReader, _ publisher: Publisher) async throws {
         let names = Set(images.flatMap { $0.covers.values.flatMap(\.self) })
         shelf = try await IndexShelf.read(
             names.sorted().map { name in (name, present.compactMap { $0[PackIndex.key(name)] }.max() ?? 0) }, from: reader)
@@ -173,7 +174,14 @@ extension FarmSurvey {
             findings.append("\(PackIndex.key(name)): \(why)")
         }
         let merged = try await IndexShelf.merged(Array(shelf.indexes.values))
-        (usage, toolUsage) = (ChunkUsage(merged), ChunkUsage(merged))
+        // What the journal has forgotten was lost once, and some region may be without what another one has.
+        let known = try await publisher.listings(of: Set(merged.packs.map(\.pack)))
+        let doubtful = Set(
+            merged.packs.filter { record in
+                known[record.pack] == nil || present.contains { $0[Pack.key(record.pack)].map { $0 != record.size } ?? false }
+                    || !present.contains { $0[Pack.key(record.pack)] == record.size }
+            }.map(\.pack))
+        (usage, toolUsage) = (ChunkUsage(merged, avoiding: doubtful), ChunkUsage(merged, avoiding: doubtful))
     }
 
     private mutating func measure(_ reader: RegionReader) async throws {

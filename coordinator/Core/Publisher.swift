@@ -124,6 +124,10 @@ package struct Publisher: Sendable {
         }
         // What it relies on stays from here on.
         try await claim(indexes.keys.map(Pack.key) + Set(indexes.values).map(PackIndex.key))
+        guard try await listings(of: Set(indexes.keys)) == indexes else {
+            throw FarmError(
+                "store.removing", .unavailable, "what the image shares with others has just been taken away; it is looked for again")
+        }
         try await verifyImage(manifest, locations, own: Set(record.result.packs.map(\.digest)))
         let documents = record.result.records.map(\.object.digest)
         try await claim(

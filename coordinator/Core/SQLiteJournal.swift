@@ -120,6 +120,7 @@ package final class SQLiteJournal: FarmJournal {
                 sql: """
                     CREATE TABLE condemned (key TEXT PRIMARY KEY, pack BLOB UNIQUE, body BLOB NOT NULL) STRICT;
                     CREATE INDEX chunks_of_packs ON chunks (pack);
+                    CREATE INDEX packs_of_indexes ON packs (listing);
                     """)
         }
         return migrator
@@ -352,7 +353,7 @@ package final class SQLiteJournal: FarmJournal {
                 INSERT INTO chunks (digest, pack, position, stored, size, codec) VALUES (?, ?, ?, ?, ?, ?)
                 ON CONFLICT (digest) DO UPDATE SET pack = excluded.pack, position = excluded.position, stored = excluded.stored,
                     size = excluded.size, codec = excluded.codec
-                WHERE chunks.pack IN (SELECT pack FROM condemned WHERE pack IS NOT NULL)
+                WHERE chunks.pack IN (SELECT pack FROM condemned)
                 """)
         for listing in listings {
             try database.execute(

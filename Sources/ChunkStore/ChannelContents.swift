@@ -41,6 +41,9 @@ package struct ChannelContents: Sendable {
         let (root, roots) = try await ChannelContents.roots(bucket)
         let channel: ReleaseChannel = try CanonicalJSON.decode(Envelope.self, from: bytes, source: "\(key) in \(bucket.name)")
             .verified(payloadType: PayloadType.channel, by: root.channelKeys, source: "\(key) in \(bucket.name)")
+        guard channel.name == name, channel.farm == root.farm else {
+            throw FarmError("channel.swapped", .corrupt, "\(key) in \(bucket.name) is the channel \(channel.name) of farm \(channel.farm)")
+        }
         var contents = ChannelContents(key: key, bytes: bytes, channel: channel)
         contents.roots = roots
         let reader = RegionReader(regions: [bucket])
@@ -50,6 +53,9 @@ package struct ChannelContents: Sendable {
                 let document = try await reader.content(entry.release, key: key)
                 let release: Release = try CanonicalJSON.decode(Envelope.self, from: document, source: key)
                     .verified(payloadType: PayloadType.release, by: root.imageKeys, source: key)
+                guard release.name == entry.name, release.version == entry.version, release.image.target == entry.target else {
+                    throw FarmError("release.swapped", .corrupt, "\(key) in \(bucket.name) is \(release.title)")
+                }
                 let records = (release.records ?? [:]).sorted { $0.key < $1.key }.flatMap { kind, digest in
                     [ImageRecord.key(digest)] + (kind == ImageRecord.Kind.instructions.rawValue ? [ImageRecord.attestationKey(digest)] : [])
                 }

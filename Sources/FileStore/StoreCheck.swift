@@ -75,6 +75,20 @@ extension FileStore {
                 }
             } catch let error as FarmError where error.isOfTheObject { note(key, error.message) }
         }
+        if readsAll {
+            for key in Set(survey.reaches.flatMap(\.keys)).sorted() where key.hasPrefix("records/") && damages[key] == nil {
+                do {
+                    let bytes = try await bucket.get(key)
+                    let isWhole: Bool
+                    if let name = Digest(key.split(separator: "/").last ?? "") {
+                        isWhole = Digest(hashing: bytes) == name
+                    } else {
+                        isWhole = try await isSigned(bytes, key)
+                    }
+                    if !isWhole { note(key, "its bytes are not those of its name, or nobody of the farm signed it") }
+                } catch let error as FarmError where error.isOfTheObject { note(key, error.message) }
+            }
+        }
         health.damages = damages.values.sorted { $0.key < $1.key }
         return health
     }

@@ -22,7 +22,14 @@ package struct ChannelTrust: Codable, Sendable, Hashable {
     /// What was believed last, unless the site has been given another root since: whoever gave it knows why.
     package init(remembered: ChannelTrust?, pinned: TrustRoot) {
         let pin = ChannelTrust.digest(pinned)
-        self = remembered.flatMap { $0.pin == pin ? $0 : nil } ?? ChannelTrust(pinned)
+        guard var remembered, remembered.root.farm == pinned.farm, remembered.root.version >= pinned.version,
+            remembered.pin ?? pin == pin
+        else {
+            self = ChannelTrust(pinned)
+            return
+        }
+        remembered.pin = pin
+        self = remembered
     }
 
     /// Goes on to the next root.

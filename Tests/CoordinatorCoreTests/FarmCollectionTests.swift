@@ -28,6 +28,62 @@ import Testing
         #expect(repacked > 10 && removed > 50)
     }
 
+    /// A pack has rotted everywhere and its chunks have come again with another image: the good copy stays, and mends the first image, too.
+    @Test(arguments: 0..<6) func rotDoesNotDisplaceWhatReplacedIt(_ seed: UInt64) async throws {
+        var generator = SeededGenerator(seed)
+        let farm = try TestRegions(clock: TestClock())
+        let regions = await farm.regions(seed: seed, killedAfter: nil)
+        let pieces = (0..<4).map { _ in generator.bytes(1500) }
+        func publish(_ name: String, _ chunks: [[UInt8]]) async throws {
+            try await farm.build(name, "1", chunks: chunks, pause: 0)
+            for _ in 0..<8 { #expect(try await farm.publish(regions) == []) }
+        }
+        try await publish("a", Array(pieces[..<3]))
+        let rotten = try #require(try await farm.stores[0].all(prefix: "packs/").first)
+        for store in farm.stores {
+            var bytes = try await store.get(rotten.key)
+            bytes[700] ^= 1
+            try await store.put(rotten.key, bytes)
+        }
+        let pack = try #require(Digest(rotten.key.split(separator: "/").last ?? ""))
+        try await farm.apply { $0.forget(pack) }
+        try await publish("b", pieces)
+        var policy = RetentionPolicy()
+        policy.graceHours = 0
+        for _ in 0..<3 {
+            _ = try await farm.collect(policy, regions)
+            farm.clock.pass(hours: 1)
+        }
+        #expect(try await look(farm) == [])
+        #expect(try await farm.stores[0].head(rotten.key) == nil)
+    }
+
+    /// A needed pack is gone everywhere: that is told, and everything else is done all the same.
+    @Test func whatIsLostDoesNotStopTheRest() async throws {
+        var generator = SeededGenerator(77)
+        let farm = try TestRegions(clock: TestClock())
+        let regions = await farm.regions(seed: 1, killedAfter: nil)
+        func publish(_ name: String, _ chunks: [[UInt8]]) async throws {
+            try await farm.build(name, "1", chunks: chunks, pause: 0)
+            for _ in 0..<8 { #expect(try await farm.publish(regions) == []) }
+        }
+        try await publish("a", [generator.bytes(2000), generator.bytes(1000)])
+        let lost = try #require(try await farm.stores[0].all(prefix: "packs/").first)
+        try await publish("b", [generator.bytes(2000)])
+        let old = Set(try await farm.stores[0].all(prefix: "packs/").map(\.key)).subtracting([lost.key])
+        farm.clock.pass(hours: 1)
+        try await publish("b", [generator.bytes(3000)])
+        for store in farm.stores { try await store.delete(lost.key) }
+        var policy = RetentionPolicy()
+        (policy.graceHours, policy.supersededDays) = (0, 0)
+        var report = try await farm.collect(policy, regions)
+        farm.clock.pass(hours: 1)
+        report = try await farm.collect(policy, regions)
+        #expect(report.lostPacks.map(Pack.key) == [lost.key])
+        for key in old { #expect(try await farm.stores[0].head(key) == nil) }
+        #expect(try await look(farm).count == 2, "only what was lost")
+    }
+
     private func policy(_ generator: inout SeededGenerator) -> RetentionPolicy {
         var policy = RetentionPolicy()
         policy.supersededDays = Double(generator.next() % 5)

@@ -42,8 +42,12 @@ package struct ChannelExport: Sendable {
                 guard written.insert(key).inserted else { return }
                 // Releases are small, and tell whoever imports what must be there.
                 guard !known.contains(key) || key.hasPrefix("releases/") else { return report.omitted += 1 }
-                let bytes = try await read()
-                try writer.add(key, bytes)
+                let (bytes, before) = (try await read(), writer)
+                writer = try await Blocking.run {
+                    var next = before
+                    try next.add(key, bytes)
+                    return next
+                }
                 report.objects += 1
                 progress(writer.size)
             }

@@ -86,7 +86,8 @@ package struct PackIndex: Sendable {
     }
 
     /// An index of nothing.
-    package static let empty = PackIndex(packs: [], layout: Layout(packs: 0, chunks: 0), ends: [0], storage: .bytes([]))
+    package static let empty = PackIndex(
+        packs: [], layout: Layout(packs: 0, chunks: 0), ends: [0], storage: .bytes(magic + [UInt8](repeating: 0, count: 12)))
 
     /// The same index, whose entries lie in a file behind that many bytes.
     package func moved(to file: OpenFile, at offset: Int64) throws -> PackIndex {

@@ -75,7 +75,8 @@ extension FileStore {
                 }
             } catch let error as FarmError where error.isOfTheObject { note(key, error.message) }
         }
-        if readsAll {
+        if readsAll, !survey.reaches.isEmpty, !farm.isEmpty {
+            let root = try await ChannelContents.newestRoot(bucket)
             for key in Set(survey.reaches.flatMap(\.keys)).sorted() where key.hasPrefix("records/") && damages[key] == nil {
                 do {
                     let bytes = try await bucket.get(key)
@@ -83,7 +84,7 @@ extension FileStore {
                     if let name = Digest(key.split(separator: "/").last ?? "") {
                         isWhole = Digest(hashing: bytes) == name
                     } else {
-                        isWhole = try await isSigned(bytes, key)
+                        isWhole = try FileStore.isSigned(bytes, key, root)
                     }
                     if !isWhole { note(key, "its bytes are not those of its name, or nobody of the farm signed it") }
                 } catch let error as FarmError where error.isOfTheObject { note(key, error.message) }
@@ -112,8 +113,7 @@ extension FileStore {
         return "\(bad.count) of its \(entries.count) chunks \(bad.count == 1 ? "is" : "are") damaged, from byte \(first.offset)"
     }
 
-    private func isSigned(_ bytes: [UInt8], _ key: String) async throws -> Bool {
-        let root = try await ChannelContents.newestRoot(bucket)
+    private static func isSigned(_ bytes: [UInt8], _ key: String, _ root: TrustRoot) throws -> Bool {
         let envelope = try CanonicalJSON.decode(Envelope.self, from: bytes, source: key)
         guard key.hasPrefix("channels/") else { return envelope.isSigned(by: root.imageKeys) }
         let channel: ReleaseChannel? = try? envelope.verified(payloadType: PayloadType.channel, by: root.channelKeys, source: key)
@@ -131,7 +131,7 @@ extension FileStore {
             }
             if key.hasPrefix("channels/") || key.hasSuffix(".dsse.json") {
                 // Signed by this bucket's own keys, or it is of no use.
-                guard try await isSigned(bytes, key) else { return false }
+                guard try FileStore.isSigned(bytes, key, try await ChannelContents.newestRoot(bucket)) else { return false }
                 try await bucket.put(key, bytes)
                 return true
             }

@@ -216,14 +216,16 @@ extension FileStore {
         let named = Set(survey.reaches.flatMap(\.keys))
         let index = try await IndexShelf.merged(survey.view.indexes.filter { named.contains(PackIndex.key($0.key)) }.map(\.value))
         let tools = Set(survey.reaches.compactMap(\.tool)).sorted()
-        var (byFile, byTool) = (ChunkUsage(index), ChunkUsage(index))
+        let (byFile, byTool) = (ChunkUsage(index), ChunkUsage(index))
         for (number, reach) in survey.reaches.enumerated() {
             // What is damaged counts for nothing; a check tells it.
             guard let manifest = try? await reader.manifest(reach.manifest) else { continue }
             let tool = tools.firstIndex { $0 == reach.tool }
-            for chunk in manifest.chunks {
-                _ = try byFile.use(chunk.digest, by: number)
-                if let tool { _ = try byTool.use(chunk.digest, by: tool) }
+            try await Blocking.run {
+                for chunk in manifest.chunks {
+                    _ = try byFile.use(chunk.digest, by: number)
+                    if let tool { _ = try byTool.use(chunk.digest, by: tool) }
+                }
             }
         }
         let own = (try byFile.own(users: survey.reaches.count), try byTool.own(users: tools.count))

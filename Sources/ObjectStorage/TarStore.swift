@@ -75,7 +75,7 @@ package struct TarStore: ObjectStore {
 }
 
 /// Writes such an archive, object by object.
-package struct TarStoreWriter {
+package struct TarStoreWriter: Sendable {
     private let file: OpenFile
     /// Bytes so far.
     package private(set) var size: Int64 = 0

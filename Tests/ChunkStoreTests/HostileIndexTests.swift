@@ -94,7 +94,7 @@ import Testing
 
     @Test func whoNeedsAChunkIsCounted() throws {
         let index = try PackIndex(try PackIndex.bytes(of: [.init(pack: pack.digest, entries: pack.entries)]), source: "i")
-        var usage = ChunkUsage(index)
+        let usage = ChunkUsage(index)
         let digests = manifest.chunks.map(\.digest)
         for (chunk, user) in [(0, 0), (1, 0), (1, 1), (1, 0), (0, 0)] {
             #expect(try usage.use(digests[chunk], by: user)?.pack == pack.digest)
@@ -109,7 +109,7 @@ import Testing
                 .init(pack: pack.digest, entries: pack.entries), .init(pack: twin, entries: Array(pack.entries.dropLast())),
             ]), source: "b")
         for (avoided, other) in [(pack.digest, twin), (twin, pack.digest)] {
-            var choice = ChunkUsage(both, avoiding: [avoided])
+            let choice = ChunkUsage(both, avoiding: [avoided])
             #expect(try choice.use(digests[0], by: 0)?.pack == other && choice.use(digests[2], by: 0)?.pack == pack.digest)
         }
         let share = try #require(try usage.shares().first)

@@ -164,7 +164,7 @@ actor TestRegions: FarmStateOwner {
     func collect(_ policy: RetentionPolicy, _ regions: [(name: String, store: any ObjectStore)]) async throws -> CollectionReport {
         var report = CollectionReport(startedAt: clock.read(), by: "test", isDryRun: false)
         let collector = FarmCollector(
-            regions: regions, publisher: publisher(regions), channel: "main", imageKeys: keys.root.imageKeys, policy: policy, owner: self,
+            publisher: publisher(regions), channel: "main", imageKeys: keys.root.imageKeys, policy: policy, owner: self,
             clock: clock.read)
         try await collector.collect(&report)
         return report

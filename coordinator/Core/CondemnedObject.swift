@@ -14,12 +14,12 @@ package struct CondemnedObject: Codable, Sendable, Hashable {
     }
 
     /// Of a pack: its name.
-    package var pack: Digest? { CondemnedObject.pack(key) }
+    package var pack: Digest? { name(Pack.key) }
 
     /// Of an index: its name.
-    var index: Digest? { key.split(separator: "/").last.flatMap { Digest($0) }.flatMap { PackIndex.key($0) == key ? $0 : nil } }
+    var index: Digest? { name(PackIndex.key) }
 
-    static func pack(_ key: String) -> Digest? {
-        key.split(separator: "/").last.flatMap { Digest($0) }.flatMap { Pack.key($0) == key ? $0 : nil }
+    private func name(_ key: (Digest) -> String) -> Digest? {
+        self.key.split(separator: "/").last.flatMap { Digest($0) }.flatMap { key($0) == self.key ? $0 : nil }
     }
 }

@@ -14,6 +14,7 @@ extension Coordinator {
         if collection?.endedAt == nil { collection = nil }
         // A new farm has nothing to collect; one that starts does not begin with it.
         let hours = configuration.retention.everyHours
+        hasCollected = collection?.error == nil
         collectedAt = collection?.startedAt ?? Timestamp.now.adding(seconds: 300 - hours * 3600)
         var resumedAt = Timestamp.now
         while !Task.isCancelled {
@@ -34,7 +35,7 @@ extension Coordinator {
 
     private var collector: FarmCollector {
         FarmCollector(
-            regions: publisher.regions, publisher: publisher, channel: configuration.channel, imageKeys: root.imageKeys,
+            publisher: publisher, channel: configuration.channel, imageKeys: root.imageKeys,
             policy: configuration.retention, owner: self)
     }
 

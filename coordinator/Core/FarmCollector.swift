@@ -2,7 +2,7 @@ package import Attestation
 import ChunkStore
 package import FarmModel
 import Foundation
-package import ObjectStorage
+import ObjectStorage
 
 /// Whoever owns a farm's state.
 package protocol FarmStateOwner: Sendable {
@@ -14,7 +14,6 @@ package protocol FarmStateOwner: Sendable {
 ///
 /// Runs beside builds, publications and readers. Killed anywhere, the next one goes on.
 package struct FarmCollector: Sendable {
-    private let regions: [(name: String, store: any ObjectStore)]
     private let publisher: Publisher
     private let channel: String
     private let imageKeys: [VerifyingKey]
@@ -22,11 +21,13 @@ package struct FarmCollector: Sendable {
     private let owner: any FarmStateOwner
     private let clock: @Sendable () -> Timestamp
 
+    private var regions: [(name: String, store: any ObjectStore)] { publisher.regions }
+
     package init(
-        regions: [(name: String, store: any ObjectStore)], publisher: Publisher, channel: String, imageKeys: [VerifyingKey],
-        policy: RetentionPolicy, owner: any FarmStateOwner, clock: @escaping @Sendable () -> Timestamp = { .now }
+        publisher: Publisher, channel: String, imageKeys: [VerifyingKey], policy: RetentionPolicy, owner: any FarmStateOwner,
+        clock: @escaping @Sendable () -> Timestamp = { .now }
     ) {
-        (self.regions, self.publisher, self.channel, self.imageKeys) = (regions, publisher, channel, imageKeys)
+        (self.publisher, self.channel, self.imageKeys) = (publisher, channel, imageKeys)
         (self.policy, self.owner, self.clock) = (policy, owner, clock)
     }
 
@@ -36,7 +37,7 @@ package struct FarmCollector: Sendable {
     ///   needed has been taken away then.
     package func collect(_ report: inout CollectionReport) async throws {
         let before = try await owner.apply(\.self)
-        if !report.isDryRun { try await remove(before.condemned.values.filter(\.isGoing).map(\.key)) }
+        if !report.isDryRun { try await resume() }
         let reliance = before.oldestReliance
         // Whoever has published since knows of objects that this journal does not.
         let shown = try await shownReleases()
@@ -94,7 +95,7 @@ package struct FarmCollector: Sendable {
     }
 
     private func rewrite(_ plan: inout RewritingPlan, _ survey: inout FarmSurvey, _ report: inout CollectionReport) async throws {
-        let rewriting = FarmRewriting(regions) { keys in try await owner.apply { try $0.claim(keys) } }
+        let rewriting = FarmRewriting(regions, claim: publisher.claim)
         let outcome = try await rewriting.write(&plan, &survey)
         report.newPacks = outcome.listings.count
         report.repackedPacks = plan.moving.count
@@ -118,9 +119,7 @@ package struct FarmCollector: Sendable {
         func bytes(_ key: String) -> Int64 { survey.present.reduce(0) { $0 + ($1[key] ?? 0) } }
         let state = try await owner.apply(\.self)
         let useless = all.subtracting(needed)
-        for key in useless where state.condemned[key] == nil || state.condemned[key].map({ $0.at >= asked }) ?? false {
-            report.condemned.add(bytes(key))
-        }
+        for key in useless where state.condemned[key].map({ $0.at >= asked }) ?? true { report.condemned.add(bytes(key)) }
         let old = state.condemned.values.filter { $0.at < asked && !$0.isGoing }
         for object in old where needed.contains(object.key) { report.spared.add(bytes(object.key)) }
         let due = old.map(\.key).filter { !needed.contains($0) }
@@ -151,7 +150,7 @@ package struct FarmCollector: Sendable {
         return homes.filter { pack, _ in listed[pack].map { !indexes.contains($0) } ?? false }
     }
 
-    /// Deletes objects that are going; those that some region keeps are tried again by the next collection.
+    /// Deletes objects that are going; those that some region keeps stay marked, for `resume`.
     private func remove(_ keys: [String]) async throws {
         guard !keys.isEmpty else { return }
         _ = try await shownReleases()

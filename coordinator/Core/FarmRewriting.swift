@@ -76,14 +76,13 @@ struct FarmRewriting: Sendable {
         var homes: [Digest: Digest] = [:]
         /// New covers by their manifests.
         var covers: [Digest: Digest] = [:]
-        var movedBytes: Int64 = 0
         /// Packs whose chunks cannot be read in any region: they stay as they are.
         var broken: Set<Digest> = []
     }
 
     /// Writes packs and indexes to all regions.
     func write(_ plan: inout RewritingPlan, _ survey: inout FarmSurvey) async throws -> Outcome {
-        var outcome = Outcome(movedBytes: plan.movedBytes)
+        var outcome = Outcome()
         if !plan.moving.isEmpty { (outcome.listings, outcome.broken) = try await move(plan, survey) }
         plan.moving.subtract(outcome.broken)
         let (moving, dropped, lost) = (plan.moving, plan.dropped, Set(survey.lost).union(outcome.broken))
@@ -129,7 +128,7 @@ struct FarmRewriting: Sendable {
 
     /// Points readers at the new indexes.
     func point(_ outcome: Outcome, _ survey: inout FarmSurvey) async throws {
-        let (new, lost) = (Set(outcome.listings.map(\.pack)), Set(survey.lost))
+        let new = Set(outcome.listings.map(\.pack))
         for number in survey.images.indices {
             let image = survey.images[number]
             guard let index = outcome.covers[image.manifest] else { continue }
@@ -137,7 +136,7 @@ struct FarmRewriting: Sendable {
             let bytes = try CanonicalJSON.encode(ManifestCover(indexes: [index]))
             for place in Set(image.covers.keys).union(image.damagedCovers).sorted() where image.covers[place] != [index] {
                 // A chunk may have been found in a pack that came with an image which this region lacks.
-                for record in survey.shelf.indexes[index]?.packs ?? [] where !new.contains(record.pack) && !lost.contains(record.pack) {
+                for record in survey.shelf.indexes[index]?.packs ?? [] where !new.contains(record.pack) {
                     let pack = Pack.key(record.pack)
                     guard survey.present[place][pack] != record.size else { continue }
                     try await regions[place].store.put(pack, try await reader.content(record.pack, key: pack, size: record.size))
@@ -190,10 +189,9 @@ struct FarmRewriting: Sendable {
             return (one.target, one.manifest) < (other.target, other.manifest)
         }
         for image in order {
-            let manifest = try await reader.manifest(image.manifest)
-            for chunk in manifest.chunks where !taken.contains(chunk.digest) {
-                guard let place = try survey.usage.location(of: chunk.digest), plan.moving.contains(place.pack) else { continue }
-                taken.insert(chunk.digest)
+            let (manifest, usage) = (try await reader.manifest(image.manifest), survey.usage)
+            let places = try await Blocking.run { try manifest.chunks.compactMap { try usage.location(of: $0.digest) } }
+            for place in places where plan.moving.contains(place.pack) && taken.insert(place.entry.digest).inserted {
                 waiting.append(place)
                 waitingBytes += place.entry.size
                 if waitingBytes >= 16 << 20 { try await flush(closes: false) }

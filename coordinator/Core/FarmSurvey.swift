@@ -195,13 +195,15 @@ extension FarmSurvey {
                 continue
             }
             guard let version = versions["\(image.name)\n\(image.version)"], let tool = tools[image.name] else { continue }
-            var (packs, missing) = (Set<Digest>(), 0)
-            // Here and not on a thread of its own, to which all counts would have to be copied for each image.
-            for chunk in manifest.chunks {
-                if let place = try usage.use(chunk.digest, by: version) { packs.insert(place.pack) } else { missing += 1 }
-                _ = try toolUsage.use(chunk.digest, by: tool)
+            let counts = (usage, toolUsage)
+            let (packs, missing) = try await Blocking.run {
+                var (packs, missing) = (Set<Digest>(), 0)
+                for chunk in manifest.chunks {
+                    if let place = try counts.0.use(chunk.digest, by: version) { packs.insert(place.pack) } else { missing += 1 }
+                    _ = try counts.1.use(chunk.digest, by: tool)
+                }
+                return (packs, missing)
             }
-            await Task.yield()
             images[number].packs = packs
             if missing > 0 { findings.append("\(image.title): \(missing) of its chunks lie in no index that its cover names") }
         }

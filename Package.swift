@@ -116,7 +116,7 @@ let package = Package(
         room("FarmWire", path: "protocol/Wire", ["FarmMessages", "FarmModel", nioCore, protobuf]),
         room(
             "ImageAssembly", ["CSquashfs", "CZlib", "FarmModel", "HTTPTransport", "Registry", "SingularityImage", "SystemIO", "Zstandard"]),
-        room("RegionSync", ["FarmModel", "ObjectStorage"]),
+        room("BucketSync", ["FarmModel", "HTTPTransport", "ObjectStorage", "SystemIO"]),
         // Layer 4
         room(
             "FarmLink", path: "protocol/Link",
@@ -130,7 +130,7 @@ let package = Package(
             "CoordinatorCore", path: "coordinator/Core",
             [
                 "Attestation", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "HTTPTransport",
-                "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "RegionSync", "SingularityImage", "SiteDelivery",
+                "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "SingularityImage", "SiteDelivery",
                 "SystemIO",
                 "Upstream", crypto, grdb, logging, nioCore, nioPosix, nioSSL, protobuf,
             ]),
@@ -153,10 +153,11 @@ let package = Package(
         room(
             "Commands",
             [
-                "Attestation", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FileStore", "HTTPTransport",
+                "Attestation", "BucketSync", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FileStore",
+                "HTTPTransport",
                 "ISAProof", "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "PlainAccess", "ProcessRunner",
                 "Recipes",
-                "RegionSync", "Registry", "SingularityImage", "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser, logging,
+                "Registry", "SingularityImage", "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser, logging,
             ]),
         room(
             "PlainAccess",
@@ -203,6 +204,7 @@ let package = Package(
             name: "ArchitectureTests", dependencies: ["ProcessRunner", "Support"], path: "Tests/ArchitectureTests",
             swiftSettings: settings),
         tests("Attestation", ["FarmModel", "SingularityImage", "Support", "SystemIO"]),
+        tests("BucketSync", ["FarmModel", "ObjectStorage", "Support", "SystemIO"]),
         tests("ChunkStore", ["FarmModel", "ObjectStorage", "Support", "SystemIO", "Zstandard"]),
         tests(
             "CoordinatorCore",

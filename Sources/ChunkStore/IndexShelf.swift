@@ -22,7 +22,7 @@ package struct IndexShelf: Sendable {
     /// - Parameter objects: names and sizes.
     package static func read(_ objects: [(name: Digest, size: Int64)], from reader: RegionReader) async throws -> IndexShelf {
         var shelf = IndexShelf()
-        if objects.reduce(0, { $0 + $1.size }) > mostInMemory { shelf.spill = try scratch() }
+        if objects.reduce(0, { $0 + $1.size }) > mostInMemory { shelf.spill = try OpenFile.scratch() }
         var waiting = objects[...]
         try await withThrowingTaskGroup(of: (Digest, Result<PackIndex, FarmError>)?.self) { tasks in
             var running = 0
@@ -72,13 +72,9 @@ package struct IndexShelf: Sendable {
             guard indexes.reduce(0, { $0 + Int64($1.size) }) > mostInMemory else {
                 return try PackIndex(try PackIndex.merged(indexes), source: source)
             }
-            let file = try scratch()
+            let file = try OpenFile.scratch()
             try PackIndex.merge(indexes, into: file)
             return try PackIndex(file, source: source)
         }
-    }
-
-    private static func scratch() throws -> OpenFile {
-        try OpenFile(nameless: getenv("TMPDIR").map { String(cString: $0) } ?? "/var/tmp")
     }
 }

@@ -46,7 +46,7 @@ struct CollectCommand: AsyncParsableCommand {
             })
         let share = report.imageBytes > 0 ? Double(report.neededBytes) / Double(report.imageBytes) : 1
         Console.print(
-            "\(report.images) images, \(Console.bytes(report.imageBytes)), need \(Console.bytes(report.neededBytes)) (\(Console.rounded(share * 100)) %); \(report.packs) packs have \(Console.bytes(report.packBytes))"
+            "\(report.images) \(report.images == 1 ? "image" : "images"), \(Console.bytes(report.imageBytes)), \(report.images == 1 ? "needs" : "need") \(Console.bytes(report.neededBytes)) (\(Console.rounded(share * 100)) %); \(report.packs) packs have \(Console.bytes(report.packBytes))"
         )
         let would = report.isDryRun ? "would be " : ""
         for release in report.retired { Console.print("\(would)retired: \(release.title), \(release.why)") }

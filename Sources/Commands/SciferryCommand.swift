@@ -26,7 +26,8 @@ package struct SciferryCommand: AsyncParsableCommand {
             CandidatesCommand.self, PromoteCommand.self, NightlyCommand.self,
             LogsCommand.self, CancelCommand.self, WorkersCommand.self, WorkerCommand.self, RecipeCommand.self,
             PullCommand.self, InstallCommand.self, UninstallCommand.self, ListCommand.self, ShowCommand.self,
-            SyncCommand.self, ServeCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self, ImageCommand.self,
+            SyncCommand.self, CopyCommand.self, CheckCommand.self, ListBucketCommand.self, CatCommand.self, RemoveObjectsCommand.self,
+            UsageCommand.self, ServeCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self, ImageCommand.self,
             ImportCommand.self, StoreCommand.self, TrustCommand.self, CollectCommand.self,
         ])
 

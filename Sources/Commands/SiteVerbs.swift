@@ -8,7 +8,6 @@ import HTTPTransport
 import Microarchitecture
 import ObjectStorage
 import ProcessRunner
-import RegionSync
 import SiteDelivery
 import SystemIO
 import WorkerCore
@@ -273,51 +272,6 @@ struct ShowCommand: AsyncParsableCommand {
                     "  tests      \(shown.tests.filter(\.passed).count) of \(shown.tests.count) passed through \(shown.testRuntime)")
                 for found in shown.verified ?? [] { Console.print("             \(found.title)") }
             }
-        }
-    }
-}
-
-/// Copies one bucket to another.
-struct SyncCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "sync", abstract: "Copy what one bucket has and another lacks, pointers last.",
-        discussion: """
-            Objects named by their content are verified on the way; damaged ones are reported and not copied.
-            Example:
-              sciferry sync file:/srv/farm/regions/region-a s3:https://store.example/mirror?region=west
-            """)
-
-    @Argument(help: "The source bucket.") var source: String
-    @Argument(help: "The destination bucket.") var destination: String
-    @Flag(help: "Only say what would be done.") var dryRun = false
-    @Flag(help: "Remove what the source does not have.") var delete = false
-    @Flag(help: "Print JSON.") var json = false
-
-    func run() async throws {
-        try await reporting {
-            let client = HTTPClient()
-            if source.hasPrefix("file:"), !Disk.isDirectory(String(source.dropFirst(5))) {
-                throw FarmError("storage.absent", .notFound, "\(source) does not exist", hint: "check the source's address")
-            }
-            let sync = RegionSync(
-                from: try BucketLocation(source).open(client: client), to: try BucketLocation(destination).open(client: client))
-            let line = ProgressLine()
-            let quiet = json
-            let report = try await sync.run(.init(dryRun: dryRun, deletes: delete)) { report in
-                if !quiet, Console.isTerminal {
-                    line.show("\(report.examined) objects looked at, \(Console.bytes(report.copiedBytes)) copied", share: nil)
-                }
-            }
-            line.clear()
-            if json {
-                try Console.json(report)
-            } else {
-                Console.print(
-                    "\(report.copied) objects copied (\(Console.bytes(report.copiedBytes))), \(report.unchanged) unchanged, \(report.deleted) deleted\(dryRun ? " (only planned)" : "")"
-                )
-                for key in report.damaged { Console.error("damaged in the source, not copied: \(key)") }
-            }
-            if !report.damaged.isEmpty { throw ExitCode(FarmError.Category.corrupt.exitStatus) }
         }
     }
 }

@@ -1,10 +1,10 @@
 import ArgumentParser
+import BucketSync
 import ChunkStore
 import FarmModel
 import Foundation
 import HTTPTransport
 import ObjectStorage
-import RegionSync
 import SystemIO
 
 struct StoreExportCommand: AsyncParsableCommand {
@@ -34,7 +34,7 @@ struct StoreExportCommand: AsyncParsableCommand {
             let bucket = try store.location()
             var known: Set<String> = []
             for path in except {
-                known.formUnion(try await TarStore(path).all().map(\.key).filter { RegionSync.contentName(of: $0) != nil })
+                known.formUnion(try await TarStore(path).all().map(\.key).filter { SyncOrder.contentName(of: $0) != nil })
             }
             let wanted = names
             let contents = try await ChannelContents.read(channel, from: bucket) { entry in
@@ -76,15 +76,19 @@ struct StoreImportCommand: AsyncParsableCommand {
             let archive = try TarStore(file)
             let target = try BucketLocation(bucket).open(client: HTTPClient())
             try await ChannelImport(from: archive, to: target).check()
-            let report = try await RegionSync(from: archive, to: target).run()
+            var options = SyncOptions()
+            options.order = .farm
+            let failure = FirstFailure()
+            let report = try await BucketSync(from: archive, to: target, options: options) { failure.look($0) }.run()
             if json { try Console.json(report) }
+            if let error = failure.error { throw error }
             guard report.damaged.isEmpty else {
                 throw FarmError(
                     "tar.damaged", .corrupt,
                     "\(report.damaged.count) objects of \(file) are damaged, so its channel was not written: \(report.damaged[0])",
                     hint: "copy or export it again, then import it: what came is kept")
             }
-            if !json { Console.print("\(report.copied) objects, \(Console.bytes(report.copiedBytes)) new; \(report.unchanged) were there") }
+            if !json { Console.print("\(report.copied) objects, \(Console.bytes(report.copiedBytes)) new; \(report.same) were there") }
         }
     }
 }

@@ -61,7 +61,7 @@ package final class HTTPClient: Sendable {
             curl_easy_cleanup(curl)
             throw unreachable(code, request, cancelled: cancelled.isRaised)
         }
-        idle.withLock { if $0.count < 16 { $0.append(Handle(pointer: curl)) } else { curl_easy_cleanup(curl) } }
+        idle.withLock { if $0.count < 64 { $0.append(Handle(pointer: curl)) } else { curl_easy_cleanup(curl) } }
         return HTTPResponse(status: status, headers: transfer.headers, body: transfer.received)
     }
 
@@ -81,6 +81,8 @@ package final class HTTPClient: Sendable {
         sciferry_curl_set_string(curl, CURLOPT_URL, request.url)
         sciferry_curl_set_string(curl, CURLOPT_CUSTOMREQUEST, request.method)
         sciferry_curl_set_long(curl, CURLOPT_NOSIGNAL, 1)
+        // An object may be called "a/../b".
+        sciferry_curl_set_long(curl, CURLOPT_PATH_AS_IS, 1)
         sciferry_curl_set_long(curl, CURLOPT_BUFFERSIZE, 512 * 1024)
         sciferry_curl_set_long(curl, CURLOPT_UPLOAD_BUFFERSIZE, 512 * 1024)
         sciferry_curl_set_long(curl, CURLOPT_CONNECTTIMEOUT, request.connectSeconds)
@@ -182,6 +184,15 @@ private final class Transfer {
                     try file?.read(
                         at: offset + sent, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])) ?? 0
                 guard got > 0 else { throw FarmError("file.short", .corrupt, "\(path) became shorter while it was sent") }
+                sent += Int64(got)
+                return got
+            } catch {
+                self.error = error
+                return Int(CURL_READFUNC_ABORT)
+            }
+        case .feed(_, let read):
+            do {
+                let got = try read(UnsafeMutableRawBufferPointer(rebasing: buffer[..<count]))
                 sent += Int64(got)
                 return got
             } catch {

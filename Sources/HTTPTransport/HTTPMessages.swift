@@ -6,12 +6,15 @@ package enum HTTPBody: Sendable {
     case bytes([UInt8])
     /// A run of a file, streamed.
     case file(path: String, offset: Int64, count: Int64)
+    /// What `read` puts into its buffer, until it has given `count` bytes. It is asked on the transfer's thread, may wait, and what it
+    /// throws ends the transfer. Given once only: such a request cannot be repeated.
+    case feed(count: Int64, read: @Sendable (UnsafeMutableRawBufferPointer) throws -> Int)
 
     var count: Int64 {
         switch self {
         case .none: 0
         case .bytes(let bytes): Int64(bytes.count)
-        case .file(_, _, let count): count
+        case .file(_, _, let count), .feed(let count, _): count
         }
     }
 }

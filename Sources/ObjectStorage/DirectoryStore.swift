@@ -1,5 +1,6 @@
 import FarmModel
 import Glibc
+import Synchronization
 import SystemIO
 
 /// A bucket in a directory of the local file system (`file:`).
@@ -17,7 +18,8 @@ package struct DirectoryStore: ObjectStore {
     package func head(_ key: String) async throws -> ObjectInfo? {
         try ObjectKey.check(key)
         return try await Blocking.run {
-            Disk.isDirectory(location(key)) ? nil : Disk.size(location(key)).map { ObjectInfo(key: key, size: $0) }
+            guard let there = try Disk.entry(location(key)), !there.isDirectory else { return nil }
+            return ObjectInfo(key: key, there)
         }
     }
 
@@ -36,19 +38,33 @@ package struct DirectoryStore: ObjectStore {
         }
     }
 
-    package func put(_ key: String, _ source: ObjectSource) async throws {
+    package func put(_ key: String, _ source: ObjectSource) async throws { _ = try await put(key, source, modified: nil) }
+
+    private func put(_ key: String, _ source: ObjectSource, modified: Timestamp?) async throws -> String? {
         try ObjectKey.check(key)
-        try await Blocking.run {
+        return try await Blocking.run {
             let staging = "\(path)/\(DirectoryStore.staging)"
-            try Disk.makeDirectory(staging)
             let temporary = "\(staging)/\(Nonce.hex(bytes: 12))"
             do {
-                try write(source, to: temporary)
+                try write(source, key, to: temporary)
+                if let modified { try Disk.setFacts(temporary, mode: 0o644, modified: modified) }
                 try place(temporary, at: location(key))
+                return try Disk.entry(location(key))?.tag
             } catch {
                 unlink(temporary)
                 throw error
             }
+        }
+    }
+
+    /// Makes a file that is about to be written. Whoever sweeps takes its directory away if it is empty, so that may have to be made again.
+    private func begin(_ temporary: String) throws -> OpenFile {
+        var tries = 0
+        while true {
+            do {
+                try Disk.makeDirectory(Disk.parent(of: temporary))
+                return try OpenFile(temporary, flags: O_WRONLY | O_CREAT | O_EXCL)
+            } catch let error as FarmError where error.category == .notFound && tries < 100 { tries += 1 }
         }
     }
 
@@ -85,31 +101,76 @@ package struct DirectoryStore: ObjectStore {
                 let age = Timestamp.now.seconds(since: Disk.modified("\(staging)/\(name)") ?? .now)
                 if age > 3600 { try Disk.remove("\(staging)/\(name)") }
             }
+            // If nobody is writing; whoever is about to makes it again.
+            rmdir(staging)
         }
     }
 
     package func list(prefix: String, after: String?) async throws -> ObjectPage {
-        try await Blocking.run {
-            // Everything below the prefix's last complete directory, then the page that follows `after`.
-            let directory = prefix.contains("/") ? Disk.parent(of: prefix) : ""
-            var found: [ObjectInfo] = []
-            try walk(directory, into: &found)
-            found = found.filter { object in
-                object.key.hasPrefix(prefix)
-                    && (after.map { Array($0.utf8).lexicographicallyPrecedes(Array(object.key.utf8)) } ?? true)
+        // In the order of the keys, which no directory has: all names are read for every page. `each` does not.
+        var found: [ObjectInfo] = []
+        try await each(prefix: prefix) { objects in
+            found += objects.filter { object in
+                after.map { Array($0.utf8).lexicographicallyPrecedes(Array(object.key.utf8)) } ?? true
             }
-            found.sort { Array($0.key.utf8).lexicographicallyPrecedes(Array($1.key.utf8)) }
-            let page = Array(found.prefix(DirectoryStore.pageSize))
-            return ObjectPage(objects: page, next: page.count < found.count ? page.last?.key : nil)
         }
+        found.sort { Array($0.key.utf8).lexicographicallyPrecedes(Array($1.key.utf8)) }
+        let page = Array(found.prefix(DirectoryStore.pageSize))
+        return ObjectPage(objects: page, next: page.count < found.count ? page.last?.key : nil)
+    }
+
+    package func each(prefix: String, _ body: ([ObjectInfo]) async throws -> Void) async throws {
+        // Everything below the prefix's last complete directory.
+        let walk = DirectoryWalk(path, below: prefix.contains("/") ? Disk.parent(of: prefix) : "", ignoring: DirectoryStore.staging)
+        while true {
+            let found = try await Blocking.run { try walk.next(DirectoryStore.pageSize) }
+            if found.isEmpty { return }
+            let wanted = prefix.isEmpty ? found : found.filter { $0.key.hasPrefix(prefix) }
+            if !wanted.isEmpty { try await body(wanted) }
+        }
+    }
+
+    package func read(_ key: String, range: Range<Int64>?, tag: String?, sink: @escaping ByteSink) async throws {
+        try ObjectKey.check(key)
+        try await Blocking.interruptible { cancelled in
+            guard let there = try Disk.entry(location(key)), !there.isDirectory else { throw StorageFailure.absent(key, in: name) }
+            let file = try OpenFile(location(key), flags: O_RDONLY)
+            defer { file.close() }
+            guard tag.map({ $0 == there.tag }) ?? true else { throw StorageFailure.changed(key, in: name) }
+            let wanted = range ?? 0..<there.size
+            guard wanted.upperBound <= there.size else { throw StorageFailure.short(key, in: name) }
+            let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 16)
+            defer { buffer.deallocate() }
+            var offset = wanted.lowerBound
+            while offset < wanted.upperBound {
+                if cancelled.isRaised { throw CancellationError() }
+                let count = Int(min(Int64(buffer.count), wanted.upperBound - offset))
+                let got = try file.read(at: offset, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<count]))
+                guard got > 0 else { throw StorageFailure.changed(key, in: name) }
+                try sink(UnsafeRawBufferPointer(rebasing: buffer[..<got]))
+                offset += Int64(got)
+            }
+            // What was written to while it was read may be half the old and half the new.
+            if let tag, try Disk.entry(location(key))?.tag != tag { throw StorageFailure.changed(key, in: name) }
+        }
+    }
+
+    package func write(_ key: String, _ source: ObjectSource, _ facts: ObjectFacts) async throws -> String? {
+        try await put(key, source, modified: facts.modified)
+    }
+
+    package func md5(of object: ObjectInfo) async throws -> [UInt8]? {
+        let digest = Mutex(MD5())
+        try await read(object.key, range: nil, tag: object.tag) { bytes in digest.withLock { $0.update(bytes) } }
+        return digest.withLock { $0.finish() }
     }
 
     package func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? { nil }
 
     private func location(_ key: String) -> String { "\(path)/\(key)" }
 
-    private func write(_ source: ObjectSource, to temporary: String) throws {
-        let file = try OpenFile(temporary, flags: O_WRONLY | O_CREAT | O_EXCL)
+    private func write(_ source: ObjectSource, _ key: String, to temporary: String) throws {
+        let file = try begin(temporary)
         defer { file.close() }
         switch source {
         case .bytes(let bytes): try file.write(bytes)
@@ -122,24 +183,17 @@ package struct DirectoryStore: ObjectStore {
                 try file.write(try input.read(at: offset, count: count))
                 offset += Int64(count)
             }
+        case .feed(let size, let read):
+            let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 256 << 10, alignment: 16)
+            defer { buffer.deallocate() }
+            var offset: Int64 = 0
+            while offset < size {
+                let got = try read(UnsafeMutableRawBufferPointer(rebasing: buffer[..<Int(min(Int64(buffer.count), size - offset))]))
+                guard got > 0 else { throw FarmError("storage.feed", .corrupt, "what was to be written to \(key) ended too early") }
+                try file.write(UnsafeRawBufferPointer(rebasing: buffer[..<got]), at: offset)
+                offset += Int64(got)
+            }
         }
         try file.sync()
-    }
-
-    private func walk(_ directory: String, into found: inout [ObjectInfo]) throws {
-        let absolute = directory.isEmpty ? path : "\(path)/\(directory)"
-        // What cannot be looked at is not absent: whoever believed that might take away what it needs.
-        guard try Disk.look(absolute)?.isDirectory ?? false else { return }
-        let entries: [String]
-        do { entries = try Disk.list(absolute) } catch {
-            // It may have gone with its last object.
-            if try Disk.look(absolute) != nil { throw error }
-            return
-        }
-        for entry in entries where entry != DirectoryStore.staging {
-            let key = directory.isEmpty ? entry : "\(directory)/\(entry)"
-            guard let info = try Disk.look("\(path)/\(key)") else { continue }
-            if info.isDirectory { try walk(key, into: &found) } else { found.append(ObjectInfo(key: key, size: info.size)) }
-        }
     }
 }

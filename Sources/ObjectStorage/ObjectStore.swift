@@ -1,16 +1,20 @@
 package import FarmModel
+import SystemIO
 
 /// What a store says of an object without sending it.
 package struct ObjectInfo: Sendable, Hashable, Codable {
     package var key: String
     package var size: Int64
-    /// The store's own tag of the content, where it has one; comparable only within one store.
+    /// The store's own tag of the content, where it has one: another tag, another object. `ContentTag` says what more it may tell.
     package var tag: String?
+    /// When it was written, where the store says.
+    package var modified: Timestamp?
 
-    package init(key: String, size: Int64, tag: String? = nil) {
+    package init(key: String, size: Int64, tag: String? = nil, modified: Timestamp? = nil) {
         self.key = key
         self.size = size
         self.tag = tag
+        self.modified = modified
     }
 }
 
@@ -40,12 +44,28 @@ package struct UploadGrant: Sendable, Hashable, Codable {
 package enum ObjectSource: Sendable {
     case bytes([UInt8])
     case file(path: String, size: Int64)
+    /// What `read` puts into its buffer, until it has given `size` bytes; 0 before that is an end that comes too early. It is asked on a
+    /// thread that may wait, and once only: a store cannot try again by itself.
+    case feed(size: Int64, read: @Sendable (UnsafeMutableRawBufferPointer) throws -> Int)
 
     package var size: Int64 {
         switch self {
         case .bytes(let bytes): Int64(bytes.count)
-        case .file(_, let size): size
+        case .file(_, let size), .feed(let size, _): size
         }
+    }
+}
+
+/// What is said of an object when it is written.
+package struct ObjectFacts: Sendable, Hashable {
+    /// MD5 of the bytes, if it is known before they are sent: the store refuses others (RFC 1864).
+    package var md5: [UInt8]?
+    /// When the content was last changed, for stores that keep it.
+    package var modified: Timestamp?
+
+    package init(md5: [UInt8]? = nil, modified: Timestamp? = nil) {
+        self.md5 = md5
+        self.modified = modified
     }
 }
 
@@ -80,10 +100,68 @@ package protocol ObjectStore: Sendable {
 
     /// Removes what killed writers left, where a store keeps such things in sight.
     func sweep() async throws
+
+    /// Tells all objects whose keys begin with `prefix`, as many at once as the store gives, in any order.
+    func each(prefix: String, _ body: ([ObjectInfo]) async throws -> Void) async throws
+
+    /// Sends an object's bytes, or a range of them, to `sink` as they come, in order and each once, whatever breaks on the way. With a `tag`
+    /// only bytes of that object: throws `storage.changed` when there is another by now.
+    func read(_ key: String, range: Range<Int64>?, tag: String?, sink: @escaping ByteSink) async throws
+
+    /// Writes an object as `put` does; returns its tag where the store tells it.
+    func write(_ key: String, _ source: ObjectSource, _ facts: ObjectFacts) async throws -> String?
+
+    /// The MD5 of an object's content, where it can be had without sending the object; `nil` otherwise.
+    func md5(of object: ObjectInfo) async throws -> [UInt8]?
+
+    /// When an object's content was last changed, as who wrote it said; `nil` where nobody did.
+    func modified(of object: ObjectInfo) async throws -> Timestamp?
+
+    /// Has the store copy an object of another bucket of the same service by itself; returns the copy's tag. `nil` where that is not possible.
+    func copy(_ object: ObjectInfo, of other: any ObjectStore, to key: String, _ facts: ObjectFacts) async throws -> ObjectInfo?
+
+    /// Removes objects; returns the errors of those that stay.
+    func delete(_ keys: [String]) async throws -> [(key: String, error: FarmError)]
 }
+
+/// Receives bytes on a thread that may wait; what it throws ends the transfer.
+package typealias ByteSink = @Sendable (UnsafeRawBufferPointer) throws -> Void
 
 extension ObjectStore {
     package func sweep() async throws {}
+
+    package func each(prefix: String, _ body: ([ObjectInfo]) async throws -> Void) async throws {
+        var after: String?
+        repeat {
+            let page = try await list(prefix: prefix, after: after)
+            try await body(page.objects)
+            after = page.next
+        } while after != nil
+    }
+
+    package func read(_ key: String, range: Range<Int64>?, tag: String?, sink: @escaping ByteSink) async throws {
+        let bytes = try await get(key, range: range)
+        try await Blocking.run { try bytes.withUnsafeBytes { try sink($0) } }
+    }
+
+    package func write(_ key: String, _ source: ObjectSource, _ facts: ObjectFacts) async throws -> String? {
+        try await put(key, source)
+        return nil
+    }
+
+    package func md5(of object: ObjectInfo) async throws -> [UInt8]? { nil }
+    package func modified(of object: ObjectInfo) async throws -> Timestamp? { object.modified }
+    package func copy(_ object: ObjectInfo, of other: any ObjectStore, to key: String, _ facts: ObjectFacts) async throws -> ObjectInfo? {
+        nil
+    }
+
+    package func delete(_ keys: [String]) async throws -> [(key: String, error: FarmError)] {
+        var errors: [(key: String, error: FarmError)] = []
+        for key in keys {
+            do { try await delete(key) } catch let error as FarmError { errors.append((key, error)) }
+        }
+        return errors
+    }
 }
 
 extension ObjectStore {
@@ -101,12 +179,7 @@ extension ObjectStore {
     /// All objects below a prefix, sorted by the bytes of their keys, whatever order the store lists in.
     package func all(prefix: String = "") async throws -> [ObjectInfo] {
         var objects: [ObjectInfo] = []
-        var after: String?
-        repeat {
-            let page = try await list(prefix: prefix, after: after)
-            objects += page.objects
-            after = page.next
-        } while after != nil
+        try await each(prefix: prefix) { objects += $0 }
         return objects.sorted { Array($0.key.utf8).lexicographicallyPrecedes(Array($1.key.utf8)) }
     }
 }
@@ -116,6 +189,11 @@ package enum StorageFailure {
     /// No object has that key.
     package static func absent(_ key: String, in store: String) -> FarmError {
         FarmError("storage.absent", .notFound, "\(store) has no object \(key)")
+    }
+
+    /// The object is another by now.
+    package static func changed(_ key: String, in store: String) -> FarmError {
+        FarmError("storage.changed", .conflict, "object \(key) in \(store) was changed while it was read", hint: "run it again")
     }
 
     /// The object, or what was asked of it, is longer than it may be.

@@ -1,82 +1,90 @@
-import FarmModel
+package import FarmModel
 import Foundation
-package import HTTPTransport
+import HTTPTransport
 import SystemIO
 
-/// A bucket on any S3-compatible service, addressed by path.
+/// A bucket on any S3-compatible service (Amazon S3 API Reference, 2006-03-01).
 package struct S3Store: ObjectStore {
-    private let endpoint: String
-    private let host: String
-    private let bucket: String
-    private let prefix: String
-    /// `nil` reads as the public does.
-    private let signer: SignatureV4?
-    private let client: HTTPClient
-    private let retry: RetryPolicy
-    private let stallSeconds: Int
+    let service: S3Service
+    let bucket: String
+    let prefix: String
+    /// Whether keys may have empty, `.` and `..` components, as those of anybody's buckets.
+    private let takesAnyKey: Bool
 
     /// - Parameters:
-    ///   - endpoint: scheme and authority, for example `https://object-store.example:443`.
     ///   - prefix: put before every key; empty or ending with a slash.
-    package init(
-        endpoint: String, bucket: String, prefix: String, signer: SignatureV4?, client: HTTPClient,
-        retry: RetryPolicy = RetryPolicy(), stallSeconds: Int = 60
-    ) {
-        self.endpoint = endpoint
-        self.host = endpoint.split(separator: "/").last.map(String.init) ?? endpoint
+    package init(_ service: S3Service, bucket: String, prefix: String = "", takesAnyKey: Bool = false) {
+        self.service = service
         self.bucket = bucket
         self.prefix = prefix
-        self.signer = signer
-        self.client = client
-        self.retry = retry
-        self.stallSeconds = stallSeconds
+        self.takesAnyKey = takesAnyKey
     }
 
-    package var name: String { "s3:\(endpoint)/\(bucket)/\(prefix)" }
+    package var name: String { "s3:\(service.endpoint)/\(bucket)/\(prefix)" }
 
-    package func head(_ key: String) async throws -> ObjectInfo? {
-        try ObjectKey.check(key)
-        let response = try await send("HEAD", key: key)
-        if response.status == 404 { return nil }
-        try expect(response, key, "look at")
-        let size = response.headers["content-length"].flatMap { Int64($0) } ?? 0
-        return ObjectInfo(key: key, size: size, tag: response.headers["etag"].map(unquote))
-    }
+    package func head(_ key: String) async throws -> ObjectInfo? { try await look(key).map { info(key, $0.headers) } }
 
     package func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
-        try ObjectKey.check(key)
+        try check(key)
         if let range, range.isEmpty { return [] }
-        var headers: [(String, String)] = []
-        if let range { headers.append(("range", "bytes=\(range.lowerBound)-\(range.upperBound - 1)")) }
-        let response = try await send("GET", key: key, headers: headers, limit: limit)
-        if response.status == 404 { throw StorageFailure.absent(key, in: name) }
-        if response.status == 416 { throw StorageFailure.short(key, in: name) }
-        try expect(response, key, "read")
+        let response = try await send("GET", key: key, headers: S3Store.range(range), limit: limit)
+        try expectRead(response, key)
         guard let range else { return response.body }
         let wanted = response.status == 200 ? response.body.dropFirst(Int(range.lowerBound)).prefix(range.count) : response.body[...]
         guard wanted.count == range.count else { throw StorageFailure.short(key, in: name) }
         return Array(wanted)
     }
 
-    package func put(_ key: String, _ source: ObjectSource) async throws {
-        try ObjectKey.check(key)
-        let body: HTTPBody
-        let payload: String
-        switch source {
-        case .bytes(let bytes):
-            body = .bytes(bytes)
-            payload = Digest(hashing: bytes).hex
-        case .file(let path, let size):
-            body = .file(path: path, offset: 0, count: size)
-            payload = "UNSIGNED-PAYLOAD"
-        }
-        try expect(try await send("PUT", key: key, body: body, payload: payload), key, "write")
+    package func put(_ key: String, _ source: ObjectSource) async throws { _ = try await write(key, source, ObjectFacts()) }
+
+    package func write(_ key: String, _ source: ObjectSource, _ facts: ObjectFacts) async throws -> String? {
+        try check(key)
+        var headers: [(String, String)] = []
+        if let md5 = facts.md5 { headers.append(("content-md5", md5.base64)) }
+        if let modified = facts.modified { headers.append(("x-amz-meta-mtime", S3Store.seconds(modified))) }
+        let response = try await send(
+            "PUT", key: key, headers: headers, body: S3Store.body(source), payload: S3Store.payload(source, facts.md5))
+        try expect(response, key, "write")
+        return response.headers["etag"].map(S3Store.unquote)
     }
 
     package func delete(_ key: String) async throws {
-        try ObjectKey.check(key)
+        try check(key)
         let response = try await send("DELETE", key: key)
         if response.status != 404 { try expect(response, key, "delete") }
+    }
+
+    /// 1,000 at a time (DeleteObjects); one by one where the service does not know that.
+    package func delete(_ keys: [String]) async throws -> [(key: String, error: FarmError)] {
+        var errors: [(key: String, error: FarmError)] = []
+        var rest = keys[...]
+        while !rest.isEmpty {
+            let batch = rest.prefix(1000)
+            rest = rest.dropFirst(1000)
+            for key in batch { try check(key) }
+            let objects = batch.map { "<Object><Key>\(XMLText.escape(prefix + $0))</Key></Object>" }.joined()
+            let document = Array("<Delete><Quiet>true</Quiet>\(objects)</Delete>".utf8)
+            // Swift's s3api refuses a batch without Content-MD5.
+            let response = try await send(
+                "POST", key: nil, query: [("delete", "")],
+                headers: [("content-md5", MD5.of(document).base64), ("content-type", "application/xml")], body: .bytes(document),
+                payload: Digest(hashing: document).hex)
+            guard response.isSuccess else {
+                if response.status != 400, response.status != 405, response.status != 501 {
+                    try expect(response, "\(batch.count) objects", "delete")
+                }
+                for key in batch { do { try await delete(key) } catch let error as FarmError { errors.append((key, error)) } }
+                continue
+            }
+            for entry in XMLText(response.body).elements("Error") {
+                let code = entry.text("Code") ?? ""
+                guard let key = entry.text("Key"), code != "NoSuchKey" else { continue }
+                let own = String(key.dropFirst(prefix.count))
+                errors.append(
+                    (own, FarmError("storage.failed", .fault, "cannot delete \(own) in \(name): \(code) \(entry.text("Message") ?? "")")))
+            }
+        }
+        return errors
     }
 
     package func list(prefix wanted: String, after: String?) async throws -> ObjectPage {
@@ -84,119 +92,139 @@ package struct S3Store: ObjectStore {
         if let after { query.append(("continuation-token", after)) }
         let response = try await send("GET", key: nil, query: query)
         try expect(response, wanted, "list")
-        let document = try ListDocument(response.body, source: name)
-        let objects = document.objects.map {
-            ObjectInfo(key: String($0.key.dropFirst(prefix.count)), size: $0.size, tag: $0.tag.map(unquote))
+        return try await Blocking.run { try ObjectPage(listing: response.body, dropping: prefix, source: name) }
+    }
+
+    /// A transfer that breaks goes on where it ended, as long as the object is the same.
+    package func read(_ key: String, range: Range<Int64>?, tag: String?, sink: @escaping ByteSink) async throws {
+        try check(key)
+        if let range, range.isEmpty { return }
+        let reading = S3Reading(range: range, tag: tag, sink: sink)
+        var number = 1
+        while true {
+            let before = reading.got
+            do {
+                let response = try await sendOnce(
+                    "GET", key: key, headers: reading.question(), sink: reading.sink, head: { try reading.begins($0) })
+                if response.status == 412 { throw StorageFailure.changed(key, in: name) }
+                if !RetryPolicy.isTransient(status: response.status) {
+                    try expectRead(response, key)
+                    return try reading.ended(key, name)
+                }
+                number += 1
+                guard let delay = service.retry.delay(beforeTry: number, retryAfter: response.retryAfter) else {
+                    return try expect(response, key, "read")
+                }
+                try await Task.sleep(for: .seconds(delay))
+            } catch let error as FarmError where error.category.isTransient && !reading.isRefused {
+                // What moves is not counted out.
+                number = reading.got > before ? 2 : number + 1
+                guard let delay = service.retry.delay(beforeTry: number, retryAfter: nil) else { throw error }
+                try await Task.sleep(for: .seconds(delay))
+            }
         }
-        return ObjectPage(objects: objects, next: document.next)
+    }
+
+    package func md5(of object: ObjectInfo) async throws -> [UInt8]? {
+        guard let response = try await look(object.key), info(object.key, response.headers).tag == object.tag else {
+            throw StorageFailure.changed(object.key, in: name)
+        }
+        return response.headers["x-amz-meta-md5chksum"].flatMap { Data(base64Encoded: $0) }.map(Array.init)
+    }
+
+    package func modified(of object: ObjectInfo) async throws -> Timestamp? {
+        guard let response = try await look(object.key) else { throw StorageFailure.absent(object.key, in: name) }
+        let said = response.headers["x-amz-meta-mtime"].flatMap { Double($0) }
+        return said.map { Timestamp(milliseconds: Int64(($0 * 1000).rounded())) } ?? object.modified
     }
 
     package func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? {
-        try ObjectKey.check(key)
-        let path = "/\(bucket)/\(SignatureV4.encode(prefix + key, keepSlash: true))"
-        guard let signer else {
+        try check(key)
+        let (host, path) = address(key)
+        guard let signer = service.identity.signer else {
             throw FarmError(
                 "storage.keys", .denied, "there are no keys for \(name)",
                 hint: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, each also as …_FILE, in the environment")
         }
-        let query = signer.presignedQuery(
-            method: "PUT", path: path, headers: [("host", host)], seconds: seconds, at: .now)
-        return UploadGrant(url: "\(endpoint)\(path)?\(query)")
+        let query = signer.presignedQuery(method: "PUT", path: path, headers: [("host", host)], seconds: seconds, at: .now)
+        return UploadGrant(url: "\(service.scheme)://\(host)\(path)?\(query)")
     }
 
-    private func send(
-        _ method: String, key: String?, query: [(String, String)] = [], headers: [(String, String)] = [],
-        body: HTTPBody = .none, payload: String = Digest(hashing: "").hex, limit: Int64 = 64 << 20
-    ) async throws -> HTTPResponse {
-        let path = "/\(bucket)" + (key.map { "/" + SignatureV4.encode(prefix + $0, keepSlash: true) } ?? "")
-        let encoded = SignatureV4.canonicalQuery(query)
-        var number = 1
-        // Signed anew for every try, because a signature ages while the store asks to wait.
-        while true {
-            let signed =
-                signer?.headers(
-                    method: method, path: path, query: query, headers: headers + [("host", host)], payload: payload, at: .now) ?? []
-            let request = HTTPRequest(
-                method, "\(endpoint)\(path)\(encoded.isEmpty ? "" : "?\(encoded)")",
-                headers: (headers + signed).map { (name: $0.0, value: $0.1) }, body: body, stallSeconds: stallSeconds,
-                responseLimit: limit)
-            let outcome: Result<HTTPResponse, any Error>
-            do { outcome = .success(try await client.perform(request)) } catch { outcome = .failure(error) }
-            var retryAfter: Double?
-            switch outcome {
-            case .success(let response):
-                guard RetryPolicy.isTransient(status: response.status) else { return response }
-                retryAfter = response.retryAfter
-            case .failure(let error):
-                guard (error as? FarmError)?.category.isTransient ?? false else { throw error }
-            }
-            number += 1
-            guard let delay = retry.delay(beforeTry: number, retryAfter: retryAfter) else { return try outcome.get() }
-            try await Task.sleep(for: .seconds(delay))
+    func check(_ key: String) throws {
+        if !takesAnyKey { return try ObjectKey.check(key) }
+        guard !key.isEmpty, (prefix + key).utf8.count <= 1024, !key.utf8.contains(0) else {
+            throw FarmError("storage.key", .invalid, "\"\(key)\" is no object name")
         }
     }
 
-    private func expect(_ response: HTTPResponse, _ key: String, _ deed: String) throws {
+    private func look(_ key: String) async throws -> HTTPResponse? {
+        try check(key)
+        let response = try await send("HEAD", key: key)
+        if response.status == 404 { return nil }
+        try expect(response, key, "look at")
+        return response
+    }
+
+    private func info(_ key: String, _ headers: [String: String]) -> ObjectInfo {
+        ObjectInfo(
+            key: key, size: headers["content-length"].flatMap { Int64($0) } ?? 0, tag: headers["etag"].map(S3Store.unquote),
+            modified: headers["last-modified"].flatMap(HTTPDate.read))
+    }
+
+    private func expectRead(_ response: HTTPResponse, _ key: String) throws {
+        if response.status == 404 { throw StorageFailure.absent(key, in: name) }
+        if response.status == 416 { throw StorageFailure.short(key, in: name) }
+        try expect(response, key, "read")
+    }
+
+    func expect(_ response: HTTPResponse, _ key: String, _ deed: String) throws {
         try S3Answer.check(response, key, deed, in: name)
     }
 
-    private func unquote(_ tag: String) -> String { tag.filter { $0 != "\"" } }
-}
-
-/// What an S3 server's refusal means.
-package enum S3Answer {
-    /// Throws `storage.denied`, `storage.full` or `storage.failed`, naming bucket and object, unless the answer is a success.
-    package static func check(_ response: HTTPResponse, _ key: String, _ deed: String, in bucket: String) throws {
-        if response.isSuccess { return }
-        let code = XMLScan.text(of: "Code", in: String(decoding: response.body, as: UTF8.self)) ?? ""
-        let message = "cannot \(deed) \(key) in \(bucket): status \(response.status) \(code)"
-        let isFull = response.status == 507 || code.contains("QuotaExceeded") || code == "XMinioStorageFull"
-        if isFull { throw FarmError("storage.full", .full, message, hint: "free space in the bucket or raise its quota") }
-        if response.status == 403 || response.status == 401 {
-            throw FarmError("storage.denied", .denied, message, hint: "check the bucket's keys and its region setting")
-        }
-        throw FarmError(
-            "storage.failed", RetryPolicy.isTransient(status: response.status) ? .unavailable : .fault, message)
+    /// Host and path of an object or, without a key, of the bucket.
+    func address(_ key: String?) -> (host: String, path: String) {
+        service.address(bucket, key.map { prefix + $0 })
     }
-}
 
-/// The part of a ListObjectsV2 answer that is needed.
-private struct ListDocument {
-    var objects: [(key: String, size: Int64, tag: String?)] = []
-    var next: String?
+    func send(
+        _ method: String, key: String?, query: [(String, String)] = [], headers: [(String, String)] = [], body: HTTPBody = .none,
+        payload: String = S3Service.emptyPayload, limit: Int64 = 64 << 20
+    ) async throws -> HTTPResponse {
+        let (host, path) = address(key)
+        return try await service.send(method, host, path, query: query, headers: headers, body: body, payload: payload, limit: limit)
+    }
 
-    init(_ bytes: [UInt8], source: String) throws {
-        let text = String(decoding: bytes, as: UTF8.self)
-        // Half a listing would look like objects that are not there.
-        func refused(_ why: String) -> FarmError {
-            FarmError("storage.listing", .unavailable, "\(source) does not answer as S3 does when it lists objects: \(why)")
-        }
-        guard text.contains("<ListBucketResult") else { throw refused("the answer is no listing") }
-        for entry in text.components(separatedBy: "<Contents>").dropFirst() {
-            guard let key = XMLScan.text(of: "Key", in: entry) else { continue }
-            let size = XMLScan.text(of: "Size", in: entry).flatMap { Int64($0) } ?? 0
-            objects.append((key, size, XMLScan.text(of: "ETag", in: entry)))
-        }
-        if XMLScan.text(of: "IsTruncated", in: text) == "true" {
-            next = XMLScan.text(of: "NextContinuationToken", in: text)
-            guard next != nil else { throw refused("it goes on, and says not where") }
+    private func sendOnce(
+        _ method: String, key: String, headers: [(String, String)], sink: @escaping HTTPClient.Sink, head: @escaping HTTPClient.HeadSink
+    ) async throws -> HTTPResponse {
+        let (host, path) = address(key)
+        return try await service.sendOnce(method, host, path, headers: headers, sink: sink, head: head)
+    }
+
+    static func range(_ range: Range<Int64>?) -> [(String, String)] {
+        range.map { [("range", "bytes=\($0.lowerBound)-\($0.upperBound - 1)")] } ?? []
+    }
+
+    static func body(_ source: ObjectSource) -> HTTPBody {
+        switch source {
+        case .bytes(let bytes): .bytes(bytes)
+        case .file(let path, let size): .file(path: path, offset: 0, count: size)
+        case .feed(let size, let read): .feed(count: size, read: read)
         }
     }
-}
 
-/// Reads single elements out of the small XML answers of S3, which neither nest these names nor carry attributes on
-/// them.
-private enum XMLScan {
-    static func text(of element: String, in document: String) -> String? {
-        guard let open = document.range(of: "<\(element)>"),
-            let close = document.range(of: "</\(element)>", range: open.upperBound..<document.endIndex)
-        else { return nil }
-        var text = String(document[open.upperBound..<close.lowerBound])
-        for (entity, character) in [
-            ("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&"),
-        ] {
-            text = text.replacingOccurrences(of: entity, with: character)
-        }
-        return text
+    /// What is signed for a body: its digest, unless it streams or the service checks its MD5.
+    static func payload(_ source: ObjectSource, _ md5: [UInt8]?) -> String {
+        if md5 == nil, case .bytes(let bytes) = source { return Digest(hashing: bytes).hex }
+        return "UNSIGNED-PAYLOAD"
+    }
+
+    static func unquote(_ tag: String) -> String { tag.filter { $0 != "\"" } }
+
+    /// As rclone writes a time into metadata, which others read, too.
+    static func seconds(_ time: Timestamp) -> String {
+        let (whole, rest) = time.milliseconds.quotientAndRemainder(dividingBy: 1000)
+        let digits = String(abs(rest))
+        return "\(rest < 0 && whole == 0 ? "-" : "")\(whole).\(String(repeating: "0", count: 3 - digits.count))\(digits)"
     }
 }

@@ -5,7 +5,7 @@ package import FarmModel
 import Foundation
 
 /// Keys for an S3-compatible service.
-package struct StorageCredentials: Sendable, CustomStringConvertible {
+package struct StorageCredentials: Sendable, Hashable, CustomStringConvertible {
     package var keyID: String
     package var secret: String
     package var sessionToken: String?

@@ -112,14 +112,26 @@ package enum Disk {
         return stat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFDIR
     }
 
+    /// What lies at a path.
+    package struct Entry: Sendable, Hashable {
+        package var isDirectory: Bool
+        package var size: Int64
+        package var modified: Timestamp
+        /// Another one after every change of the content: inode and time of the last change of status, which nobody can set back.
+        package var tag: String
+    }
+
     /// What lies at a path, links followed; `nil` when there is nothing. Throws when that cannot be told.
-    package static func look(_ path: String) throws -> (isDirectory: Bool, size: Int64)? {
+    package static func entry(_ path: String) throws -> Entry? {
         var info = stat()
         guard stat(path, &info) == 0 else {
             if errno == ENOENT || errno == ENOTDIR { return nil }
             throw failure("look at", path)
         }
-        return (info.st_mode & S_IFMT == S_IFDIR, Int64(info.st_size))
+        return Entry(
+            isDirectory: info.st_mode & S_IFMT == S_IFDIR, size: Int64(info.st_size),
+            modified: Timestamp(milliseconds: Int64(info.st_mtim.tv_sec) * 1000 + Int64(info.st_mtim.tv_nsec) / 1_000_000),
+            tag: "\(info.st_ino).\(info.st_ctim.tv_sec).\(info.st_ctim.tv_nsec)")
     }
 
     /// What a directory's entry can be.
@@ -246,6 +258,11 @@ package final class OpenFile: Sendable {
             _ = closed.raise()
             throw Disk.failure("open", self.path)
         }
+    }
+
+    /// A nameless file in `$TMPDIR` or /var/tmp, for what does not fit into memory.
+    package static func scratch() throws -> OpenFile {
+        try OpenFile(nameless: getenv("TMPDIR").map { String(cString: $0) } ?? "/var/tmp")
     }
 
     /// Makes a file without a name on a directory's file system; it is gone when it is closed.

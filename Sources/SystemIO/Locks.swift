@@ -30,6 +30,9 @@ package final class FileLock: Sendable {
         try file.truncate(to: 0)
         try file.write(Array(holder.utf8), at: 0)
     }
+
+    /// Lets go of it, whoever still knows it.
+    package func release() { file.close() }
 }
 
 /// Random names and secrets from the system's generator.
@@ -53,6 +56,16 @@ package enum Blocking {
     package static func run<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
         try await withCheckedThrowingContinuation { continuation in
             queue.async { continuation.resume(with: Result { try body() }) }
+        }
+    }
+
+    /// The same for what only waits.
+    package static func pause(_ body: @escaping @Sendable () -> Void) async {
+        await withCheckedContinuation { continuation in
+            queue.async {
+                body()
+                continuation.resume()
+            }
         }
     }
 

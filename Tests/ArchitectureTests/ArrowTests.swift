@@ -13,7 +13,7 @@ import Testing
         "Recipes": 2,
         "Registry": 2,
         "TestSuites": 2, "Upstream": 2,
-        "ChunkStore": 3, "FarmWire": 3, "ImageAssembly": 3, "RegionSync": 3,
+        "BucketSync": 3, "ChunkStore": 3, "FarmWire": 3, "ImageAssembly": 3,
         "FarmLink": 4, "FileStore": 4, "SiteDelivery": 4,
         "CoordinatorCore": 5, "CoordinatorWeb": 5, "WorkerCore": 5, "PlainAccess": 5, "Commands": 5,
         "sciferry": 6, "sciferry-coordinator": 6, "sciferry-worker": 6,

@@ -75,10 +75,10 @@ func checkConformance(_ store: any ObjectStore) async throws {
 /// Against a real server, and against one that misbehaves.
 @Suite(.serialized) struct S3Tests {
     private func store(_ endpoint: String, secret: String = S3Server.secret, attempts: Int = 3, stall: Int = 60) -> S3Store {
-        let signer = SignatureV4(credentials: StorageCredentials(keyID: S3Server.keyID, secret: secret), region: "us-east-1")
-        return S3Store(
-            endpoint: endpoint, bucket: "farm", prefix: "", signer: signer, client: HTTPClient(),
+        let service = S3Service(
+            endpoint: endpoint, identity: S3Identity(StorageCredentials(keyID: S3Server.keyID, secret: secret)), client: HTTPClient(),
             retry: RetryPolicy(attempts: attempts, firstDelay: 0.05, longestDelay: 2), stallSeconds: stall)
+        return S3Store(service, bucket: "farm")
     }
 
     @Test(.timeLimit(.minutes(3))) func aRealServerConforms() async throws {

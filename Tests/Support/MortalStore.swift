@@ -55,6 +55,18 @@ package final class MortalStore: ObjectStore {
         try await step()
         try await bucket.delete(key)
     }
+    package func write(_ key: String, _ source: ObjectSource, _ facts: ObjectFacts) async throws -> String? {
+        try await step()
+        return try await bucket.write(key, source, facts)
+    }
+    package func read(_ key: String, range: Range<Int64>?, tag: String?, sink: @escaping ByteSink) async throws {
+        try await step()
+        try await bucket.read(key, range: range, tag: tag, sink: sink)
+    }
+    package func md5(of object: ObjectInfo) async throws -> [UInt8]? {
+        try await step()
+        return try await bucket.md5(of: object)
+    }
     package func list(prefix: String, after: String?) async throws -> ObjectPage {
         try await step()
         return try await bucket.list(prefix: prefix, after: after)

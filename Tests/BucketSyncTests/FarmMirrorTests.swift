@@ -1,0 +1,94 @@
+import BucketSync
+import FarmModel
+import ObjectStorage
+import Support
+import Testing
+
+/// Mirrors of farms' and stores' buckets.
+@Suite struct FarmMirrorTests {
+    private func object(_ prefix: String, _ text: String) -> (key: String, text: String) { ("\(prefix)\(Digest(hashing: text).hex)", text) }
+
+    private func farm() async throws -> (SyncBench, [String: String]) {
+        let (pack, index, manifest, release) = (
+            object("packs/", "p"), object("indexes/", "i"), object("manifests/", "m"), object("releases/", "r")
+        )
+        let content = [
+            SyncOrder.identity: "{\"farm\":1}", pack.key: pack.text, index.key: index.text, manifest.key: manifest.text,
+            release.key: release.text, "covers/x": "c",
+            "roots/1": "root", "channels/main.json": "channel",
+        ]
+        let bench = SyncBench()
+        try await bench.fill(content)
+        return (bench, content)
+    }
+
+    /// At every step of a run, and of one that is killed anywhere, what the mirror names is in it.
+    @Test func aMirrorNeverPointsAtWhatIsNotThere() async throws {
+        let (_, content) = try await farm()
+        let order = ["packs/", "indexes/", "manifests/", "covers/", "releases/", "roots/", "channels/"]
+        for steps in 0..<40 {
+            var bench = SyncBench()
+            try await bench.fill(content)
+            let mirror = MemoryStore(name: "memory:mirror")
+            bench.destination = MortalStore(mirror, TestClock(), seed: UInt64(steps), killedAfter: steps, longestStep: 0)
+            _ = try? await bench.run { ($0.deletes, $0.transfers) = (.after, 3) }
+            let there = try await SyncBench.content(mirror)
+            for (place, prefix) in order.enumerated() where there.keys.contains(where: { $0.hasPrefix(prefix) }) {
+                for earlier in order[..<place] {
+                    #expect(there.keys.contains { $0.hasPrefix(earlier) }, "after \(steps) steps \(prefix) is there and \(earlier) is not")
+                }
+            }
+            bench.destination = mirror
+            try await bench.run { $0.deletes = .after }
+            #expect(try await SyncBench.content(mirror) == content)
+        }
+    }
+
+    /// Damaged objects are not copied, and nothing that would point at them is written.
+    @Test func damageDoesNotTravel() async throws {
+        let (bench, content) = try await farm()
+        let pack = try #require(content.keys.first { $0.hasPrefix("packs/") })
+        try await bench.source.put(pack, Array("x".utf8))
+        let report = try await bench.run { $0.deletes = .after }
+        #expect(report.damaged == [pack])
+        #expect(try await bench.there.isEmpty)
+        try await bench.source.put(pack, Array("p".utf8))
+        try await bench.run()
+        #expect(try await bench.there == content)
+    }
+
+    /// What the source lacks stays for the grace time, counted from when it was first missed.
+    @Test func readersOfAMirrorHaveTheirTime() async throws {
+        var (bench, content) = try await farm()
+        let scratch = try Scratch()
+        func remembering() throws { bench.memory = try SyncMemory(directory: scratch.path, source: "a", destination: "b") }
+        try remembering()
+        try await bench.run { $0.deletes = .after }
+        let pack = try #require(content.keys.first { $0.hasPrefix("packs/") })
+        try await bench.source.delete(pack)
+        content[pack] = nil
+        for _ in 0..<2 {
+            bench.memory?.release()
+            try remembering()
+            let report = try await bench.run { $0.deletes = .after }
+            #expect(report.waiting == 1 && report.deleted == 0)
+        }
+        bench.memory?.release()
+        try remembering()
+        #expect(try await bench.run { ($0.deletes, $0.grace) = (.after, 0.001) }.deleted == 1)
+        #expect(try await bench.there == content)
+    }
+
+    @Test func uploadsAndDecisionsStayWhereTheyAre() async throws {
+        let (bench, content) = try await farm()
+        try await bench.fill(["incoming/j1/x": "u"], ["condemned/1": "c"])
+        try await bench.run { ($0.deletes, $0.grace) = (.after, 0) }
+        #expect(try await bench.there == content.merging(["condemned/1": "c"]) { $1 })
+    }
+
+    @Test func twoFarmsAreNotPouredTogether() async throws {
+        let (bench, _) = try await farm()
+        try await bench.fill([:], [SyncOrder.identity: "another"])
+        #expect(await code(of: { try await bench.run() }) == "store.foreign")
+    }
+}

@@ -191,6 +191,7 @@ let package = Package(
         // Tests
         .target(
             name: "Support", dependencies: ["Attestation", "FarmModel", "ObjectStorage", "SystemIO"], path: "Tests/Support",
+            exclude: ["fault-proxy.py"],
             swiftSettings: settings),
         .target(
             name: "FuzzTargets",
@@ -204,7 +205,7 @@ let package = Package(
             name: "ArchitectureTests", dependencies: ["ProcessRunner", "Support"], path: "Tests/ArchitectureTests",
             swiftSettings: settings),
         tests("Attestation", ["FarmModel", "SingularityImage", "Support", "SystemIO"]),
-        tests("BucketSync", ["FarmModel", "ObjectStorage", "Support", "SystemIO"]),
+        tests("BucketSync", ["FarmModel", "HTTPTransport", "ObjectStorage", "Support", "SystemIO"]),
         tests("ChunkStore", ["FarmModel", "ObjectStorage", "Support", "SystemIO", "Zstandard"]),
         tests(
             "CoordinatorCore",

@@ -293,7 +293,7 @@ package struct BucketSync: Sendable {
             if options.dryRun {
                 return .copied(pair, ObjectTransfer.Result(source: here), seconds: 0)
             }
-            if let limit = watch.met(before: options.cutoff == .cautious ? here.size : 0) { return .limit(pair, limit) }
+            if let limit = watch.admit(here.size) { return .limit(pair, limit) }
             let transfer = transfer(from: source, to: destination, watch)
             if pair.destination != nil, let there = pair.destination, let backup { try await keep(there, in: backup, watch) }
             let started = Timestamp.now

@@ -30,7 +30,7 @@ struct ObjectTransfer: Sendable {
     ///   - name: the digest that the bytes must have.
     func run(_ object: ObjectInfo, to key: String, name: Digest? = nil) async throws -> Result {
         let policy = RetryPolicy(attempts: max(1, options.tries))
-        var (object, number, trustsTag) = (object, 1, true)
+        var (object, number, trustsTag) = (object, 1, source is S3Store)
         progress.begin(object.key, object.size)
         defer { progress.end(object.key) }
         while true {
@@ -41,8 +41,9 @@ struct ObjectTransfer: Sendable {
                 try watch.check()
                 guard let delay = policy.delay(beforeTry: number, retryAfter: nil) else { throw error }
                 progress.restart(object.key)
-                // The tag may be of another kind than an MD5.
-                if error.code == "storage.digest" || error.code == "sync.digest" { trustsTag = false }
+                if trustsTag, error.code == "storage.digest" || error.code == "sync.digest" {
+                    trustsTag = try await source.tagIsMD5(of: object)
+                }
                 if error.code == "storage.changed" {
                     guard let fresh = try await source.head(object.key) else { throw StorageFailure.absent(object.key, in: source.name) }
                     object = fresh
@@ -105,7 +106,9 @@ struct ObjectTransfer: Sendable {
         _ object: ObjectInfo, to key: String, _ name: Digest?, _ facts: ObjectFacts, said: [UInt8]?, trustsTag: Bool
     ) async throws -> Result {
         var facts = facts
-        // A store that tags with MD5 checks it; else it is counted here on the way.
+        // What goes to a service goes with its MD5: some keep the beginning of what was broken off for the whole.
+        var said = said
+        if said == nil, destination is S3Store, source is DirectoryStore { said = try await source.md5(of: object) }
         let checksOnArrival = said != nil && destination is S3Store
         facts.md5 = checksOnArrival ? said : nil
         let sums = Mutex(StreamSums(size: object.size, md5: checksOnArrival ? nil : MD5(), digest: name.map { _ in Digest.Hasher() }))
@@ -115,7 +118,7 @@ struct ObjectTransfer: Sendable {
             if !(destination is DirectoryStore) { options.bandwidth.take(got, .up) }
             return got
         }
-        let tag = try await pipe.carry {
+        let tag = try await pipe.carry { [said] in
             try await source.read(object.key, range: nil, tag: object.tag) { bytes in
                 if !(source is DirectoryStore) { options.bandwidth.take(bytes.count, .down) }
                 try watch.check()
@@ -223,27 +226,35 @@ extension BytePipe {
 final class LimitWatch: Sendable {
     private let mostBytes: Int64?
     private let deadline: Timestamp?
-    private let isHard: Bool
+    private let cutoff: SyncOptions.Cutoff
     private let progress: SyncProgress
+    /// Bytes of all objects that were begun.
+    private let begun = Mutex<Int64>(0)
 
     init(_ options: SyncOptions, _ progress: SyncProgress, started: Timestamp) {
         mostBytes = options.mostBytes
         deadline = options.mostSeconds.map { started.adding(seconds: $0) }
-        isHard = options.cutoff == .hard
+        cutoff = options.cutoff
         self.progress = progress
     }
 
     /// Throws `sync.limit` for a transfer that goes on.
-    func check() throws { if isHard, let limit = met(before: 0) { throw LimitWatch.error(limit) } }
-
-    /// The limit that keeps another transfer from beginning.
-    ///
-    /// - Parameter size: what it would add beyond what is counted already.
-    func met(before size: Int64) -> String? {
-        if let mostBytes, progress.moved + size > mostBytes || (progress.moved >= mostBytes && size > 0) { return "max-transfer" }
-        if let deadline, Timestamp.now >= deadline { return "max-duration" }
-        return nil
+    func check() throws {
+        guard cutoff == .hard else { return }
+        if let mostBytes, progress.moved > mostBytes { throw LimitWatch.error("max-transfer") }
+        if let deadline, Timestamp.now >= deadline { throw LimitWatch.error("max-duration") }
     }
 
-    static func error(_ limit: String) -> FarmError { FarmError("sync.limit", .cancelled, "the run's --\(limit) is met") }
+    /// Counts a transfer that is about to begin; the limit that keeps it from that.
+    func admit(_ size: Int64) -> String? {
+        if let deadline, Timestamp.now >= deadline { return "max-duration" }
+        guard let mostBytes else { return nil }
+        return begun.withLock { begun in
+            guard cutoff == .cautious ? begun + size <= mostBytes : progress.moved < mostBytes else { return "max-transfer" }
+            begun += size
+            return nil
+        }
+    }
+
+    private static func error(_ limit: String) -> FarmError { FarmError("sync.limit", .cancelled, "the run's --\(limit) is met") }
 }

@@ -190,16 +190,18 @@ enum RecordCoding {
 
     static func compareKeys(_ bytes: UnsafeRawBufferPointer, _ left: Int, _ right: Int) -> Int {
         let (one, other) = (counts(bytes, left).key, counts(bytes, right).key)
-        let order = memcmp(bytes.baseAddress! + left + 8, bytes.baseAddress! + right + 8, min(one, other))
-        return order == 0 ? one - other : Int(order)
+        return compare(
+            UnsafeRawBufferPointer(rebasing: bytes[left + 8..<left + 8 + one]),
+            UnsafeRawBufferPointer(rebasing: bytes[right + 8..<right + 8 + other]))
     }
 
     static func precedes(_ left: [UInt8], _ right: [UInt8]) -> Bool {
-        let order = left.withUnsafeBytes { left in
-            right.withUnsafeBytes { right in
-                left.isEmpty || right.isEmpty ? 0 : memcmp(left.baseAddress!, right.baseAddress!, min(left.count, right.count))
-            }
-        }
-        return order == 0 ? left.count < right.count : order < 0
+        left.withUnsafeBytes { left in right.withUnsafeBytes { compare(left, $0) < 0 } }
+    }
+
+    private static func compare(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer) -> Int {
+        guard let one = left.baseAddress, let other = right.baseAddress else { return left.count - right.count }
+        let order = memcmp(one, other, min(left.count, right.count))
+        return order == 0 ? left.count - right.count : Int(order)
     }
 }

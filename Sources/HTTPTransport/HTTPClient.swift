@@ -190,9 +190,11 @@ private final class Transfer {
                 self.error = error
                 return Int(CURL_READFUNC_ABORT)
             }
-        case .feed(_, let read):
+        case .feed(let size, let read):
             do {
                 let got = try read(UnsafeMutableRawBufferPointer(rebasing: buffer[..<count]))
+                // A server might take the beginning for the whole.
+                guard got > 0 else { throw FarmError("http.short", .corrupt, "what was to be sent ended \(size - sent) bytes too early") }
                 sent += Int64(got)
                 return got
             } catch {

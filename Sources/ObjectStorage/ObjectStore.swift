@@ -108,8 +108,12 @@ package protocol ObjectStore: Sendable {
     /// only bytes of that object: throws `storage.changed` when there is another by now.
     func read(_ key: String, range: Range<Int64>?, tag: String?, sink: @escaping ByteSink) async throws
 
-    /// Writes an object as `put` does; returns its tag where the store tells it.
+    /// Writes an object as `put` does; returns its tag where the store tells it. A feed should come with its MD5: there are services that keep
+    /// the beginning of what was broken off otherwise.
     func write(_ key: String, _ source: ObjectSource, _ facts: ObjectFacts) async throws -> String?
+
+    /// Whether a tag that looks like an MD5 is one of that object's content.
+    func tagIsMD5(of object: ObjectInfo) async throws -> Bool
 
     /// The MD5 of an object's content, where it can be had without sending the object; `nil` otherwise.
     func md5(of object: ObjectInfo) async throws -> [UInt8]?
@@ -149,6 +153,7 @@ extension ObjectStore {
         return nil
     }
 
+    package func tagIsMD5(of object: ObjectInfo) async throws -> Bool { false }
     package func md5(of object: ObjectInfo) async throws -> [UInt8]? { nil }
     package func modified(of object: ObjectInfo) async throws -> Timestamp? { object.modified }
     package func copy(_ object: ObjectInfo, of other: any ObjectStore, to key: String, _ facts: ObjectFacts) async throws -> ObjectInfo? {

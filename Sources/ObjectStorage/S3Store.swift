@@ -1,5 +1,6 @@
 package import FarmModel
 import Foundation
+import Glibc
 import HTTPTransport
 import SystemIO
 
@@ -40,7 +41,8 @@ package struct S3Store: ObjectStore {
     package func write(_ key: String, _ source: ObjectSource, _ facts: ObjectFacts) async throws -> String? {
         try check(key)
         var headers: [(String, String)] = []
-        if let md5 = facts.md5 { headers.append(("content-md5", md5.base64)) }
+        // Some services keep the beginning of an upload that was broken off, unless they know what the whole is.
+        if let md5 = try await S3Store.md5(of: source, facts) { headers.append(("content-md5", md5.base64)) }
         if let modified = facts.modified { headers.append(("x-amz-meta-mtime", S3Store.seconds(modified))) }
         let response = try await send(
             "PUT", key: key, headers: headers, body: S3Store.body(source), payload: S3Store.payload(source, facts.md5))
@@ -90,39 +92,37 @@ package struct S3Store: ObjectStore {
     package func list(prefix wanted: String, after: String?) async throws -> ObjectPage {
         var query = [("list-type", "2"), ("max-keys", "1000"), ("prefix", prefix + wanted)]
         if let after { query.append(("continuation-token", after)) }
-        let response = try await send("GET", key: nil, query: query)
-        try expect(response, wanted, "list")
-        return try await Blocking.run { try ObjectPage(listing: response.body, dropping: prefix, source: name) }
+        var number = 1
+        while true {
+            let response = try await send("GET", key: nil, query: query)
+            try expect(response, wanted, "list")
+            do { return try await Blocking.run { try ObjectPage(listing: response.body, dropping: prefix, source: name) } } catch let error
+                as FarmError
+            {
+                number += 1
+                guard error.category.isTransient, let delay = service.retry.delay(beforeTry: number, retryAfter: nil) else { throw error }
+                try await Task.sleep(for: .seconds(delay))
+            }
+        }
     }
 
     /// A transfer that breaks goes on where it ended, as long as the object is the same.
     package func read(_ key: String, range: Range<Int64>?, tag: String?, sink: @escaping ByteSink) async throws {
         try check(key)
         if let range, range.isEmpty { return }
-        let reading = S3Reading(range: range, tag: tag, sink: sink)
-        var number = 1
-        while true {
-            let before = reading.got
-            do {
-                let response = try await sendOnce(
-                    "GET", key: key, headers: reading.question(), sink: reading.sink, head: { try reading.begins($0) })
-                if response.status == 412 { throw StorageFailure.changed(key, in: name) }
-                if !RetryPolicy.isTransient(status: response.status) {
-                    try expectRead(response, key)
-                    return try reading.ended(key, name)
-                }
-                number += 1
-                guard let delay = service.retry.delay(beforeTry: number, retryAfter: response.retryAfter) else {
-                    return try expect(response, key, "read")
-                }
-                try await Task.sleep(for: .seconds(delay))
-            } catch let error as FarmError where error.category.isTransient && !reading.isRefused {
-                // What moves is not counted out.
-                number = reading.got > before ? 2 : number + 1
-                guard let delay = service.retry.delay(beforeTry: number, retryAfter: nil) else { throw error }
-                try await Task.sleep(for: .seconds(delay))
-            }
+        let reading = HTTPReading(range: range, tag: tag, mark: { $0["etag"].map(S3Store.unquote) }, sink: sink)
+        try await reading.run(service.retry, key, name) { headers in
+            try await sendOnce("GET", key: key, headers: headers, sink: reading.sink, head: { try reading.begins($0) })
+        } refused: {
+            try expectRead($0, key)
         }
+    }
+
+    /// It is not where the service encrypts with keys that others hold.
+    package func tagIsMD5(of object: ObjectInfo) async throws -> Bool {
+        guard let headers = try await look(object.key)?.headers else { throw StorageFailure.absent(object.key, in: name) }
+        let encryption = headers["x-amz-server-side-encryption"] ?? ""
+        return !encryption.hasPrefix("aws:kms") && headers["x-amz-server-side-encryption-customer-algorithm"] == nil
     }
 
     package func md5(of object: ObjectInfo) async throws -> [UInt8]? {
@@ -199,6 +199,20 @@ package struct S3Store: ObjectStore {
     ) async throws -> HTTPResponse {
         let (host, path) = address(key)
         return try await service.sendOnce(method, host, path, headers: headers, sink: sink, head: head)
+    }
+
+    private static func md5(of source: ObjectSource, _ facts: ObjectFacts) async throws -> [UInt8]? {
+        if let known = facts.md5 { return known }
+        switch source {
+        case .bytes(let bytes): return MD5.of(bytes)
+        case .file(let path, let size):
+            return try await Blocking.run {
+                var digest = MD5()
+                try OpenFile(path, flags: O_RDONLY).readAll(size: size) { digest.update($0) }
+                return digest.finish()
+            }
+        case .feed: return nil
+        }
     }
 
     static func range(_ range: Range<Int64>?) -> [(String, String)] {

@@ -18,6 +18,8 @@ package final class Switch: Sendable {
 /// An exclusive advisory lock (`flock(2)`) on a file, held until it is dropped or the process ends.
 package final class FileLock: Sendable {
     private let file: OpenFile
+    /// Raised when it was let go.
+    private let isReleased = Switch()
 
     /// Takes the lock at once or throws `home.locked`, naming the holder that wrote its line into the file.
     package init(_ path: String, holder: String, hint: String) throws {
@@ -31,8 +33,10 @@ package final class FileLock: Sendable {
         try file.write(Array(holder.utf8), at: 0)
     }
 
-    /// Lets go of it, whoever still knows it.
-    package func release() { file.close() }
+    deinit { release() }
+
+    /// Lets go of it, whoever still knows it. A process that is just being started may have the descriptor for a moment: closing would not do.
+    package func release() { if isReleased.raise() { flock(file.descriptor, LOCK_UN) } }
 }
 
 /// Random names and secrets from the system's generator.

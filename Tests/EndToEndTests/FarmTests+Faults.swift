@@ -97,9 +97,9 @@ extension FarmTests {
         let copy = try await farm.sciferry(["sync", server.location("east"), "file:\(farm.scratch.path)/copy"])
         #expect(copy.succeeded && Disk.exists("\(farm.scratch.path)/copy/channels/main.json"), "\(copy.text)")
         try Disk.replace("\(farm.scratch.path)/copy/stray", with: [1])
-        let clean = try await farm.sciferry(["sync", server.location("east"), "file:\(farm.scratch.path)/copy", "--delete", "--json"])
+        let clean = try await farm.sciferry(["sync", server.location("east"), "file:\(farm.scratch.path)/copy", "--grace", "0s", "--json"])
         #expect(
-            clean.succeeded && clean.text.contains("\"deleted\" : 1") && !Disk.exists("\(farm.scratch.path)/copy/stray"), "\(clean.text)")
+            clean.succeeded && clean.text.contains("\"deleted\":1") && !Disk.exists("\(farm.scratch.path)/copy/stray"), "\(clean.text)")
     }
 
     @Test(.timeLimit(.minutes(4))) func aRegionThatIsAwayDelaysOnlyItsMirror() async throws {

@@ -179,7 +179,10 @@ final class TestFarm: Sendable {
     func sciferry(_ arguments: [String], deadline: Double = 120) async throws -> CommandResult {
         try await ProcessRunner.run(
             Command(
-                "\(Self.bin)/sciferry", arguments, environment: environment.merging(["SCIFERRY_HOME": home, "PATH": Self.path]) { $1 },
+                "\(Self.bin)/sciferry", arguments,
+                environment: environment.merging(["SCIFERRY_HOME": home, "PATH": Self.path, "XDG_CACHE_HOME": "\(scratch.path)/cache"]) {
+                    $1
+                },
                 deadlineSeconds: deadline))
     }
 

@@ -2,8 +2,9 @@ import FarmModel
 import Foundation
 import Glibc
 import HTTPTransport
-import ObjectStorage
+@testable import ObjectStorage
 import Support
+import Synchronization
 import SystemIO
 import Testing
 
@@ -34,12 +35,85 @@ func checkConformance(_ store: any ObjectStore) async throws {
     let keys = try await store.all(prefix: prefix).map(\.key)
     #expect(keys == ["a", "deep/er/file", "empty", "odd name+&=", "tilde~-._", "ünï"].map { prefix + $0 })
     #expect(try await store.all(prefix: prefix + "deep/").map(\.size) == [3_000_000])
+    try await checkStreams(store, prefix + "stream/", large)
     try await store.delete(prefix + "a")
     try await store.delete(prefix + "a")
     #expect(try await store.head(prefix + "a") == nil)
     for wrong in ["", "/x", "a//b", "../x", "a/./b"] {
         #expect(await code(of: { _ = try await store.get(wrong) }) == "storage.key", "\(wrong)")
     }
+}
+
+/// The part of the contract that bytes on their way and their tags are about.
+private func checkStreams(_ store: any ObjectStore, _ prefix: String, _ large: [UInt8]) async throws {
+    func collected(_ key: String, _ range: Range<Int64>?, _ tag: String?) async throws -> [UInt8] {
+        let bytes = Mutex([UInt8]())
+        try await store.read(key, range: range, tag: tag) { part in bytes.withLock { $0.append(contentsOf: part) } }
+        return bytes.withLock { $0 }
+    }
+    let feed = Mutex(large[...])
+    let tag = try await store.write(
+        prefix + "fed",
+        .feed(size: Int64(large.count)) { buffer in
+            feed.withLock { rest in
+                let part = rest.prefix(min(buffer.count, 70_000))
+                rest = rest.dropFirst(part.count)
+                buffer.copyBytes(from: part)
+                return part.count
+            }
+        }, ObjectFacts(md5: MD5.of(large), modified: Timestamp(seconds: 1_000_000_000)))
+    let fed = try #require(try await store.head(prefix + "fed"))
+    #expect(fed.size == Int64(large.count) && fed.tag != nil && (tag == nil || tag == fed.tag))
+    #expect(try await collected(prefix + "fed", nil, fed.tag) == large)
+    #expect(try await collected(prefix + "fed", 100..<2_000_000, nil) == Array(large[100..<2_000_000]))
+    if let md5 = try await store.md5(of: fed) { #expect(md5 == MD5.of(large)) }
+    if !(store is MemoryStore) { #expect(try await store.modified(of: fed) == Timestamp(seconds: 1_000_000_000)) }
+    // A feed that ends too early writes nothing.
+    #expect(
+        await code(of: {
+            _ = try await store.write(prefix + "early", .feed(size: 10) { _ in 0 }, ObjectFacts(md5: MD5.of(Array("0123456789".utf8))))
+        }) != nil)
+    #expect(try await store.head(prefix + "early") == nil)
+    // What is replaced has another tag, and is not read for the old one.
+    try await store.put(prefix + "fed", Array("other".utf8))
+    #expect(try await store.head(prefix + "fed")?.tag != fed.tag)
+    #expect(await code(of: { _ = try await collected(prefix + "fed", nil, fed.tag) }) == "storage.changed")
+    #expect(await code(of: { _ = try await collected(prefix + "absent", nil, nil) }) == "storage.absent")
+    if let copy = try await store.copy(try #require(try await store.head(prefix + "fed")), of: store, to: prefix + "copy", ObjectFacts()) {
+        #expect(copy.size == 5)
+        #expect(try await store.get(prefix + "copy") == Array("other".utf8))
+    }
+    if let parted = store as? any MultipartStore { try await checkParts(parted, prefix + "parted", large) }
+    var listed: Set<String> = []
+    try await store.each(prefix: prefix) { listed.formUnion($0.map(\.key)) }
+    #expect(listed.contains(prefix + "fed") && !listed.contains(prefix + "early"))
+    #expect(try await store.delete(listed.sorted() + [prefix + "never there"]).isEmpty)
+    #expect(try await store.all(prefix: prefix).isEmpty)
+}
+
+private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UInt8]) async throws {
+    let part = [UInt8](repeating: 7, count: 5 << 20)
+    let upload = try await store.beginUpload(key, ObjectFacts(md5: MD5.of(part + large), modified: Timestamp(seconds: 5)))
+    // In any order; nothing is seen before the end.
+    let last = try await store.writePart(key, upload: upload, number: 2, .bytes(large), md5: nil)
+    let first = try await store.writePart(key, upload: upload, number: 1, .bytes(part), md5: MD5.of(part))
+    #expect(try await store.head(key) == nil)
+    let there = try #require(try await store.parts(key, upload: upload))
+    #expect(
+        there == [
+            UploadedPart(number: 1, size: Int64(part.count), tag: first), UploadedPart(number: 2, size: Int64(large.count), tag: last),
+        ])
+    let tag = try await store.completeUpload(key, upload: upload, there)
+    let whole = try #require(try await store.head(key))
+    #expect(whole.size == Int64(part.count + large.count) && whole.tag == tag)
+    #expect(try await store.get(key) == part + large)
+    #expect(try await store.md5(of: whole) == MD5.of(part + large))
+    #expect(try await store.parts(key, upload: upload) == nil)
+    let given = try await store.beginUpload(key + "-given-up", ObjectFacts())
+    _ = try await store.copyPart(key + "-given-up", upload: given, number: 1, of: whole, 0..<(5 << 20), in: store)
+    try await store.abortUpload(key + "-given-up", upload: given)
+    try await store.abortUpload(key + "-given-up", upload: given)
+    #expect(try await store.head(key + "-given-up") == nil)
 }
 
 @Suite struct StorageTests {
@@ -64,11 +138,95 @@ func checkConformance(_ store: any ObjectStore) async throws {
         #expect(error?.code == "disk.full" && error?.category == .full)
     }
 
+    /// The pages that web servers make of directories are listings; what lies elsewhere is not followed.
+    @Test(.timeLimit(.minutes(1))) func webServersAreListed() async throws {
+        let scratch = try Scratch()
+        let names = ["a.txt", "d/b c.txt", "d/e/ünï.bin", "plus+&.txt"]
+        for name in names {
+            try Disk.makeDirectory(Disk.parent(of: "\(scratch.path)/www/\(name)"))
+            try Disk.replace("\(scratch.path)/www/\(name)", with: Array(name.utf8))
+        }
+        let port = try FreePort.find()
+        let child = try Child(
+            "/usr/bin/python3", ["-m", "http.server", String(port), "--bind", "127.0.0.1", "--directory", "\(scratch.path)/www"],
+            log: "\(scratch.path)/log")
+        defer { child.kill() }
+        let store = WebStore("http://127.0.0.1:\(port)", client: HTTPClient())
+        #expect(try await store.all().map(\.key) == names)
+        #expect(try await store.all(prefix: "d/").map(\.size) == [9, 13])
+        #expect(try await store.get("d/b c.txt") == Array("d/b c.txt".utf8))
+        let there = try #require(try await store.head("a.txt"))
+        let bytes = Mutex([UInt8]())
+        try await store.read("a.txt", range: 2..<5, tag: there.tag) { part in bytes.withLock { $0.append(contentsOf: part) } }
+        #expect(bytes.withLock { $0 } == Array("txt".utf8))
+        #expect(await code(of: { try await store.put("x", [1]) }) == "storage.read-only")
+    }
+
+    @Test func keysAreLookedForInOrder() throws {
+        let files = [
+            "/k": "file-key\n",
+            "/creds":
+                "[default]\naws_access_key_id = d\naws_secret_access_key = ds\n# x\n[lab]\naws_access_key_id=l\naws_secret_access_key=ls\naws_session_token=lt\n",
+        ]
+        func find(_ environment: [String: String], set: String? = nil, profile: String? = nil) throws -> StorageCredentials? {
+            try CredentialChain.find(set: set, profile: profile, environment: environment) { files[$0].map { Array($0.utf8) } }
+        }
+        #expect(try find([:]) == nil)
+        let plain = ["AWS_ACCESS_KEY_ID": "e", "AWS_SECRET_ACCESS_KEY": "es", "AWS_SHARED_CREDENTIALS_FILE": "/creds"]
+        #expect(try find(plain) == StorageCredentials(keyID: "e", secret: "es"))
+        #expect(
+            try find(["AWS_ACCESS_KEY_ID": "e", "AWS_SECRET_ACCESS_KEY_FILE": "/k", "AWS_SESSION_TOKEN": "t"])
+                == StorageCredentials(keyID: "e", secret: "file-key", sessionToken: "t"))
+        #expect(
+            try find(plain.merging(["AWS_ACCESS_KEY_ID_WEST": "w", "AWS_SECRET_ACCESS_KEY_WEST": "ws"]) { $1 }, set: "WEST")
+                == StorageCredentials(keyID: "w", secret: "ws"))
+        #expect(try find(plain, profile: "lab") == StorageCredentials(keyID: "l", secret: "ls", sessionToken: "lt"))
+        #expect(try find(["AWS_SHARED_CREDENTIALS_FILE": "/creds"])?.keyID == "d")
+        #expect(try find(["AWS_SHARED_CREDENTIALS_FILE": "/creds", "AWS_PROFILE": "lab"])?.keyID == "l")
+        for wrong in [
+            (["AWS_SHARED_CREDENTIALS_FILE": "/creds"], "absent"),
+            (["AWS_SECRET_ACCESS_KEY_FILE": "/nowhere", "AWS_ACCESS_KEY_ID": "x"], nil),
+        ] {
+            let error = #expect(throws: FarmError.self) { try find(wrong.0, profile: wrong.1) }
+            #expect(error?.code == "storage.keys")
+        }
+    }
+
+    @Test func answersOfServersAreRead() throws {
+        let page = try ObjectPage(
+            listing: Array(
+                "<ListBucketResult xmlns=\"x\"><Contents><Key>p/a&amp;b&#x20;c</Key><LastModified>2026-11-23T03:12:40.000Z</LastModified><ETag>&quot;0a&quot;</ETag><Size>5</Size></Contents><IsTruncated>true</IsTruncated><NextContinuationToken>t&lt;</NextContinuationToken></ListBucketResult>"
+                    .utf8),
+            dropping: "p/", source: "s")
+        #expect(page.objects == [ObjectInfo(key: "a&b c", size: 5, tag: "0a", modified: Timestamp(seconds: 1_795_403_560))])
+        #expect(page.next == "t<")
+        for wrong in [
+            "", "<html>", "<ListBucketResult>", "<ListBucketResult><Contents><Key>p/x</Key></Contents></ListBucketResult>",
+            "<ListBucketResult><Contents><Key>other</Key><Size>1</Size></Contents></ListBucketResult>",
+            "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+        ] {
+            let error = #expect(throws: FarmError.self, "\(wrong)") {
+                try ObjectPage(listing: Array(wrong.utf8), dropping: "p/", source: "s")
+            }
+            #expect(error?.code == "storage.listing")
+        }
+        #expect(HTTPDate.read("Sun, 06 Nov 1994 08:49:37 GMT") == Timestamp(seconds: 784_111_777))
+        #expect(HTTPDate.read("yesterday") == nil)
+        #expect(ContentTag("d41d8cd98f00b204e9800998ecf8427e").md5?.count == 16)
+        #expect(ContentTag("d41d8cd98f00b204e9800998ecf8427e-7") == .parts(MD5.of([]), count: 7))
+        #expect(ContentTag("12345.6") == .opaque("12345.6"))
+    }
+
     @Test func addressesAreRead() throws {
         let client = HTTPClient()
         #expect(try BucketLocation("file:/tmp/x-bucket").open(client: client).name == "file:/tmp/x-bucket")
         #expect(try BucketLocation("https://m.example/d/").open(client: client).name == "https://m.example/d")
-        #expect(throws: FarmError.self) { try BucketLocation("ftp://x").open(client: client) }
+        for wrong in ["ftp://x", "s3:https://h", "s3:https://h/b?regoin=x", "s3:https://h/b?address=up", "s3:https://h/b?tries=many"] {
+            let error = #expect(throws: FarmError.self, "\(wrong)") { try BucketLocation(wrong).open(client: client) }
+            #expect(error?.code == "storage.location")
+        }
+        let service = S3Service(endpoint: "https://h.example:8443", identity: S3Identity(nil), client: client, addressing: .host)
+        #expect(S3Store(service, bucket: "b", prefix: "p/").address("k") == ("b.h.example:8443", "/p/k"))
     }
 }
 

@@ -196,8 +196,9 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "Attestation", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof", "ImageAssembly",
-                "ImageCatalogues", "Microarchitecture", "ObjectStorage", "Recipes", "SingularityImage", "Support", "SystemIO",
+                "Attestation", "BucketSync", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof",
+                "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "Recipes", "SingularityImage", "Support",
+                "SystemIO",
                 "TemplateEngine",
                 "Upstream", "WorkerCore", "Zstandard", nioCore,
             ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),

@@ -3,9 +3,9 @@ import Glibc
 import SystemIO
 
 /// A key and what is said of it, both as bytes.
-struct Record: Sendable, Hashable {
-    var key: [UInt8]
-    var value: [UInt8]
+package struct Record: Sendable, Hashable {
+    package var key: [UInt8]
+    package var value: [UInt8]
 
     init(key: [UInt8], value: [UInt8]) {
         self.key = key

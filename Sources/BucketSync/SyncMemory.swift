@@ -148,7 +148,7 @@ package struct PendingUpload: Codable, Sendable, Hashable {
 }
 
 /// Reads the lines of a journal.
-struct SyncJournal {
+package struct SyncJournal {
     struct Line: Codable {
         var key: String?
         var value: String?
@@ -161,12 +161,12 @@ struct SyncJournal {
         }
     }
 
-    private(set) var known: [Record] = []
+    package private(set) var known: [Record] = []
     private(set) var uploads: [String: PendingUpload] = [:]
     /// The last line has no end.
     private(set) var isTorn: Bool
 
-    init(_ bytes: [UInt8]) {
+    package init(_ bytes: [UInt8]) {
         isTorn = bytes.last.map { $0 != UInt8(ascii: "\n") } ?? false
         for text in bytes.split(separator: UInt8(ascii: "\n")) {
             guard let line = try? JSONDecoder().decode(Line.self, from: Data(text)) else { continue }

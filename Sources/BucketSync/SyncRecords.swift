@@ -1,4 +1,4 @@
-import FarmModel
+package import FarmModel
 import ObjectStorage
 
 /// Writes and reads the small fields of records.
@@ -58,7 +58,7 @@ extension ObjectInfo {
 }
 
 /// What is remembered of a key from one run to the next.
-enum Known: Sendable, Hashable {
+package enum Known: Sendable, Hashable {
     /// Objects of these tags and this size have one content.
     case same(size: Int64, source: String?, destination: String?)
     /// The source does not have it any more, since then.
@@ -78,7 +78,7 @@ enum Known: Sendable, Hashable {
         return fields.bytes
     }
 
-    init?(_ value: [UInt8]) {
+    package init?(_ value: [UInt8]) {
         var fields = FieldReader(value)
         guard let size = fields.number() else { return nil }
         if size == -1 {

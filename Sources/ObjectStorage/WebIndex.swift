@@ -1,11 +1,11 @@
 import Foundation
 
 /// The pages of links that web servers make of directories (nginx, Apache, Python, Caddy).
-enum WebIndex {
+package enum WebIndex {
     /// Names of what lies in a directory, as its page links to them; directories end with a slash. Links that lead elsewhere are none.
     ///
     /// - Parameter address: of the page, with a slash behind it.
-    static func links(in page: [UInt8], at address: String) -> [String] {
+    package static func links(in page: [UInt8], at address: String) -> [String] {
         let text = String(decoding: page, as: UTF8.self)
         guard let base = URL(string: address) else { return [] }
         var (found, seen) = ([String](), Set<String>())

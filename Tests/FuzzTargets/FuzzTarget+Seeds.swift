@@ -86,6 +86,14 @@ extension FuzzTarget {
                 Array("/usr/bin/a b".utf8), kind: "f", mode: 0o755, owner: 0, group: 0, size: "12", content: Digest(hashing: "c").hex)
             listing.add(Array("/dev/null".utf8), kind: "c", mode: 0o666, owner: 0, group: 0, size: "1:3")
             return [listing.bytes]
+        case .bucket:
+            return [
+                "l<ListBucketResult><Contents><Key>p/a&amp;&#x41;</Key><LastModified>2026-11-23T03:12:40.000Z</LastModified><ETag>&quot;0a-2&quot;</ETag><Size>5</Size></Contents><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken></ListBucketResult>",
+                "w<html><a href=\"a%20b.txt\">x</a> <a href='d/'>d</a> <a href=\"../up\">u</a></html>",
+                "p/a[b-d]{e,f{g,h}}**/{{[0-9]+}}?\\*.txt",
+                "b08:00,512k 12:00,10M:1M Sat-13:00,off",
+                "jeyJ9\n{\"upload\":{\"key\":\"a\",\"id\":\"u\",\"partSize\":5,\"size\":9,\"parts\":[]}}\n{\"ended\":\"a\"}",
+            ].map { Array($0.utf8) }
         case .cron: return ["30 2 * * 1-5", "*/15 0-23/2 1,15 jan,jul *", "@weekly"].map { Array($0.utf8) }
         case .packages:
             return [

@@ -1,4 +1,5 @@
 import Attestation
+import BucketSync
 import ChunkStore
 import CoordinatorCore
 import FarmIdentity
@@ -53,6 +54,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case upstream
     /// A worker's list of an image's files, compared with another.
     case listing
+    /// What stores say of their objects, and rules that people write for them: the first byte chooses.
+    case bucket
     /// A schedule.
     case cron
     /// What package managers leave in images.
@@ -124,6 +127,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
             let listing = try ImageListing(bytes)
             guard try ImageListing(listing.bytes) == listing else { fatalError("a list is read as another") }
             _ = ImageComparison(candidate: Digest(hashing: "a"), rebuilt: Digest(hashing: "b"), ImageListing(), listing)
+        case .bucket: try FuzzTarget.bucket(bytes)
         case .cron:
             let expression = try CronExpression(String(decoding: bytes.prefix(200), as: UTF8.self), zone: "Europe/Berlin")
             let start = Timestamp(seconds: 1_790_000_000)
@@ -242,6 +246,35 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
             _ = draft.referenceDockerfile
             _ = try draft.render(
                 lock: Dictionary(lock.map { ($0.key, $0) }) { first, _ in first }, suite: try RecipeSuite.read(source))
+        }
+    }
+}
+
+extension FuzzTarget {
+    private static func bucket(_ bytes: [UInt8]) throws {
+        let rest = Array(bytes.dropFirst())
+        let text = String(decoding: rest.prefix(300), as: UTF8.self)
+        switch bytes.first {
+        case UInt8(ascii: "l"):
+            let page = try ObjectPage(listing: rest, dropping: "p/", source: "fuzz")
+            for object in page.objects {
+                if object.size < 0 { fatalError("an object has less than nothing") }
+                if let tag = object.tag { _ = ContentTag(tag) }
+            }
+        case UInt8(ascii: "w"):
+            for link in WebIndex.links(in: rest, at: "http://host/a/") where link.hasPrefix("/") || link.hasPrefix("..") {
+                fatalError("a page leads out of its directory")
+            }
+        case UInt8(ascii: "p"): _ = try GlobPattern(text).matches("a/b/c.txt")
+        case UInt8(ascii: "b"):
+            let table = try BandwidthTimetable(text)
+            for minute in stride(from: 0, to: 1440, by: 97) where (table.rate(weekday: 3, minute: minute).up ?? 1) <= 0 {
+                fatalError("a limit is nothing")
+            }
+        default:
+            _ = HTTPDate.read(text)
+            _ = ByteCount.read(text)
+            for record in SyncJournal(rest).known { _ = Known(record.value) }
         }
     }
 }

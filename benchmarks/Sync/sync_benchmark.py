@@ -125,7 +125,7 @@ def measured(command, environment, allowed=(0,)):
     done = subprocess.run([sys.executable, "-S", "-c", MEASURE, *command], env=environment, capture_output=True, text=True)
     wall, cpu, memory, code, error = json.loads(done.stdout)
     if code not in allowed:
-        sys.exit(f"{command[0]} ended with {code}: {error[-2000:]}")
+        raise RuntimeError(f"{command[0]} ended with {code}: {error[-2000:]}")
     return wall, cpu, memory / 1024
 
 
@@ -252,7 +252,7 @@ def sync(args, scratch, build, root):
         contenders = [
             Ours(program, scratch), Rclone(str(tools / "bin/rclone"), "rclone --checksum --fast-list", ["--transfers", "16", "--checkers", "32", "--fast-list", "--checksum"]),
             Rclone(str(tools / "bin/rclone"), "rclone", []), S5cmd(str(tools / "bin/s5cmd"), scratch)]
-        results = {}
+        results, failed = {}, set()
 
         def note(step, tool, figures):
             results.setdefault((step, tool.name), []).append(figures)
@@ -263,15 +263,23 @@ def sync(args, scratch, build, root):
             for tool in contenders[number % len(contenders):] + contenders[:number % len(contenders)]:
                 bucket = f"copy{number}x{contenders.index(tool)}"
                 buckets[1].make(bucket)
-                note("full", tool, run(tool, servers, bucket))
-                note("no change", tool, run(tool, servers, bucket))
+                try:
+                    note("full", tool, run(tool, servers, bucket))
+                    note("no change", tool, run(tool, servers, bucket))
+                except RuntimeError as error:
+                    # A peer that fails is no peer; we may not.
+                    if tool is contenders[0]:
+                        raise
+                    print(f"  {tool.name} failed in round {number}: {str(error)[:200]}", flush=True)
+                    failed.add(tool.name)
+                    continue
                 # Its parts give other tags.
                 sides = [{key: value[:1] if isinstance(tool, S5cmd) else value for key, value in side.items()}
                          for side in (source.state("source"), buckets[1].state(bucket))]
                 if sides[0] != sides[1]:
                     sys.exit(f"{tool.name} did not make a copy")
             change(source, generator)
-            for tool in contenders:
+            for tool in [tool for tool in contenders if tool.name not in failed]:
                 bucket = f"copy{number}x{contenders.index(tool)}"
                 note("1 % new", tool, run(tool, servers, bucket))
                 if tool is contenders[0] and buckets[1].state(bucket) != source.state("source"):
@@ -298,7 +306,7 @@ def sync(args, scratch, build, root):
         return statistics.median(figures[place] for figures in results[(step, tool)])
 
     ours, tuned = contenders[0].name, contenders[1].name
-    peers = [tool.name for tool in contenders[1:]]
+    peers = [tool.name for tool in contenders[1:] if tool.name not in failed]
     best = min(peers, key=lambda name: median("full", name, 0))
     least = min(peers, key=lambda name: median("full", name, 1))
     fewest = min(peers[:2], key=lambda name: median("no change", name, 3))

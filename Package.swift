@@ -129,7 +129,7 @@ let package = Package(
         room(
             "CoordinatorCore", path: "coordinator/Core",
             [
-                "Attestation", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "HTTPTransport",
+                "Attestation", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FileStore", "HTTPTransport",
                 "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "SingularityImage", "SiteDelivery",
                 "SystemIO",
                 "Upstream", crypto, grdb, logging, nioCore, nioPosix, nioSSL, protobuf,

@@ -28,7 +28,7 @@ package struct SciferryCommand: AsyncParsableCommand {
             PullCommand.self, InstallCommand.self, UninstallCommand.self, ListCommand.self, ShowCommand.self,
             SyncCommand.self, CopyCommand.self, CheckCommand.self, ListBucketCommand.self, CatCommand.self, RemoveObjectsCommand.self,
             UsageCommand.self, ServeCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self, ImageCommand.self,
-            ImportCommand.self, StoreCommand.self, TrustCommand.self, CollectCommand.self,
+            ImportCommand.self, StoreCommand.self, TrustCommand.self, CollectCommand.self, RegionsCommand.self, ProbeCommand.self,
         ])
 
     package init() {}

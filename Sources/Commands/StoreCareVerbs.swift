@@ -69,7 +69,7 @@ struct StoreCheckCommand: AsyncParsableCommand {
     @Flag(help: "Read every pack and compare its digest.") var read = false
 
     func run() async throws {
-        try await reporting { try report(try await store.openAny().check(readsAll: read), store, readsAll: read) }
+        try await reporting { try report(try await store.openAny().check(read ? .all : .none), store, readsAll: read) }
     }
 }
 
@@ -85,7 +85,7 @@ struct StoreRepairCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let source = try BucketLocation(from).open(client: HTTPClient())
-            try report(try await store.openAny().check(readsAll: read, repairingFrom: source), store, readsAll: read)
+            try report(try await store.openAny().check(read ? .all : .none, repairingFrom: [source]), store, readsAll: read)
         }
     }
 }

@@ -17,36 +17,58 @@ extension FileStore {
         package var damages: [Damage] = []
         package var files = 0
         package var packs = 0
-        /// Read, where every byte was.
+        package var packsRead = 0
+        /// Of the packs that were read.
         package var bytes: Int64 = 0
         /// Keys that were brought whole from elsewhere.
         package var repaired: [String] = []
     }
 
+    /// Which packs are read whole, and their digests compared.
+    package enum Reading: Sendable, Hashable {
+        /// None; that they are there with the right length has to do.
+        case none
+        case all
+        /// One of so many parts of all, from 0.
+        case slice(Int, of: Int)
+
+        func includes(_ pack: Digest) -> Bool {
+            switch self {
+            case .none: false
+            case .all: true
+            case .slice(let number, let count): pack.bytes.suffix(4).reduce(0) { $0 << 8 | Int($1) } % count == number
+            }
+        }
+    }
+
     /// Looks whether every file can be restored.
     ///
     /// - Parameters:
-    ///   - readsAll: whether all packs that files need are read and their digests compared; else only their presence and length.
-    ///   - source: where damaged and missing objects are brought from, verified; `nil` repairs nothing.
+    ///   - reading: the packs, of those that files need, that are read.
+    ///   - sources: where damaged and missing objects are brought from, verified; the first one that has them.
+    ///   - admit: asked before an object is written; a refusal leaves it as it is.
     package func check(
-        readsAll: Bool, repairingFrom source: (any ObjectStore)? = nil, progress: @escaping (Int64) -> Void = { _ in }
+        _ reading: Reading, repairingFrom sources: [any ObjectStore] = [],
+        admit: @Sendable (String) async throws -> Bool = { _ in true }, progress: @escaping (Int64) -> Void = { _ in }
     ) async throws -> Health {
-        var health = try await look(readsAll, progress)
-        guard let source, !health.damages.isEmpty else { return health }
+        var health = try await look(reading, progress)
+        guard !sources.isEmpty, !health.damages.isEmpty else { return health }
         // A repaired manifest or cover may lead to more that is damaged.
         var tried: Set<String> = []
         while true {
             let new = health.damages.map(\.key).filter { tried.insert($0).inserted }
             var repaired = health.repaired
-            for key in new where try await repair(key, from: source) { repaired.append(key) }
+            for key in new where try await admit(key) {
+                if try await bring(key, fromAnyOf: sources) { repaired.append(key) }
+            }
             guard repaired.count > health.repaired.count else { break }
-            health = try await look(readsAll, progress)
+            health = try await look(reading, progress)
             health.repaired = repaired
         }
         return health
     }
 
-    private func look(_ readsAll: Bool, _ progress: (Int64) -> Void) async throws -> Health {
+    private func look(_ reading: Reading, _ progress: (Int64) -> Void) async throws -> Health {
         let survey = try await StoreSurvey.read(self)
         var damages: [String: Health.Damage] = [:]
         func note(_ key: String, _ message: String) {
@@ -61,10 +83,10 @@ extension FileStore {
         var health = Health(files: survey.reaches.count, packs: packs.count)
         for (pack, index) in packs.sorted(by: { $0.key < $1.key }) {
             let key = Pack.key(pack)
-            guard readsAll, damages[key] == nil, let size = survey.view.packs[key] else { continue }
+            guard reading.includes(pack), damages[key] == nil, let size = survey.view.packs[key] else { continue }
             do {
                 let bytes = try await bucket.get(key)
-                health.bytes += size
+                (health.packsRead, health.bytes) = (health.packsRead + 1, health.bytes + size)
                 progress(health.bytes)
                 if Int64(bytes.count) != size {
                     note(key, "it has \(bytes.count) bytes, not \(size)")
@@ -75,7 +97,7 @@ extension FileStore {
                 }
             } catch let error as FarmError where error.isOfTheObject { note(key, error.message) }
         }
-        if readsAll, !survey.reaches.isEmpty, !farm.isEmpty {
+        if reading != .none, !survey.reaches.isEmpty, !farm.isEmpty {
             let root = try await ChannelContents.newestRoot(bucket)
             for key in Set(survey.reaches.flatMap(\.keys)).sorted() where key.hasPrefix("records/") && damages[key] == nil {
                 do {
@@ -120,8 +142,22 @@ extension FileStore {
         return channel.map { ReleaseChannel.key($0.name) == key } ?? false
     }
 
-    /// Brings one object whose name is its digest; whether it came.
-    private func repair(_ key: String, from source: any ObjectStore) async throws -> Bool {
+    /// Brings one object from the first of some buckets that has it whole; whether it came. Throws what keeps a source from answering
+    /// when no other one has it.
+    package func bring(_ key: String, fromAnyOf sources: [any ObjectStore]) async throws -> Bool {
+        var failure: FarmError?
+        for source in sources {
+            do { if try await bring(key, from: source) { return true } } catch let error as FarmError where error.category.isTransient {
+                failure = failure ?? error
+            }
+        }
+        // One that is away may have it.
+        if let failure { throw failure }
+        return false
+    }
+
+    /// Brings one object that can be verified; whether it came.
+    private func bring(_ key: String, from source: any ObjectStore) async throws -> Bool {
         do {
             let bytes = try await source.get(key)
             if key.hasPrefix(StoredFile.keys) {
@@ -137,7 +173,11 @@ extension FileStore {
             }
             guard let name = Digest(key.split(separator: "/").last ?? "") else { return false }
             // A cover has its manifest's name: it is believed for what its indexes hold, which the next look finds out.
-            guard key.hasPrefix("covers/") || Digest(hashing: bytes) == name else { return false }
+            if key.hasPrefix("covers/") {
+                _ = try CanonicalJSON.decode(ManifestCover.self, from: bytes, source: key)
+            } else if Digest(hashing: bytes) != name {
+                return false
+            }
             try await bucket.put(key, bytes)
             return true
         } catch let error as FarmError where error.isOfTheObject { return false }

@@ -37,6 +37,13 @@ package struct S3Service: Sendable {
         self.stallSeconds = stallSeconds
     }
 
+    /// The same service, asked by somebody else.
+    func asked(as other: S3Identity) -> S3Service {
+        S3Service(
+            endpoint: endpoint, identity: other, client: client, addressing: addressing, authority: authority, retry: retry,
+            stallSeconds: stallSeconds)
+    }
+
     var endpoint: String { "\(scheme)://\(authorityName)" }
 
     /// Whether another service can copy from here by itself: the same one, for the same account.

@@ -110,6 +110,7 @@ import Testing
             let (builds, pause, publishes, collects) = (
                 generator.next() % 4 != 0, Double(generator.next() % 60), Int(generator.next() % 8), generator.next() % 3 != 0
             )
+            let audits = generator.next() % 3 == 0
             let tally = try await withThrowingTaskGroup(of: (wrong: [String], repacked: Int, removed: Int).self) { tasks in
                 if builds, !picked.isEmpty {
                     tasks.addTask {
@@ -129,6 +130,15 @@ import Testing
                             let report = try await farm.collect(rules, await farm.regions(seed: own &+ 1, killedAfter: kills[1]))
                             return (report.lostPacks.map { "lost \($0.short)" }, report.repackedPacks, report.removed.objects)
                         } catch let error as FarmError where error.category.isTransient { return ([], 0, 0) }
+                    }
+                }
+                if audits {
+                    tasks.addTask {
+                        let regions = await farm.regions(seed: own &+ 2, killedAfter: kills[2])
+                        do { _ = try await farm.audit(AuditRequest(kind: .reading, repairs: true), regions) } catch let error as FarmError
+                            where error.category.isTransient
+                        {}
+                        return ([], 0, 0)
                     }
                 }
                 return try await tasks.reduce(into: ([String](), 0, 0)) { $0 = ($0.0 + $1.wrong, $0.1 + $1.repacked, $0.2 + $1.removed) }
@@ -177,7 +187,8 @@ import Testing
                     needed.formUnion(index.packs.map { Pack.key($0.pack) })
                 }
             }
-            let there = Set(try await store.all().map(\.key).filter { !$0.hasPrefix("incoming/") })
+            let there = Set(
+                try await store.all().map(\.key).filter { !$0.hasPrefix("incoming/") && !$0.hasPrefix("roots/") && $0 != StoreHeader.key })
             wrong += there.subtracting(needed).sorted().map { "\($0) stays in \(store.name)" }
         }
         return wrong

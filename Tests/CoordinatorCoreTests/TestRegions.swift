@@ -161,6 +161,16 @@ actor TestRegions: FarmStateOwner {
         }
     }
 
+    /// The audits of all regions.
+    func audit(
+        _ request: AuditRequest, _ regions: [(name: String, store: any ObjectStore)], slices: [String: (number: Int, count: Int)] = [:]
+    ) async throws -> [String: RegionAudit] {
+        let found = Mutex([String: RegionAudit]())
+        let auditor = RegionAuditor(publisher: publisher(regions), imageKeys: keys.root.imageKeys, owner: self, clock: clock.read)
+        try await auditor.audit(request, by: "test", slices: slices) { name, audit in found.withLock { $0[name] = audit } }
+        return found.withLock { $0 }
+    }
+
     func collect(_ policy: RetentionPolicy, _ regions: [(name: String, store: any ObjectStore)]) async throws -> CollectionReport {
         var report = CollectionReport(startedAt: clock.read(), by: "test", isDryRun: false)
         let collector = FarmCollector(

@@ -75,7 +75,7 @@ import Testing
     /// Damage, and files that do not come back.
     private func look(_ bucket: MemoryStore, _ clock: TestClock, _ scratch: Scratch) async throws -> [String] {
         let store = try await FileStore(bucket, clock: clock.read)
-        var wrong = try await store.check(readsAll: true).damages.map { "\($0.key): \($0.message)" }
+        var wrong = try await store.check(.all).damages.map { "\($0.key): \($0.message)" }
         for file in try await store.files() {
             let out = "\(scratch.path)/out"
             try await FileStore.restore(file, try await store.restoration(of: file), to: out, replaces: true)

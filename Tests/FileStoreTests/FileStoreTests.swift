@@ -54,7 +54,7 @@ import Testing
             #expect(try await restored("empty", store, scratch) == [])
             let figures = try await store.figures()
             #expect(figures.files.first { $0.name == "one" }?.ownBytes == 0 && figures.fileBytes == 800_000 + Int64(second.count))
-            #expect(try await store.check(readsAll: true).damages.isEmpty)
+            #expect(try await store.check(.all).damages.isEmpty)
         }
     }
 
@@ -148,7 +148,7 @@ import Testing
                     try await bucket.put(key, whole)
                     continue
                 }
-                let health = try await store.check(readsAll: true)
+                let health = try await store.check(.all)
                 #expect(health.damages.contains { $0.key == key || key.hasPrefix("covers/") }, "\(key) \(kind)")
                 #expect(health.damages.flatMap(\.files).allSatisfy { ["a", "b"].contains($0) })
                 let file = try await store.file(key.contains("/a.") ? "b" : "a")
@@ -162,7 +162,7 @@ import Testing
                     if key.hasPrefix("packs/"), kind == 2 { throw FarmError("test", .corrupt, "packs are not read by collections") }
                     _ = try await store.collect()
                 }
-                let repaired = try await store.check(readsAll: true, repairingFrom: copy)
+                let repaired = try await store.check(.all, repairingFrom: [copy])
                 #expect(repaired.damages.isEmpty && !repaired.repaired.isEmpty, "\(key) \(kind): \(repaired.damages)")
                 #expect(try await bucket.get(key) == whole)
             }

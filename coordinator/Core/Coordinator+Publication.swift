@@ -18,14 +18,14 @@ extension Coordinator {
         var (nextRenewal, nextRepair) = (Timestamp.now, Timestamp.now)
         while !Task.isCancelled {
             for record in state.duePublications(now: .now) { try await work(on: record) }
-            if min(nextRenewal, channelIsStale ? nextRepair : nextRenewal) <= .now {
+            if min(nextRenewal, channelIsStale || !unrenewed.subtracting(unfilled).isEmpty ? nextRepair : nextRenewal) <= .now {
                 nextRepair = Timestamp.now.adding(seconds: 30)
                 do { try await renewChannel() } catch let error as FarmError where error.code == "coordinator.fenced" {
                     throw error
                 } catch { report(error) }
                 warnOfExpiry()
                 await sweepIncoming()
-                nextRenewal = Timestamp.now.adding(seconds: unrenewed.isEmpty ? 3600 : 60)
+                nextRenewal = Timestamp.now.adding(seconds: 3600)
             }
             try await Task.sleep(for: .milliseconds(100))
         }
@@ -116,6 +116,7 @@ extension Coordinator {
             guard !waits else { continue }
             do {
                 try await publisher.prepare(region: region)
+                if try await mustBeFilled(region) { continue }
                 let bytes = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
                 try await publisher.point(bytes, name: configuration.channel, region: region)
                 unrenewed.remove(region)
@@ -232,25 +233,34 @@ extension Coordinator {
 
     private func mirror(_ record: PublicationRecord) async throws {
         let first = configuration.regions[0].name
+        var failure: FarmError?
         for region in configuration.regions.map(\.name) where region != first {
             guard let now = state.publications[record.job], !now.regionsDone.contains(region) else { continue }
-            try await publisher.prepare(region: region)
-            // The pointer is read before anything is copied, so that all it names is among what is copied now.
-            let pointer = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
-            // The pointer names a release as soon as it is signed, whoever was the one to write it.
-            let pending = state.openPublications.filter {
-                [.pointer, .mirrors].contains($0.step) && $0.document != nil && !$0.regionsDone.contains(region)
-            }
-            for other in pending { try await publisher.mirror(other, plan: try plan(other.plan), to: region) }
-            try await publisher.point(pointer, name: configuration.channel, region: region)
-            for other in pending {
-                guard var next = state.publications[other.job], next.step == .mirrors else { continue }
-                next.regionsDone.append(region)
-                try take(Publisher.StepResult(record: next))
-            }
+            do { try await mirror(to: region) } catch let error as FarmError where error.category.isTransient { failure = failure ?? error }
         }
+        if let failure { throw failure }
         guard var next = state.publications[record.job] else { return }
         next.step = .cleanup
         try take(Publisher.StepResult(record: next))
+    }
+
+    /// Brings everything that one region lacks of what has been published.
+    private func mirror(to region: String) async throws {
+        try await publisher.prepare(region: region)
+        if try await mustBeFilled(region) {
+            throw FarmError("region.filling", .unavailable, "region \(region) is new, and gets what the others have first")
+        }
+        // The pointer is read before anything is copied, so that all it names is among what is copied now.
+        let pointer = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
+        // The pointer names a release as soon as it is signed, whoever was the one to write it.
+        let lacking = state.jobsLacking(in: region)
+        let pending = state.openPublications.filter { lacking.contains($0.job) }
+        for other in pending { try await publisher.mirror(other, plan: try plan(other.plan), to: region) }
+        try await publisher.point(pointer, name: configuration.channel, region: region)
+        for other in pending {
+            guard var next = state.publications[other.job], next.step == .mirrors else { continue }
+            next.regionsDone.append(region)
+            try take(Publisher.StepResult(record: next))
+        }
     }
 }

@@ -48,6 +48,12 @@ package actor Coordinator {
     var collection: CollectionReport?
     var isCollecting = false
     var (collectedAt, hasCollected) = (Timestamp.now, true)
+    /// What regions were seen to be, and what is remembered of them.
+    var watches: [String: RegionWatch] = [:]
+    var regionRecords: [String: RegionRecord] = [:]
+    /// New regions, which get what the others have before their channel.
+    var unfilled: Set<String> = []
+    var isAuditing = false
     /// The survey of a collection that goes on.
     var surveying: (asksOutside: Bool, task: Task<SurveyedNight, any Error>)?
     /// Inputs that the first region keeps, with their sizes.
@@ -165,6 +171,7 @@ package actor Coordinator {
             tasks.addTask { try await self.keepArchive() }
             tasks.addTask { try await self.keepNights() }
             tasks.addTask { try await self.keepStore() }
+            tasks.addTask { try await self.keepRegions() }
             defer { tasks.cancelAll() }
             try await tasks.next()
         }
@@ -193,7 +200,7 @@ package actor Coordinator {
         for worker in served { push(worker) }
     }
 
-    private func reportingFaults(_ body: () throws -> Void) {
+    func reportingFaults(_ body: () throws -> Void) {
         do { try body() } catch { report(error) }
     }
 

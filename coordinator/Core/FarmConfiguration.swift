@@ -95,6 +95,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var images: ImageRules
     package var nightly: NightlySettings
     package var retention: RetentionPolicy
+    package var audits: AuditPolicy
 
     package init(farm: String, regions: [RegionConfiguration]) {
         self.farm = farm
@@ -117,6 +118,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         images = ImageRules()
         nightly = NightlySettings()
         retention = RetentionPolicy()
+        audits = AuditPolicy()
         bootstrap = [
             "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
         ]
@@ -133,6 +135,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         }
         try configuration.images.check(path)
         try configuration.retention.check(path)
+        try configuration.audits.check(path)
         guard configuration.imageAddress.isEmpty || configuration.imageEndpoint != nil else {
             throw FarmError(
                 "farm.image-address", .invalid, "\(path): \"\(configuration.imageAddress)\" is no address to offer images at",
@@ -173,6 +176,8 @@ package struct FarmHome: Sendable, Hashable {
     package var readingSite: String { "\(root)/reading-site" }
     /// What the last collection of the regions came to.
     package var collectionReport: String { "\(root)/collection-report.json" }
+    /// What is remembered of regions: audits, and what their stores can do.
+    package var regionRecords: String { "\(root)/regions.json" }
     package var blobs: String { "\(root)/blobs" }
     package var logs: String { "\(root)/logs" }
     package var uploads: String { "\(root)/uploads" }

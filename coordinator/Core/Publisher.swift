@@ -28,6 +28,13 @@ package struct Publisher: Sendable {
 
     private var first: any ObjectStore { regions[0].store }
 
+    /// The same for some of the regions.
+    package func limited(to names: Set<String>) -> Publisher {
+        var publisher = Publisher(regions: regions.filter { names.contains($0.name) }, keys: keys, journal: journal, farm: farm)
+        publisher.claim = claim
+        return publisher
+    }
+
     /// Of half a million files or so.
     private static let longestListing: Int64 = 64 << 20
 

@@ -1,0 +1,212 @@
+import Attestation
+import FarmModel
+import Foundation
+import Logging
+import ObjectStorage
+import SiteDelivery
+import SystemIO
+
+/// What a region was last seen to be.
+struct RegionWatch: Sendable {
+    /// The question that has no answer yet.
+    var askingSince: Timestamp?
+    var answeredAt: Timestamp?
+    var error: String?
+    var version: Int?
+}
+
+/// Watches the regions, audits them when it is time, and fills those that are new (`docs/regions.md`).
+extension Coordinator {
+    /// Seconds between two questions to a region.
+    private static let watchPause: Double = 10
+    /// Seconds that an answer may take before it counts as none.
+    private static let watchPatience: Double = 10
+
+    func keepRegions() async throws {
+        if let bytes = try? Disk.read(home.regionRecords, limit: 1 << 26) {
+            regionRecords = (try? CanonicalJSON.decode(from: bytes, source: home.regionRecords)) ?? [:]
+        }
+        try await withThrowingTaskGroup(of: Void.self) { tasks in
+            for region in configuration.regions { tasks.addTask { try await self.watch(region.name) } }
+            tasks.addTask { try await self.auditInTime() }
+            defer { tasks.cancelAll() }
+            try await tasks.next()
+        }
+    }
+
+    private func watch(_ name: String) async throws {
+        var isTried = false
+        while !Task.isCancelled {
+            watches[name, default: RegionWatch()].askingSince = .now
+            do {
+                if !isTried {
+                    try await tryOut(name)
+                    isTried = true
+                }
+                saw(name, try await publisher.published(configuration.channel, region: name)?.channel.version)
+            } catch let error as FarmError {
+                watches[name]?.error = error.message
+                if watches[name]?.answeredAt == nil { report(error) }
+            }
+            watches[name]?.askingSince = nil
+            try await Task.sleep(for: .seconds(Coordinator.watchPause))
+        }
+    }
+
+    private func tryOut(_ name: String) async throws {
+        guard let store = publisher.regions.first(where: { $0.name == name })?.store else { return }
+        var trial = StoreTrial(store, in: "incoming/trial/")
+        let abilities = try await trial.run()
+        try abilities.checkFitness("region \(name)")
+        for remark in abilities.remarks { logger.notice("a region's store", metadata: ["region": "\(name)", "remark": "\(remark)"]) }
+        regionRecords[name, default: RegionRecord()].abilities = abilities
+        keepRecords()
+    }
+
+    private func saw(_ name: String, _ version: Int?) {
+        watches[name] = RegionWatch(askingSince: nil, answeredAt: .now, error: nil, version: version)
+        let isBehind = version != state.channels[configuration.channel]?.version
+        let known = regionRecords[name]?.behindSince
+        if isBehind == (known != nil) { return }
+        regionRecords[name, default: RegionRecord()].behindSince = isBehind ? .now : nil
+        keepRecords()
+    }
+
+    private func keepRecords() {
+        reportingFaults { try Disk.replace(home.regionRecords, with: try CanonicalJSON.encode(regionRecords)) }
+    }
+
+    // MARK: New regions
+
+    /// Whether a region shows no channel although others have releases that are not on their way to it: then it gets these first, so that its
+    /// channel never names what it does not have.
+    func mustBeFilled(_ region: String) async throws -> Bool {
+        let pending = state.jobsLacking(in: region)
+        let hasOlder =
+            !(state.channels[configuration.channel]?.carried?.entries.isEmpty ?? true)
+            || state.releases.values.contains { $0.retiredAt == nil && !pending.contains($0.job) }
+        guard hasOlder, try await publisher.published(configuration.channel, region: region) == nil else { return false }
+        unfilled.insert(region)
+        return true
+    }
+
+    // MARK: Audits
+
+    private func auditInTime() async throws {
+        let policy = configuration.audits
+        let start = Timestamp.now
+        func due(_ hours: Double, _ last: Timestamp?) -> Bool {
+            guard hours > 0 else { return false }
+            // A coordinator that starts does not begin with it.
+            let next = last?.adding(seconds: hours * 3600) ?? start
+            return max(next, start.adding(seconds: min(300, hours * 3600))) <= .now
+        }
+        var filledAt = Timestamp(seconds: 0)
+        while !Task.isCancelled {
+            try await Task.sleep(for: .seconds(1))
+            guard isAdopted, !isAuditing else { continue }
+            let records = configuration.regions.compactMap { regionRecords[$0.name] }
+            let readAt = records.compactMap(\.reading?.startedAt).max()
+            let listedAt = (records.compactMap(\.listing?.startedAt) + [readAt].compactMap(\.self)).max()
+            if !unfilled.isEmpty, Timestamp.now.seconds(since: filledAt) >= 30 {
+                filledAt = .now
+                await audit(AuditRequest(kind: .listing, regions: unfilled.sorted(), repairs: true), by: "filling")
+            } else if due(policy.readingHours, readAt) {
+                await audit(AuditRequest(kind: .reading, repairs: policy.repairs), by: "schedule")
+            } else if due(policy.listingHours, listedAt) {
+                await audit(AuditRequest(kind: .listing, repairs: policy.repairs), by: "schedule")
+            }
+        }
+    }
+
+    /// Begins an audit; throws `audit.running` beside another one, `audit.early`, and `audit.region` for a name that no region has.
+    package func startAudit(_ request: AuditRequest, by who: String) throws {
+        let names = configuration.regions.map(\.name)
+        if let unknown = request.regions.first(where: { !names.contains($0) }) {
+            throw FarmError(
+                "audit.region", .notFound, "there is no region \(unknown)", hint: "there are \(names.joined(separator: ", "))")
+        }
+        guard !isAuditing else {
+            throw FarmError("audit.running", .conflict, "an audit is under way", hint: "sciferry regions status shows when it has ended")
+        }
+        guard isAdopted else {
+            throw FarmError(
+                "audit.early", .unavailable, "the coordinator has not asked its regions yet", hint: "try again in a moment")
+        }
+        isAuditing = true
+        Task { await audit(request, by: who) }
+    }
+
+    private func audit(_ request: AuditRequest, by who: String) async {
+        isAuditing = true
+        let auditor = RegionAuditor(publisher: publisher, imageKeys: root.imageKeys, owner: self)
+        let started = Timestamp.now
+        let slices = configuration.regions.reduce(into: [String: (number: Int, count: Int)]()) {
+            $0[$1.name] = (regionRecords[$1.name]?.nextSlice ?? 0, configuration.audits.slices)
+        }
+        do {
+            try await auditor.audit(request, by: who, slices: slices) { name, found in await self.take(found, of: name) }
+        } catch {
+            report(error)
+            for region in configuration.regions.map(\.name) where request.regions.isEmpty || request.regions.contains(region) {
+                var failed = RegionAudit(kind: request.kind, by: who, startedAt: started)
+                (failed.endedAt, failed.error) = (.now, (error as? FarmError)?.message ?? "\(error)")
+                take(failed, of: region)
+            }
+        }
+        isAuditing = false
+    }
+
+    private func take(_ audit: RegionAudit, of name: String) {
+        var record = regionRecords[name] ?? RegionRecord()
+        if audit.kind == .listing {
+            record.listing = audit
+        } else {
+            record.reading = audit
+            // It compared the listings, too.
+            record.listing = nil
+            if audit.kind == .reading, audit.error == nil { record.nextSlice = (record.nextSlice + 1) % configuration.audits.slices }
+        }
+        regionRecords[name] = record
+        keepRecords()
+        let isChannelBroken = audit.faults.contains { $0.key == ReleaseChannel.key(configuration.channel) }
+        if name == configuration.regions[0].name {
+            channelIsStale = channelIsStale || isChannelBroken
+        } else if isChannelBroken {
+            unrenewed.insert(name)
+        }
+        if audit.error == nil, unfilled.remove(name) != nil { unrenewed.insert(name) }
+        let level: Logger.Level = audit.isSound ? .notice : .error
+        logger.log(
+            level: level, "region audited",
+            metadata: [
+                "region": "\(name)", "kind": "\(audit.kind.rawValue)", "by": "\(audit.by)", "objects": "\(audit.objects)",
+                "missing": "\(audit.missing)", "damaged": "\(audit.damaged)", "repaired": "\(audit.repaired)",
+                "packs.read": "\(audit.packsRead)",
+                "reason": "\(audit.error ?? audit.faults.first.map { "\($0.key): \($0.message)" } ?? "")",
+            ])
+    }
+
+    // MARK: Views
+
+    /// How each region stands, in the order of `farm.json`.
+    package func regionStatuses() -> [RegionStatus] {
+        publisher.regions.map { region in
+            var status = RegionStatus(name: region.name, bucket: region.store.name)
+            let watch = watches[region.name] ?? RegionWatch()
+            status.askedAt = watch.answeredAt
+            status.error = watch.error
+            if let since = watch.askingSince, Timestamp.now.seconds(since: since) > Coordinator.watchPatience {
+                status.error = "it has not answered for \(Int(Timestamp.now.seconds(since: since))) s"
+            }
+            status.version = watch.version
+            status.newest = state.channels[configuration.channel]?.version
+            status.record = regionRecords[region.name] ?? RegionRecord()
+            status.behindSince = status.record.behindSince
+            status.waiting = region.name == configuration.regions[0].name ? 0 : state.jobsLacking(in: region.name).count
+            status.isFilling = unfilled.contains(region.name)
+            status.isAudited = isAuditing
+            return status
+        }
+    }
+}

@@ -65,6 +65,9 @@ package final class S3Server: Sendable {
 
     deinit { child.kill() }
 
+    /// Kills the server.
+    package func stop() { child.kill() }
+
     /// The bucket as a farm's configuration writes it.
     package func location(_ prefix: String) -> String { "s3:\(endpoint)/farm/\(prefix)?region=us-east-1" }
 

@@ -67,6 +67,8 @@ extension Coordinator {
         watches[name] = RegionWatch(askingSince: nil, answeredAt: .now, error: nil, version: version)
         let isBehind = version != state.channels[configuration.channel]?.version
         let known = regionRecords[name]?.behindSince
+        // It was pointed at a channel, or has lost it again.
+        if version != nil || (known == nil && isBehind) { filled.remove(name) }
         if isBehind == (known != nil) { return }
         regionRecords[name, default: RegionRecord()].behindSince = isBehind ? .now : nil
         keepRecords()
@@ -85,7 +87,9 @@ extension Coordinator {
         let hasOlder =
             !(state.channels[configuration.channel]?.carried?.entries.isEmpty ?? true)
             || state.releases.values.contains { $0.retiredAt == nil && !pending.contains($0.job) }
-        guard hasOlder, try await publisher.published(configuration.channel, region: region) == nil else { return false }
+        guard hasOlder, !filled.contains(region), try await publisher.published(configuration.channel, region: region) == nil else {
+            return false
+        }
         unfilled.insert(region)
         return true
     }
@@ -175,7 +179,10 @@ extension Coordinator {
         } else if isChannelBroken {
             unrenewed.insert(name)
         }
-        if audit.error == nil, unfilled.remove(name) != nil { unrenewed.insert(name) }
+        if audit.error == nil, unfilled.remove(name) != nil {
+            filled.insert(name)
+            unrenewed.insert(name)
+        }
         let level: Logger.Level = audit.isSound ? .notice : .error
         logger.log(
             level: level, "region audited",

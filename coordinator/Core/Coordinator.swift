@@ -53,6 +53,8 @@ package actor Coordinator {
     var regionRecords: [String: RegionRecord] = [:]
     /// New regions, which get what the others have before their channel.
     var unfilled: Set<String> = []
+    /// Of these, those that have got it and wait for their channel.
+    var filled: Set<String> = []
     var isAuditing = false
     /// The survey of a collection that goes on.
     var surveying: (asksOutside: Bool, task: Task<SurveyedNight, any Error>)?

@@ -110,7 +110,7 @@ extension FarmSurvey {
         }
         for (digest, release) in releases {
             fixed.insert(ReleaseDocument.key(name: release.name, version: release.version, digest: digest))
-            for record in (release.records ?? [:]).values { keep(record: record) }
+            for (kind, record) in release.records ?? [:] { keep(record, kind) }
             images.append(
                 Image(
                     name: release.name, version: release.version, target: release.image.target, size: release.image.size,
@@ -125,7 +125,7 @@ extension FarmSurvey {
                 brought.insert(pack.digest)
             }
             if let index = publication.index { fixed.insert(PackIndex.key(index)) }
-            for item in publication.result.records { keep(record: item.object.digest) }
+            for item in publication.result.records { keep(item.object.digest, item.kind.rawValue) }
             let isWritten: Set<PublicationRecord.Step> = [.verify, .release, .pointer, .mirrors, .cleanup]
             if isWritten.contains(publication.step), !known.contains(manifest), has(ImageManifest.key(manifest)) {
                 images.append(
@@ -136,7 +136,10 @@ extension FarmSurvey {
         }
     }
 
-    private mutating func keep(record: Digest) { fixed.formUnion([ImageRecord.key(record), ImageRecord.attestationKey(record)]) }
+    private mutating func keep(_ record: Digest, _ kind: String) {
+        fixed.insert(ImageRecord.key(record))
+        if kind == ImageRecord.Kind.instructions.rawValue { fixed.insert(ImageRecord.attestationKey(record)) }
+    }
 
     private mutating func readCovers(_ regions: [(name: String, store: any ObjectStore)]) async throws {
         var read: [Digest: Image] = [:]

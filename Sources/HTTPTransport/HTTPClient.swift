@@ -110,8 +110,10 @@ package final class HTTPClient: Sendable {
                 sciferry_curl_set_blob(curl, CURLOPT_CAINFO_BLOB, $0.baseAddress, $0.count)
             }
         }
-        if case .none = request.body {
-        } else {
+        // Without a length some services refuse an empty body (RFC 9110, section 8.6).
+        var isSent = ["PUT", "POST"].contains(request.method)
+        if case .none = request.body {} else { isSent = true }
+        if isSent {
             sciferry_curl_set_long(curl, CURLOPT_UPLOAD, 1)
             sciferry_curl_set_offset(curl, CURLOPT_INFILESIZE_LARGE, curl_off_t(request.body.count))
         }

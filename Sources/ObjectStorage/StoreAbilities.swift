@@ -4,7 +4,8 @@ package import FarmModel
 package struct StoreAbilities: Codable, Sendable, Hashable {
     /// One thing that a service may do or not.
     package enum Ability: String, Codable, Sendable, Hashable, CaseIterable {
-        case readsBack, listsAtOnce, ranges, batchDeletion, parts, copies, refusesDamage, refusesBroken, tagsAreMD5, namesBesideFolders
+        case readsBack, listsAtOnce, ranges, batchDeletion, parts, copies, refusesDamage, refusesBroken, tagsAreMD5, namesBesideFolders,
+            anyNames
         case byteOrder, createsOnly, replacesOnly, checksKeys, checksSigned
 
         /// What it is, and what follows where it is missing; `nil` where nothing does, as nothing of ours relies on it.
@@ -23,6 +24,7 @@ package struct StoreAbilities: Codable, Sendable, Hashable {
                 ("an upload that breaks off leaves nothing, also without an MD5", nil)
             case .tagsAreMD5: ("tags are the MD5 of the content", "what tags do not tell is remembered, or read")
             case .namesBesideFolders: ("an object a may lie beside a/b", "keys of others that need it are refused by name")
+            case .anyNames: ("names may have empty parts and end in a slash", "objects of others that are called so are refused by name")
             case .byteOrder: ("listings are in the order of bytes", nil)
             case .createsOnly: ("an object is written only if there is none", nil)
             case .replacesOnly: ("an object is replaced only if it is the one that is known", nil)

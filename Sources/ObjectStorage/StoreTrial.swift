@@ -1,6 +1,5 @@
 import FarmModel
 import HTTPTransport
-import Synchronization
 import SystemIO
 
 /// Tries out what a bucket's service does, with some small objects that are gone afterwards.
@@ -15,7 +14,8 @@ package struct StoreTrial {
 
     /// - Parameter place: the prefix below which the trial writes; nobody else's.
     package init(_ store: any ObjectStore, in place: String = StoreTrial.usualPlace) {
-        (self.store, home) = (store, place)
+        let open = (store as? S3Store).map { S3Store($0.service, bucket: $0.bucket, prefix: $0.prefix, takesAnyKey: true) }
+        (self.store, home) = (open ?? store, place)
         base = "\(place)\(Nonce.hex(bytes: 6))/"
     }
 
@@ -30,6 +30,7 @@ package struct StoreTrial {
             try await tryNames()
             try await tryDamage()
             try await tryCopies()
+            try await tryStrangeNames()
             if let store = store as? S3Store { try await tryRequests(store) }
         } catch {
             await tidy()
@@ -89,18 +90,11 @@ package struct StoreTrial {
         } catch let error as FarmError where !error.category.isTransient {
             abilities.found[.refusesDamage] = try await store.head(base + "damaged") == nil
         }
-        let given = Once(StoreTrial.text)
         do {
-            _ = try await store.write(
-                base + "broken",
-                .feed(size: 1000) { buffer in
-                    given.take().map {
-                        buffer.copyBytes(from: $0); return $0.count
-                    } ?? 0
-                }, ObjectFacts())
+            _ = try await store.write(base + "broken", .feed(size: 10) { _ in 0 }, ObjectFacts())
         } catch let error as FarmError where error.category != .denied {
             // It may not have noticed yet.
-            try await Task.sleep(for: .milliseconds(300))
+            try await Task.sleep(for: .milliseconds(500))
             abilities.found[.refusesBroken] = try await store.head(base + "broken") == nil
         }
     }
@@ -124,6 +118,35 @@ package struct StoreTrial {
                 throw error
             }
             return try await store.get(base + "parted") == StoreTrial.text
+        }
+    }
+
+    /// Whether names with empty parts, or with a slash at the end, are kept as they are.
+    package mutating func keepsNames() async throws -> Bool {
+        do {
+            try await tryStrangeNames()
+        } catch {
+            await tidy()
+            throw error
+        }
+        await tidy()
+        return abilities.found[.anyNames] ?? false
+    }
+
+    private mutating func tryStrangeNames() async throws {
+        guard let store = store as? S3Store else { return }
+        let base = base
+        let names = ["s//a", "s/b/", "s/../c", "s/./d"].map { base + $0 }
+        try await note(.anyNames) {
+            for name in names { try await store.put(name, Array(name.utf8)) }
+            var listed: Set<String> = []
+            try await store.each(prefix: base + "s/") { listed.formUnion($0.map(\.key)) }
+            guard listed == Set(names) else {
+                _ = try await store.delete(listed.sorted())
+                return false
+            }
+            for name in names where try await store.get(name) != Array(name.utf8) { return false }
+            return try await store.delete(names).isEmpty
         }
     }
 
@@ -168,19 +191,5 @@ package struct StoreTrial {
             object.key.hasPrefix(base) || (object.modified.map { Timestamp.now.seconds(since: $0) > 3600 } ?? false)
         }
         _ = try? await store.delete(old.map(\.key))
-    }
-}
-
-/// Bytes that are given once.
-private final class Once: Sendable {
-    private let rest: Mutex<[UInt8]?>
-
-    init(_ bytes: [UInt8]) { rest = Mutex(bytes) }
-
-    func take() -> [UInt8]? {
-        rest.withLock { rest in
-            defer { rest = nil }
-            return rest
-        }
     }
 }

@@ -263,6 +263,23 @@ struct SyncBench {
         #expect(try await bench.there == ["x": "ONE", "y": "two"])
     }
 
+    /// Somebody writes over what was just written: this run's memory must not hide that from the next one.
+    @Test func aDestinationThatChangesIsSeenByTheNextRun() async throws {
+        let scratch = try Scratch()
+        let (here, there) = (DirectoryStore("\(scratch.path)/a"), DirectoryStore("\(scratch.path)/b"))
+        try await SyncBench.fill(here, ["x": "one", "y": "two"])
+        var bench = SyncBench(here, MeddledStore(there, key: "x", bytes: Array("ONE".utf8)))
+        bench.memory = try SyncMemory(directory: "\(scratch.path)/memory", source: "a", destination: "b")
+        #expect(try await bench.run().copied == 2)
+        #expect(try await SyncBench.content(there) == ["x": "ONE", "y": "two"])
+        bench.memory?.release()
+        bench.destination = there
+        bench.memory = try SyncMemory(directory: "\(scratch.path)/memory", source: "a", destination: "b")
+        let report = try await bench.run()
+        #expect(report.copied == 1 && report.same == 1)
+        #expect(try await bench.there == ["x": "one", "y": "two"])
+    }
+
     @Test func oneRunAtATimeForAPair() throws {
         let scratch = try Scratch()
         let first = try SyncMemory(directory: scratch.path, source: "a", destination: "b")
@@ -303,6 +320,30 @@ final class BrokenStore: ObjectStore {
     func put(_ key: String, _ source: ObjectSource) async throws {
         if isUnwritable { throw broken }
         try await bucket.put(key, source)
+    }
+    func delete(_ key: String) async throws { try await bucket.delete(key) }
+    func list(prefix: String, after: String?) async throws -> ObjectPage { try await bucket.list(prefix: prefix, after: after) }
+    func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? { nil }
+}
+
+/// A directory in which somebody else writes over an object right after us.
+struct MeddledStore: ObjectStore {
+    private let bucket: DirectoryStore
+    private let key: String
+    private let bytes: [UInt8]
+    var name: String { bucket.name }
+
+    init(_ bucket: DirectoryStore, key: String, bytes: [UInt8]) { (self.bucket, self.key, self.bytes) = (bucket, key, bytes) }
+
+    func head(_ key: String) async throws -> ObjectInfo? { try await bucket.head(key) }
+    func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
+        try await bucket.get(key, range: range, limit: limit)
+    }
+    func put(_ key: String, _ source: ObjectSource) async throws { _ = try await write(key, source, ObjectFacts()) }
+    func write(_ key: String, _ source: ObjectSource, _ facts: ObjectFacts) async throws -> String? {
+        let tag = try await bucket.write(key, source, facts)
+        if key == self.key { try await bucket.put(key, bytes) }
+        return tag
     }
     func delete(_ key: String) async throws { try await bucket.delete(key) }
     func list(prefix: String, after: String?) async throws -> ObjectPage { try await bucket.list(prefix: prefix, after: after) }

@@ -108,9 +108,13 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
     #expect(whole.size == Int64(part.count + large.count) && whole.tag == tag)
     #expect(try await store.get(key) == part + large)
     #expect(try await store.md5(of: whole) == MD5.of(part + large))
-    #expect(try await store.parts(key, upload: upload) == nil)
+    // Whoever lost the answer puts it together once more.
+    #expect(try await store.completeUpload(key, upload: upload, there) == tag)
     let given = try await store.beginUpload(key + "-given-up", ObjectFacts())
-    _ = try await store.copyPart(key + "-given-up", upload: given, number: 1, of: whole, 0..<(5 << 20), in: store)
+    // Swift's s3api compares another tag than it tells.
+    do {
+        _ = try await store.copyPart(key + "-given-up", upload: given, number: 1, of: whole, 0..<(5 << 20), in: store)
+    } catch let error as FarmError { #expect(error.code == "storage.changed") }
     try await store.abortUpload(key + "-given-up", upload: given)
     try await store.abortUpload(key + "-given-up", upload: given)
     #expect(try await store.head(key + "-given-up") == nil)
@@ -239,9 +243,16 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
         return S3Store(service, bucket: "farm")
     }
 
-    @Test(.timeLimit(.minutes(3))) func aRealServerConforms() async throws {
-        let server = try S3Server()
+    @Test(.timeLimit(.minutes(5)), arguments: S3Server.Service.tested) func aRealServerConforms(service: S3Server.Service) async throws {
+        let server = try S3Server(service)
         let store = store(server.endpoint)
+        var trial = StoreTrial(store)
+        let abilities = try await trial.run()
+        #expect(try await store.all(prefix: StoreTrial.usualPlace).isEmpty)
+        #expect(Set(abilities.found.filter { !$0.value }.keys) == Self.inabilities[service])
+        #expect(abilities.found.count == StoreAbilities.Ability.allCases.count)
+        #expect(throws: Never.self) { try abilities.checkFitness("it") }
+        #expect(try CanonicalJSON.decode(StoreAbilities.self, from: CanonicalJSON.encode(abilities), source: "it") == abilities)
         try await checkConformance(store)
         #expect(await code(of: { _ = try await self.store(server.endpoint, secret: "wrong").get("x") }) == "storage.denied")
         // A presigned upload by somebody without keys.
@@ -255,6 +266,12 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
         for number in 0..<1100 { try await store.put("many/\(number)", []) }
         #expect(try await store.all(prefix: "many/").count == 1100)
     }
+
+    /// What services do not do.
+    private static let inabilities: [S3Server.Service: Set<StoreAbilities.Ability>] = [
+        .seaweedfs: [.refusesBroken, .anyNames, .byteOrder, .checksSigned], .openStackSwift: [.createsOnly, .replacesOnly],
+        .cephRGW: [.replacesOnly],
+    ]
 
     private static let faults = """
         import http.server, sys, time

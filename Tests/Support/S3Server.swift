@@ -1,9 +1,22 @@
 import FarmModel
 import Foundation
+import Glibc
 import SystemIO
 
-/// A real S3 server (SeaweedFS, which authenticates) on loopback, with one bucket, `farm`.
+/// A real S3 server on loopback, which authenticates, with one bucket, `farm`.
 package final class S3Server: Sendable {
+    /// Whose S3 it is. All but SeaweedFS take packages of the system and belong to the slow tests.
+    package enum Service: String, Sendable, CaseIterable {
+        case seaweedfs
+        case openStackSwift = "openstack-swift"
+        case cephRGW = "ceph-rgw"
+
+        /// Those to test against: all of them with `SCIFERRY_S3_SERVICES=all`.
+        package static var tested: [Service] {
+            ProcessInfo.processInfo.environment["SCIFERRY_S3_SERVICES"] == "all" ? allCases : [.seaweedfs]
+        }
+    }
+
     package let endpoint: String
     package static let keyID = "test-key"
     package static let secret = "test-secret"
@@ -13,6 +26,26 @@ package final class S3Server: Sendable {
     /// The virtual environment that scripts/test makes.
     package static var python: String {
         ProcessInfo.processInfo.environment["SCIFERRY_TEST_PYTHON"] ?? "\(Repository.root)/.build/test-python/bin/python"
+    }
+
+    package convenience init(_ service: Service) throws {
+        if service == .seaweedfs { try self.init() } else { try self.init(script: "serve-\(service.rawValue)") }
+    }
+
+    /// A server that one of our scripts sets up.
+    private init(script: String) throws {
+        scratch = try Scratch()
+        let port = try FreePort.find()
+        endpoint = "http://127.0.0.1:\(port)"
+        let log = "\(scratch.path)/log"
+        child = try Child(
+            "\(Repository.root)/scripts/\(script)", ["\(port)", "\(scratch.path)/server", Self.keyID, Self.secret], log: log)
+        func said() -> String { (try? Disk.read(log)).map { String(decoding: $0, as: UTF8.self) } ?? "" }
+        for _ in 0..<3000 where !said().contains("ready ") && Glibc.kill(child.pid, 0) == 0 { usleep(100_000) }
+        guard said().contains("ready ") else {
+            child.kill()
+            throw FarmError("test.s3", .fault, "\(script) did not come up: \(said())")
+        }
     }
 
     /// - Parameter port: where the S3 interface listens; a free one when `nil`.

@@ -316,17 +316,47 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
 }
 
 @Suite struct SignatureTests {
-    /// AWS's published example, "GET Object" of "Authenticating Requests (AWS Signature Version 4)".
-    @Test func agreesWithThePublishedHeaderVector() {
+    /// AWS's published examples of "Authenticating Requests: Using the Authorization Header (AWS Signature Version 4)": an object read in part,
+    /// one written, a setting of a bucket, a listing.
+    @Test(
+        arguments: [
+            (
+                "GET", "/test.txt", [], [("range", "bytes=0-9")], "", "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
+            ),
+            (
+                "PUT", "/test%24file.text", [], [("date", "Fri, 24 May 2013 00:00:00 GMT"), ("x-amz-storage-class", "REDUCED_REDUNDANCY")],
+                "Welcome to Amazon S3.", "98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"
+            ),
+            ("GET", "/", [("lifecycle", "")], [], "", "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"),
+            (
+                "GET", "/", [("max-keys", "2"), ("prefix", "J")], [], "",
+                "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
+            ),
+        ] as [(String, String, [(String, String)], [(String, String)], String, String)])
+    func agreesWithThePublishedHeaderVectors(
+        method: String, path: String, query: [(String, String)], headers: [(String, String)], body: String, signature: String
+    ) {
         let signer = SignatureV4(
             credentials: StorageCredentials(keyID: "AKIAIOSFODNN7EXAMPLE", secret: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
             region: "us-east-1")
         let added = signer.headers(
-            method: "GET", path: "/test.txt", query: [],
-            headers: [("host", "examplebucket.s3.amazonaws.com"), ("range", "bytes=0-9")],
-            payload: Digest(hashing: "").hex, at: Timestamp(seconds: 1_369_353_600))
+            method: method, path: path, query: query, headers: [("host", "examplebucket.s3.amazonaws.com")] + headers,
+            payload: Digest(hashing: body).hex, at: Timestamp(seconds: 1_369_353_600))
         let authorization = added.first { $0.0 == "Authorization" }?.1 ?? ""
-        #expect(authorization.hasSuffix("Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"))
+        #expect(authorization.hasSuffix("Signature=\(signature)"))
+    }
+
+    /// A session's token is part of what is signed.
+    @Test func sessionTokensAreSigned() {
+        func signed(_ token: String?) -> [(String, String)] {
+            SignatureV4(credentials: StorageCredentials(keyID: "id", secret: "s", sessionToken: token), region: "r").headers(
+                method: "GET", path: "/", query: [], headers: [("host", "h")], payload: Digest(hashing: "").hex,
+                at: Timestamp(seconds: 1_369_353_600))
+        }
+        let with = signed("token")
+        #expect(with.contains { $0.0.lowercased() == "x-amz-security-token" && $0.1 == "token" })
+        #expect(with.contains { $0.0 == "Authorization" && $0.1.contains("x-amz-security-token") })
+        #expect(!signed(nil).contains { $0.0.lowercased() == "x-amz-security-token" })
     }
 
     /// The presigned example of the same text.

@@ -84,9 +84,9 @@ extension BucketSync {
             var upcoming = try next(&report)
             while used > 0 || upcoming != nil {
                 while let pair = upcoming {
-                    // A large one takes the place of four small ones.
+                    // What is large is bound by the services' and the line's width, which few fill: two of these go at once where 16 small ones do.
                     let size = pair.source?.size ?? 0
-                    let weight = size > options.partsAbove ? 4 * max(1, options.partsAtOnce) : size > ObjectTransfer.small ? 4 : 1
+                    let weight = size > options.partsAbove ? 4 * max(1, options.partsAtOnce) : size > ObjectTransfer.small ? 8 : 1
                     guard used == 0 || used + weight <= room else { break }
                     used += weight
                     tasks.addTask { (await self.settle(pair, plan, watch), weight) }

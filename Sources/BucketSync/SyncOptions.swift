@@ -42,7 +42,7 @@ package struct SyncOptions: Sendable {
     package var mostBytes: Int64?
     package var mostSeconds: Double?
     package var cutoff = Cutoff.hard
-    /// Objects that are transferred at once.
+    /// Half as many objects above 2 MiB are transferred at once, or four times as many smaller ones.
     package var transfers = 4
     /// Parts of one object that are sent at once.
     package var partsAtOnce = 4

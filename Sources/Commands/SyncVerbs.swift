@@ -29,7 +29,7 @@ struct TransferOptions: ParsableArguments {
     @Option(help: "Bytes a second: 10M, up and down 10M:1M, or a timetable \"08:00,512k 19:00,off\". SIGUSR2 switches it off and on.")
     var bwlimit: String?
     @Option(help: "A file that holds the same, and is read again whenever it changes.", completion: .file()) var bwlimitFrom: String?
-    @Option(help: "Objects that are transferred at once; small ones count a quarter.") var transfers = 4
+    @Option(help: "How much goes at once: half as many objects above 2 MiB, or four times as many smaller ones.") var transfers = 4
     @Option(help: "Parts of one object that are sent at once.") var partsAtOnce = 4
     @Option(help: "Larger objects are sent in parts: 200M.") var partsAbove = "200M"
     @Option(help: "Times that what failed is tried, all in all.") var retries = 3

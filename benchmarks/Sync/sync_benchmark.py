@@ -45,7 +45,7 @@ class Server:
         (place / "keys.json").write_text(json.dumps(keys))
         self.process = subprocess.Popen(
             [weed, "server", "-s3", "-filer", f"-dir={place}/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={place}/keys.json",
-             "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=0", "-s3.port.iceberg=0", "-s3.port.lance=0",
+             "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=400", "-s3.port.iceberg=0", "-s3.port.lance=0",
              *[f"-{name}={port}" for name, port in zip(names, ports)]],
             cwd=place, stdout=(place / "log").open("wb"), stderr=subprocess.STDOUT)
 
@@ -205,9 +205,11 @@ class Bucket:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=name)
         return {item["Key"]: (item["Size"], item["ETag"]) for page in pages for item in page.get("Contents", [])}
 
-    def empty(self, name):
+    def remove(self, name):
+        """With its volumes: a server has so many, and deleted objects give none back."""
         for keys in list(chunks(list(self.state(name)), 1000)):
             self.client.delete_objects(Bucket=name, Delete={"Objects": [{"Key": key} for key in keys]})
+        self.client.delete_bucket(Bucket=name)
 
 
 def chunks(items, size):
@@ -285,7 +287,7 @@ def sync(args, scratch, build, root):
                 if tool is contenders[0] and buckets[1].state(bucket) != source.state("source"):
                     sys.exit("our copy is not the source")
             for tool in contenders:
-                buckets[1].empty(f"copy{number}x{contenders.index(tool)}")
+                buckets[1].remove(f"copy{number}x{contenders.index(tool)}")
                 shutil.rmtree(scratch / "staging", ignore_errors=True)
         bucket = "far"
         buckets[1].make(bucket)

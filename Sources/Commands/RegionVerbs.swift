@@ -65,7 +65,7 @@ struct RegionsAuditCommand: AsyncParsableCommand {
             }
             let audited = regions.filter { region.isEmpty || region.contains($0.name) }
             if farm.json { try Console.json(audited) } else { RegionsDisplay.show(audited, stores: false) }
-            let bad = audited.filter { !($0.lastAudit?.isSound ?? false) }
+            let bad = audited.filter { !($0.record.lastAudit?.isSound ?? false) }
             guard bad.isEmpty else {
                 throw FarmError(
                     "regions.damaged", .corrupt, "not all is well in \(bad.map(\.name).joined(separator: ", "))",
@@ -100,7 +100,7 @@ enum RegionsDisplay {
     }
 
     private static func row(_ region: RegionStatus) -> [String] {
-        let audit = region.lastAudit
+        let audit = region.record.lastAudit
         let lag = region.lag(now: .now)
         return [
             region.name, region.version.map(String.init) ?? "none", region.behindSince == nil ? "no" : Console.seconds(lag),

@@ -79,8 +79,7 @@ import Testing
     @Test(
         .timeLimit(.minutes(2)),
         arguments: [
-            ("skew", "storage.clock"), ("expired", "storage.expired"), ("403", "storage.denied"), ("507", "storage.full"),
-            ("500", "storage.failed"),
+            ("skew", "storage.clock"), ("expired", "storage.expired"), ("403", "storage.denied"), ("500", "storage.failed"),
         ])
     func whatDoesNotPassIsTold(fault: String, code: String) async throws {
         let server = try Self.server.get()
@@ -98,6 +97,21 @@ import Testing
             #expect(error.message.contains("20 min ahead of the store's"), "\(error.message)")
         }
         #expect(try await to.all().map(\.key) == ["empty", "extra", "medium"])
+    }
+
+    /// Where nothing more fits the run ends, and nothing is deleted.
+    @Test(.timeLimit(.minutes(2))) func aFullBucketEndsARun() async throws {
+        let server = try Self.server.get()
+        let run = Nonce.hex(bytes: 4)
+        let (from, to) = (store(server.endpoint, "from-\(run)"), store(server.endpoint, "to-\(run)"))
+        try await fill(from)
+        try await to.put("extra", [1])
+        let proxy = try FaultProxy(before: server.endpoint, [.init("^PUT .*/small", "507", times: 1000)])
+        let bench = SyncBench(from, store(proxy.endpoint, "to-\(run)"))
+        let error = await #expect(throws: FarmError.self) { try await bench.run { ($0.deletes, $0.copiesOnServer) = (.after, false) } }
+        #expect(error?.code == "storage.full" && error?.message.contains("small") == true)
+        #expect(try await to.head("extra") != nil)
+        #expect(try await to.head("small") == nil)
     }
 
     /// Keys that expire while a run goes on are read anew where they come from.

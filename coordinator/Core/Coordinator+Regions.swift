@@ -13,6 +13,8 @@ struct RegionWatch: Sendable {
     var answeredAt: Timestamp?
     var error: String?
     var version: Int?
+    /// The channel as it was when the version was read.
+    var channel: ObjectInfo?
 }
 
 /// Watches the regions, audits them when it is time, and fills those that are new (`docs/regions.md`).
@@ -43,7 +45,7 @@ extension Coordinator {
                     try await tryOut(name)
                     isTried = true
                 }
-                saw(name, try await publisher.published(configuration.channel, region: name)?.channel.version)
+                try await look(name)
             } catch let error as FarmError {
                 watches[name]?.error = error.message
                 if watches[name]?.answeredAt == nil { report(error) }
@@ -51,6 +53,17 @@ extension Coordinator {
             watches[name]?.askingSince = nil
             try await Task.sleep(for: .seconds(Coordinator.watchPause))
         }
+    }
+
+    /// Reads the channel where it has changed.
+    private func look(_ name: String) async throws {
+        guard let store = publisher.regions.first(where: { $0.name == name })?.store else { return }
+        let channel = try await store.head(ReleaseChannel.key(configuration.channel))
+        var version = watches[name]?.version
+        if channel == nil || channel != watches[name]?.channel {
+            version = channel == nil ? nil : try await publisher.published(configuration.channel, region: name)?.channel.version
+        }
+        saw(name, version, channel)
     }
 
     private func tryOut(_ name: String) async throws {
@@ -63,8 +76,8 @@ extension Coordinator {
         keepRecords()
     }
 
-    private func saw(_ name: String, _ version: Int?) {
-        watches[name] = RegionWatch(askingSince: nil, answeredAt: .now, error: nil, version: version)
+    private func saw(_ name: String, _ version: Int?, _ channel: ObjectInfo?) {
+        watches[name] = RegionWatch(askingSince: nil, answeredAt: .now, error: nil, version: version, channel: channel)
         let isBehind = version != state.channels[configuration.channel]?.version
         let known = regionRecords[name]?.behindSince
         // It was pointed at a channel, or has lost it again.
@@ -112,12 +125,14 @@ extension Coordinator {
             let records = configuration.regions.compactMap { regionRecords[$0.name] }
             let readAt = records.compactMap(\.reading?.startedAt).max()
             let listedAt = (records.compactMap(\.listing?.startedAt) + [readAt].compactMap(\.self)).max()
+            // What failed for a while is tried again sooner.
+            let hasFailed = records.contains { $0.lastAudit?.error != nil }
             if !unfilled.isEmpty, Timestamp.now.seconds(since: filledAt) >= 30 {
                 filledAt = .now
                 await audit(AuditRequest(kind: .listing, regions: unfilled.sorted(), repairs: true), by: "filling")
             } else if due(policy.readingHours, readAt) {
                 await audit(AuditRequest(kind: .reading, repairs: policy.repairs), by: "schedule")
-            } else if due(policy.listingHours, listedAt) {
+            } else if due(hasFailed ? min(1, policy.listingHours) : policy.listingHours, listedAt) {
                 await audit(AuditRequest(kind: .listing, repairs: policy.repairs), by: "schedule")
             }
         }

@@ -106,6 +106,9 @@ package struct RegionRecord: Codable, Sendable, Hashable {
     package var abilities: StoreAbilities?
 
     package init() {}
+
+    /// The last audit, which found out whether anything is missing.
+    package var lastAudit: RegionAudit? { [listing, reading].compactMap(\.self).max { $0.startedAt < $1.startedAt } }
 }
 
 /// How a region stands.
@@ -131,11 +134,6 @@ package struct RegionStatus: Codable, Sendable, Hashable {
 
     package init(name: String, bucket: String) { (self.name, self.bucket) = (name, bucket) }
 
-    /// The last audit that found out whether anything is missing.
-    package var lastAudit: RegionAudit? {
-        [record.listing, record.reading].compactMap(\.self).max { $0.startedAt < $1.startedAt }
-    }
-
     /// Seconds that it is behind.
     package func lag(now: Timestamp) -> Double { behindSince.map { max(0, now.seconds(since: $0)) } ?? 0 }
 
@@ -146,11 +144,11 @@ package struct RegionStatus: Codable, Sendable, Hashable {
         var found: [String] = []
         if let error { found.append("does not answer: \(error)") }
         if lag(now: now) > patience { found.append("is behind for \(Int(lag(now: now))) s") }
-        for audit in [record.listing, record.reading].compactMap(\.self) {
-            if audit.missing > 0 { found.append("\(audit.missing) objects are missing") }
-            if audit.damaged > 0 { found.append("\(audit.damaged) objects are damaged") }
-            if let error = audit.error { found.append("the last audit ended early: \(error)") }
-        }
-        return found.reduce(into: []) { if !$0.contains($1) { $0.append($1) } }
+        if let audit = record.lastAudit, audit.missing > 0 { found.append("\(audit.missing) objects are missing") }
+        // Listings do not show that rot is gone.
+        let damaged = max(record.listing?.damaged ?? 0, record.reading?.damaged ?? 0)
+        if damaged > 0 { found.append("\(damaged) objects are damaged") }
+        if let error = record.lastAudit?.error { found.append("the last audit ended early: \(error)") }
+        return found
     }
 }

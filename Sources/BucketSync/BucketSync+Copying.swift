@@ -69,7 +69,8 @@ extension BucketSync {
             report.examined += 1
             report.same += 1
             tell(.found(key: pair.key, .same))
-            if let record = pair.knownRecord { try memory?.keep(record) }
+            // What was missed once is not missed any more.
+            if case .same = pair.known, let record = pair.knownRecord { try memory?.keep(record) }
         }
         return nil
     }

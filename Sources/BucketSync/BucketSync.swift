@@ -40,13 +40,18 @@ package struct BucketSync: Sendable {
     /// `store.foreign`, `sync.empty`, `sync.overlap`, `sync.max-delete`, cancellation.
     package func run() async throws -> SyncReport {
         try checkOverlap()
+        if options.deletes != nil, options.filter.hasAges {
+            throw FarmError(
+                "sync.ages", .usage, "ages are those of each side's own copies: objects would be deleted that the source still has",
+                hint: "use sciferry copy with --max-age and --min-age")
+        }
         let plan = try await listings()
         var report = SyncReport()
         report.dryRun = options.dryRun
         try await count(plan)
         let deletions = options.deletes == nil ? nil : try checkDeletions(plan)
         let watch = LimitWatch(options, progress, started: .now)
-        if options.deletes == .before, deletions == nil { report.add(try await delete(plan)) }
+        if options.deletes == .before, deletions == nil, plan.order == .plain { report.add(try await delete(plan)) }
         progress.enter("copying")
         if options.deletes == .during, deletions == nil, plan.order == .plain {
             async let deleted = delete(plan)
@@ -58,7 +63,7 @@ package struct BucketSync: Sendable {
         let isWhole = report.failed == 0 && report.damaged.isEmpty && report.limit == nil
         if isWhole { try await writePointers(plan, &report) }
         // A farm's mirror loses nothing before it has everything.
-        if options.deletes == .after || (options.deletes == .during && plan.order == .farm), deletions == nil,
+        if options.deletes == .after || (options.deletes != nil && plan.order == .farm), deletions == nil,
             isWhole || (options.ignoresErrors && report.limit == nil)
         {
             progress.enter("deleting")
@@ -105,6 +110,11 @@ package struct BucketSync: Sendable {
             throw FarmError("sync.empty", .usage, "\(source.name) is empty; nothing is deleted", hint: "check the source's address")
         }
         let other = try await there
+        if order == .plain, options.deletes != nil, other.isFarm {
+            throw FarmError(
+                "store.foreign", .conflict, "\(destination.name) belongs to a farm or a store, and \(source.name) does not",
+                hint: "are the two in the wrong order? sciferry copy adds to it")
+        }
         tell(.listed(source: here.count, destination: other.count))
         return Plan(order: order, source: here.records, destination: other.records, known: memory?.known ?? .none, pointers: pointers)
     }

@@ -71,6 +71,9 @@ package struct ObjectFilter: Sendable {
         names = options.filesFrom.map { Set($0.map { String($0.drop { $0 == "/" }) }) }
     }
 
+    /// Whether it asks when objects were written.
+    var hasAges: Bool { options.notAfter != nil || options.notBefore != nil }
+
     /// Whether everything is looked at.
     package var isOpen: Bool {
         rules.isEmpty && names == nil && options.minSize == nil && options.maxSize == nil && options.notAfter == nil

@@ -211,7 +211,8 @@ extension BytePipe {
                 close()
             }
             close()
-            _ = await reader
+            // A source that found out at its end that it had changed.
+            if let last = await reader, last.code != "sync.closed", last.category != .cancelled { throw last }
             return value
         } catch {
             close()

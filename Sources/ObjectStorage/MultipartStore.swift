@@ -109,7 +109,12 @@ extension S3Store: MultipartStore {
             "POST", key: key, query: [("uploadId", upload)], headers: [("content-type", "application/xml")], body: .bytes(document),
             payload: Digest(hashing: document).hex)
         // The first answer may have been lost on its way.
-        if response.status == 404, let there = try await head(key), there.size == parts.reduce(0, { $0 + $1.size }) { return there.tag }
+        if response.status == 404, let there = try await head(key), let tag = there.tag,
+            case .parts(let digest, let count) = ContentTag(tag),
+            count == parts.count, MD5.of(parts.flatMap { ContentTag($0.tag).md5 ?? [] }) == digest
+        {
+            return tag
+        }
         let tag = try copied(response, key, deed: "put together")
         // Ceph's gateway leaves it empty here.
         return tag.isEmpty ? try await head(key)?.tag : tag

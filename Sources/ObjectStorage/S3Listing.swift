@@ -117,6 +117,8 @@ extension ObjectPage {
         objects = []
         for entry in document.elements("Contents") {
             guard let key = entry.text("Key"), key.hasPrefix(prefix) else { throw refused("an object has no key below \(prefix)") }
+            // The marker of the folder that the bucket's prefix is.
+            if key == prefix { continue }
             guard let size = entry.raw("Size").flatMap({ Int64(String(decoding: $0.plain, as: UTF8.self)) }), size >= 0 else {
                 throw refused("\(key) has no size")
             }

@@ -80,8 +80,9 @@ extension Coordinator {
         watches[name] = RegionWatch(askingSince: nil, answeredAt: .now, error: nil, version: version, channel: channel)
         let isBehind = version != state.channels[configuration.channel]?.version
         let known = regionRecords[name]?.behindSince
-        // It was pointed at a channel, or has lost it again.
-        if version != nil || (known == nil && isBehind) { filled.remove(name) }
+        // It was pointed at the channel, or has lost it again.
+        if !isBehind || known == nil { filled.remove(name) }
+        if isBehind, name != configuration.regions[0].name, state.jobsLacking(in: name).isEmpty { unrenewed.insert(name) }
         if isBehind == (known != nil) { return }
         regionRecords[name, default: RegionRecord()].behindSince = isBehind ? .now : nil
         keepRecords()
@@ -93,16 +94,15 @@ extension Coordinator {
 
     // MARK: New regions
 
-    /// Whether a region shows no channel although others have releases that are not on their way to it: then it gets these first, so that its
-    /// channel never names what it does not have.
+    /// Whether a region shows a channel without releases that others have and that are not on their way to it, or none: then it gets these
+    /// first, so that its channel never names what it does not have.
     func mustBeFilled(_ region: String) async throws -> Bool {
+        if filled.contains(region) { return false }
+        let shown = try await publisher.published(configuration.channel, region: region)?.channel.entries ?? []
         let pending = state.jobsLacking(in: region)
-        let hasOlder =
-            !(state.channels[configuration.channel]?.carried?.entries.isEmpty ?? true)
-            || state.releases.values.contains { $0.retiredAt == nil && !pending.contains($0.job) }
-        guard hasOlder, !filled.contains(region), try await publisher.published(configuration.channel, region: region) == nil else {
-            return false
-        }
+        let coming = Set(state.releases.values.filter { pending.contains($0.job) }.map(\.digest))
+        let current = Set(state.channelEntries(carrying: state.channels[configuration.channel]?.carried).map(\.release))
+        if current.subtracting(coming).isSubset(of: shown.map(\.release)) { return false }
         unfilled.insert(region)
         return true
     }
@@ -194,7 +194,8 @@ extension Coordinator {
         } else if isChannelBroken {
             unrenewed.insert(name)
         }
-        if audit.error == nil, unfilled.remove(name) != nil {
+        // What is still missing no other region has.
+        if audit.error == nil, audit.repairs == true, unfilled.remove(name) != nil {
             filled.insert(name)
             unrenewed.insert(name)
         }

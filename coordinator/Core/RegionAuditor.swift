@@ -32,6 +32,7 @@ package struct RegionAuditor: Sendable {
     ) async throws {
         let wanted = publisher.regions.map(\.name).filter { request.regions.isEmpty || request.regions.contains($0) }
         var audits = Dictionary(uniqueKeysWithValues: wanted.map { ($0, RegionAudit(kind: request.kind, by: who, startedAt: clock())) })
+        for name in wanted { audits[name]?.repairs = request.repairs }
         try await compare(&audits, repairs: request.repairs)
         for name in wanted {
             guard var audit = audits[name] else { continue }

@@ -68,6 +68,8 @@ package struct RegionAudit: Codable, Sendable, Hashable {
     package var startedAt: Timestamp
     package var endedAt: Timestamp?
     package var by: String
+    /// Whether what was missing or damaged was brought from another region.
+    package var repairs: Bool?
     /// Why it ended early.
     package var error: String?
     /// Objects that releases need, and their bytes as far as the region has them.

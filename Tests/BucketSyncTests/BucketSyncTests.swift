@@ -133,6 +133,32 @@ struct SyncBench {
         #expect(try await bench.there == ["a": "1"])
     }
 
+    /// Arguments in the wrong order do not empty a farm's bucket.
+    @Test func aFarmIsNotSyncedOver() async throws {
+        let bench = SyncBench()
+        try await bench.fill(["a": "1"], ["sciferry.json": "{}", "packs/x": "2"])
+        let error = await #expect(throws: FarmError.self) { try await bench.run { $0.deletes = .before } }
+        #expect(error?.code == "store.foreign")
+        #expect(try await bench.there == ["sciferry.json": "{}", "packs/x": "2"])
+    }
+
+    /// Each side knows only when its own copy was written.
+    @Test func agesAndDeletionsDoNotMix() async throws {
+        let bench = SyncBench()
+        try await bench.fill(["a": "1"], ["a": "1", "b": "2"])
+        var rules = ObjectFilter.Options()
+        rules.notBefore = Timestamp(seconds: 5)
+        let filter = try ObjectFilter(rules)
+        let error = await #expect(throws: FarmError.self) {
+            try await bench.run {
+                $0.filter = filter
+                $0.deletes = .after
+            }
+        }
+        #expect(error?.code == "sync.ages")
+        #expect(try await bench.there == ["a": "1", "b": "2"])
+    }
+
     @Test func filtersHoldForBothSides() async throws {
         let bench = SyncBench()
         try await bench.fill(["keep.txt": "1", "new.jpg": "2"], ["old.jpg": "3", "old.txt": "4"])

@@ -115,7 +115,7 @@ extension BucketSync {
             try await checkName(here.key)
             if let limit = watch.admit(here.size) { return .limit(pair, limit) }
             let transfer = transfer(from: source, to: destination, watch)
-            if pair.destination != nil, let there = pair.destination, let backup { try await keep(there, in: backup, watch) }
+            if let there = pair.destination, let backup { try await keep(there, in: backup, watch) }
             let started = Timestamp.now
             let name = plan.order == .farm ? SyncOrder.contentName(of: here.key) : nil
             let result = try await transfer.run(here, to: here.key, name: name)

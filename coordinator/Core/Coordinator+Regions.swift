@@ -122,9 +122,11 @@ extension Coordinator {
         while !Task.isCancelled {
             try await Task.sleep(for: .seconds(1))
             guard isAdopted, !isAuditing else { continue }
-            let records = configuration.regions.compactMap { regionRecords[$0.name] }
-            let readAt = records.compactMap(\.reading?.startedAt).max()
-            let listedAt = (records.compactMap(\.listing?.startedAt) + [readAt].compactMap(\.self)).max()
+            let records = configuration.regions.map { regionRecords[$0.name] ?? RegionRecord() }
+            // The region that waits longest counts: what was asked for one of them does not put the others off.
+            func oldest(_ times: [Timestamp?]) -> Timestamp? { times.contains(nil) ? nil : times.compactMap(\.self).min() }
+            let readAt = oldest(records.map(\.reading?.startedAt))
+            let listedAt = oldest(records.map(\.lastAudit?.startedAt))
             // What failed for a while is tried again sooner.
             let hasFailed = records.contains { $0.lastAudit?.error != nil }
             if !unfilled.isEmpty, Timestamp.now.seconds(since: filledAt) >= 30 {
@@ -168,7 +170,7 @@ extension Coordinator {
         } catch {
             report(error)
             for region in configuration.regions.map(\.name) where request.regions.isEmpty || request.regions.contains(region) {
-                var failed = RegionAudit(kind: request.kind, by: who, startedAt: started)
+                var failed = RegionAudit(request, by: who, startedAt: started)
                 (failed.endedAt, failed.error) = (.now, (error as? FarmError)?.message ?? "\(error)")
                 take(failed, of: region)
             }
@@ -195,7 +197,7 @@ extension Coordinator {
             unrenewed.insert(name)
         }
         // What is still missing no other region has.
-        if audit.error == nil, audit.repairs == true, unfilled.remove(name) != nil {
+        if audit.error == nil, audit.repairs, unfilled.remove(name) != nil {
             filled.insert(name)
             unrenewed.insert(name)
         }

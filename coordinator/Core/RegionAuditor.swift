@@ -31,8 +31,7 @@ package struct RegionAuditor: Sendable {
         note: @Sendable (String, RegionAudit) async -> Void
     ) async throws {
         let wanted = publisher.regions.map(\.name).filter { request.regions.isEmpty || request.regions.contains($0) }
-        var audits = Dictionary(uniqueKeysWithValues: wanted.map { ($0, RegionAudit(kind: request.kind, by: who, startedAt: clock())) })
-        for name in wanted { audits[name]?.repairs = request.repairs }
+        var audits = Dictionary(uniqueKeysWithValues: wanted.map { ($0, RegionAudit(request, by: who, startedAt: clock())) })
         try await compare(&audits, repairs: request.repairs)
         for name in wanted {
             guard var audit = audits[name] else { continue }
@@ -134,11 +133,12 @@ package struct RegionAuditor: Sendable {
                 broken.append((key, true, "it is not there"))
             }
         }
-        // Whatever names something comes after that.
-        let order = ["packs/", "indexes/", "manifests/", "covers/", "records/", "releases/"]
+        // Whatever names something comes after that, where collections begin with it.
+        let order = Array(FarmSurvey.prefixes.reversed())
         func rank(_ key: String) -> Int { order.firstIndex { key.hasPrefix($0) } ?? order.count }
+        let store = repairs && !broken.isEmpty ? try await FileStore(region, takesFarms: true) : nil
         for item in broken.sorted(by: { (rank($0.key), $0.key) < (rank($1.key), $1.key) }) {
-            if repairs, try await bring(item.key, to: region, from: others) {
+            if let store, try await bring(item.key, to: store, from: others) {
                 audit.repaired += 1
                 let size = try await region.head(item.key)?.size ?? 0
                 (audit.repairedBytes, audit.bytes) = (audit.repairedBytes + size, audit.bytes + size)
@@ -149,10 +149,10 @@ package struct RegionAuditor: Sendable {
         }
     }
 
-    private func bring(_ key: String, to region: any ObjectStore, from others: [any ObjectStore]) async throws -> Bool {
+    private func bring(_ key: String, to region: FileStore, from others: [any ObjectStore]) async throws -> Bool {
         // It is needed, and must not be on its way out.
         try await publisher.claim([key])
-        return try await FileStore(region, takesFarms: true).bring(key, fromAnyOf: others)
+        return try await region.bring(key, fromAnyOf: others)
     }
 
     // MARK: Reading

@@ -69,7 +69,7 @@ package struct RegionAudit: Codable, Sendable, Hashable {
     package var endedAt: Timestamp?
     package var by: String
     /// Whether what was missing or damaged was brought from another region.
-    package var repairs: Bool?
+    package var repairs: Bool
     /// Why it ended early.
     package var error: String?
     /// Objects that releases need, and their bytes as far as the region has them.
@@ -87,7 +87,9 @@ package struct RegionAudit: Codable, Sendable, Hashable {
 
     static let mostFaults = 100
 
-    package init(kind: AuditRequest.Kind, by: String, startedAt: Timestamp) { (self.kind, self.by, self.startedAt) = (kind, by, startedAt) }
+    package init(_ request: AuditRequest, by who: String, startedAt: Timestamp) {
+        (kind, repairs, by, self.startedAt) = (request.kind, request.repairs, who, startedAt)
+    }
 
     package var isSound: Bool { error == nil && missing == 0 && damaged == 0 }
 

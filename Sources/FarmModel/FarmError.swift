@@ -19,15 +19,18 @@ package struct FarmError: Error, Sendable, CustomStringConvertible {
     package let message: String
     package let hint: String?
     package let cause: String?
+    /// Seconds that a service asked to be left alone; `nil` where it asked for nothing.
+    package let retryAfter: Double?
 
     package init(
-        _ code: Code, _ category: Category, _ message: String, hint: String? = nil, cause: (any Error)? = nil
+        _ code: Code, _ category: Category, _ message: String, hint: String? = nil, cause: (any Error)? = nil, retryAfter: Double? = nil
     ) {
         self.code = code
         self.category = category
         self.message = message
         self.hint = hint
         self.cause = cause.map { String(describing: $0) }
+        self.retryAfter = retryAfter
     }
 
     package var description: String {

@@ -69,10 +69,19 @@ package struct HTTPResponse: Sendable {
     /// Empty when the body was streamed to a sink.
     package var body: [UInt8]
 
+    package init(status: Int, headers: [String: String] = [:], body: [UInt8] = []) {
+        (self.status, self.headers, self.body) = (status, headers, body)
+    }
+
     package var isSuccess: Bool { (200..<300).contains(status) }
 
-    /// Seconds that the server asks to wait; dates are not read.
-    package var retryAfter: Double? { headers["retry-after"].flatMap(Double.init) }
+    /// Seconds that the server asks to wait (RFC 9110, section 10.2.3: a number of them, or a date).
+    package var retryAfter: Double? {
+        guard let text = headers["retry-after"] else { return nil }
+        if let seconds = Double(text), seconds.isFinite { return max(0, seconds) }
+        // By the server's own clock, where it says what that is.
+        return HTTPDate.read(text).map { max(0, $0.seconds(since: headers["date"].flatMap(HTTPDate.read) ?? .now)) }
+    }
 }
 
 /// How often and how long a failed request is tried again.
@@ -80,6 +89,8 @@ package struct RetryPolicy: Sendable {
     package var attempts: Int
     package var firstDelay: Double
     package var longestDelay: Double
+    /// The longest that a server's Retry-After is obeyed, in seconds.
+    package static let patience: Double = 300
 
     package init(attempts: Int = 5, firstDelay: Double = 0.2, longestDelay: Double = 20) {
         self.attempts = attempts
@@ -87,12 +98,12 @@ package struct RetryPolicy: Sendable {
         self.longestDelay = longestDelay
     }
 
-    /// Seconds before try `number` (2 is the first repetition), or `nil` to give up. A server's Retry-After counts
-    /// when it is longer, up to `longestDelay`.
+    /// Seconds before try `number` (2 is the first repetition), or `nil` to give up. A server's Retry-After counts when it is longer, up to
+    /// `patience`.
     package func delay(beforeTry number: Int, retryAfter: Double?) -> Double? {
         guard number <= attempts else { return nil }
         let backoff = firstDelay * Double(1 << min(number - 2, 16))
-        return min(longestDelay, max(backoff, retryAfter ?? 0))
+        return max(min(longestDelay, backoff), min(RetryPolicy.patience, retryAfter ?? 0))
     }
 
     /// Repeats what failed on its way or was answered with "later"; the last answer is returned as it is.
@@ -111,6 +122,7 @@ package struct RetryPolicy: Sendable {
                 retryAfter = response.retryAfter
             case .failure(let error):
                 guard let known = error as? FarmError, known.category.isTransient else { throw error }
+                retryAfter = known.retryAfter
             }
             guard let delay = delay(beforeTry: number, retryAfter: retryAfter) else { return try outcome.get() }
             try await Task.sleep(for: .seconds(delay))

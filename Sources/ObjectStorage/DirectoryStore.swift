@@ -7,8 +7,8 @@ import SystemIO
 package struct DirectoryStore: ObjectStore {
     package let path: String
     private static let pageSize = 1000
-    /// Files that are being written; never part of a listing.
-    private static let staging = ".staging"
+    /// The root's directory of files that are being written, which is never part of a listing, and where no object can be.
+    package static let staging = ".sciferry-staging"
 
     /// The directory is made by the first write: whoever only reads leaves no trace.
     package init(_ path: String) { self.path = path }
@@ -16,23 +16,21 @@ package struct DirectoryStore: ObjectStore {
     package var name: String { "file:\(path)" }
 
     package func head(_ key: String) async throws -> ObjectInfo? {
-        try ObjectKey.check(key)
+        try check(key)
         return try await Blocking.run {
-            guard let there = try Disk.entry(location(key)), !there.isDirectory else { return nil }
+            guard let there = try Disk.entry(location(key)), there.isFile else { return nil }
             return ObjectInfo(key: key, there)
         }
     }
 
     package func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
-        try ObjectKey.check(key)
+        try check(key)
         return try await Blocking.run {
-            guard let size = Disk.size(location(key)), !Disk.isDirectory(location(key)) else {
-                throw StorageFailure.absent(key, in: name)
-            }
+            guard let there = try Disk.entry(location(key)), there.isFile else { throw StorageFailure.absent(key, in: name) }
             let file = try OpenFile(location(key), flags: O_RDONLY)
             defer { file.close() }
-            let wanted = range ?? 0..<size
-            guard wanted.upperBound <= size else { throw StorageFailure.short(key, in: name) }
+            let wanted = range ?? 0..<there.size
+            guard wanted.upperBound <= there.size else { throw StorageFailure.short(key, in: name) }
             guard wanted.upperBound - wanted.lowerBound <= limit else { throw StorageFailure.long(key, in: name, limit) }
             return try file.read(at: wanted.lowerBound, count: wanted.count)
         }
@@ -41,7 +39,7 @@ package struct DirectoryStore: ObjectStore {
     package func put(_ key: String, _ source: ObjectSource) async throws { _ = try await put(key, source, modified: nil) }
 
     private func put(_ key: String, _ source: ObjectSource, modified: Timestamp?) async throws -> String? {
-        try ObjectKey.check(key)
+        try check(key)
         return try await Blocking.run {
             let staging = "\(path)/\(DirectoryStore.staging)"
             let temporary = "\(staging)/\(Nonce.hex(bytes: 12))"
@@ -81,7 +79,7 @@ package struct DirectoryStore: ObjectStore {
     }
 
     package func delete(_ key: String) async throws {
-        try ObjectKey.check(key)
+        try check(key)
         try await Blocking.run {
             guard unlink(location(key)) == 0 || errno == ENOENT || errno == ENOTDIR else {
                 throw Disk.failure("remove", location(key))
@@ -120,6 +118,7 @@ package struct DirectoryStore: ObjectStore {
     }
 
     package func each(prefix: String, _ body: ([ObjectInfo]) async throws -> Void) async throws {
+        if prefix.hasPrefix("\(DirectoryStore.staging)/") { return }
         // Everything below the prefix's last complete directory.
         let walk = DirectoryWalk(path, below: prefix.contains("/") ? Disk.parent(of: prefix) : "", ignoring: DirectoryStore.staging)
         while true {
@@ -131,9 +130,9 @@ package struct DirectoryStore: ObjectStore {
     }
 
     package func read(_ key: String, range: Range<Int64>?, tag: String?, sink: @escaping ByteSink) async throws {
-        try ObjectKey.check(key)
+        try check(key)
         try await Blocking.interruptible { cancelled in
-            guard let there = try Disk.entry(location(key)), !there.isDirectory else { throw StorageFailure.absent(key, in: name) }
+            guard let there = try Disk.entry(location(key)), there.isFile else { throw StorageFailure.absent(key, in: name) }
             let file = try OpenFile(location(key), flags: O_RDONLY)
             defer { file.close() }
             guard tag.map({ $0 == there.tag }) ?? true else { throw StorageFailure.changed(key, in: name) }
@@ -166,6 +165,15 @@ package struct DirectoryStore: ObjectStore {
     }
 
     package func grantUpload(_ key: String, size: Int64, seconds: Int) async throws -> UploadGrant? { nil }
+
+    private func check(_ key: String) throws {
+        try ObjectKey.check(key)
+        guard !key.hasPrefix("\(DirectoryStore.staging)/"), key != DirectoryStore.staging else {
+            throw FarmError(
+                "storage.key", .invalid, "\(name) keeps files that are being written in \(DirectoryStore.staging): no object can be there",
+                hint: "leave them out, or give them another name")
+        }
+    }
 
     private func location(_ key: String) -> String { "\(path)/\(key)" }
 

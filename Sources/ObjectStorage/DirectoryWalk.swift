@@ -18,7 +18,7 @@ final class DirectoryWalk: Sendable {
     /// - Parameters:
     ///   - root: the bucket's directory.
     ///   - below: the key of the directory to read; empty for all.
-    ///   - ignored: the name of entries that are no objects.
+    ///   - ignored: the name of an entry of the root that is no object.
     init(_ root: String, below: String, ignoring ignored: String) {
         self.root = root
         self.ignored = ignored
@@ -51,13 +51,14 @@ final class DirectoryWalk: Sendable {
                         "storage.key", .invalid, "\(root)/\(level.prefix) has a name that is not UTF-8",
                         hint: "rename it or leave that directory out")
                 }
-                if name == "." || name == ".." || name == ignored { continue }
+                if name == "." || name == ".." { continue }
                 let key = level.prefix + name
+                if key == ignored { continue }
                 // What cannot be looked at is not absent: whoever believed that might take away what it needs.
                 guard let there = try Disk.entry("\(root)/\(key)") else { continue }
                 if there.isDirectory {
                     if let below = try open(key + "/") { state.levels.append(below) }
-                } else {
+                } else if there.isFile {
                     found.append(ObjectInfo(key: key, there))
                 }
             }

@@ -56,7 +56,7 @@ final class HTTPReading: Sendable {
             } catch let error as FarmError where error.category.isTransient && !isRefused {
                 // What moves is not counted out.
                 number = got > before ? 2 : number + 1
-                guard let delay = retry.delay(beforeTry: number, retryAfter: nil) else { throw error }
+                guard let delay = retry.delay(beforeTry: number, retryAfter: error.retryAfter) else { throw error }
                 try await Task.sleep(for: .seconds(delay))
             }
         }

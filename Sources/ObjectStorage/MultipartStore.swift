@@ -133,6 +133,8 @@ extension S3Store: MultipartStore {
             if response.status == 404 { throw StorageFailure.absent(object.key, in: other.name) }
             // Swift's s3api compares another tag than it tells for what came in parts. Whoever reads the object finds out whether it has changed.
             if response.status == 412 { return nil }
+            // There are services, and keys, that may write and not copy: the bytes go over the line, and that says what is wrong, if anything is.
+            if [400, 403, 405, 501].contains(response.status) { return nil }
             return ObjectInfo(key: key, size: object.size, tag: try copied(response, key))
         }
         let upload = try await beginUpload(key, facts)
@@ -147,7 +149,7 @@ extension S3Store: MultipartStore {
             return ObjectInfo(key: key, size: object.size, tag: try await completeUpload(key, upload: upload, parts))
         } catch {
             try? await abortUpload(key, upload: upload)
-            if (error as? FarmError)?.code == "storage.changed" { return nil }
+            if let error = error as? FarmError, error.code == "storage.changed" || !error.category.isTransient { return nil }
             throw error
         }
     }

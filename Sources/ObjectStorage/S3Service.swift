@@ -67,6 +67,7 @@ package struct S3Service: Sendable {
     ) async throws -> HTTPResponse {
         var number = 1
         var isOnce = false
+        var learned = 0
         if case .feed = body { isOnce = true }
         // Signed anew for every try, because a signature ages while the store asks to wait.
         while true {
@@ -78,11 +79,14 @@ package struct S3Service: Sendable {
             var retryAfter: Double?
             switch outcome {
             case .success(let response):
-                if !response.isSuccess, !isOnce, identity.learns(from: response) { continue }
                 guard RetryPolicy.isTransient(status: response.status) else { return response }
                 retryAfter = response.retryAfter
+            case .failure(let error as FarmError) where error.code == S3Identity.renewed && !isOnce && learned < 3:
+                learned += 1
+                continue
             case .failure(let error):
-                guard (error as? FarmError)?.category.isTransient ?? false else { throw error }
+                guard let known = error as? FarmError, known.category.isTransient else { throw error }
+                retryAfter = known.retryAfter
             }
             number += 1
             guard !isOnce, let delay = retry.delay(beforeTry: number, retryAfter: retryAfter) else { return try outcome.get() }
@@ -90,21 +94,26 @@ package struct S3Service: Sendable {
         }
     }
 
-    /// Sends a request once.
+    /// Sends a request once. Throws `storage.renewed`, which passes, for a refusal from which something was learned that lets the next try
+    /// succeed.
     func sendOnce(
         _ method: String, _ host: String, _ path: String, query: [(String, String)] = [], headers: [(String, String)],
         body: HTTPBody = .none,
         payload: String = emptyPayload, limit: Int64 = 64 << 20, sink: HTTPClient.Sink? = nil, head: HTTPClient.HeadSink? = nil
     ) async throws -> HTTPResponse {
         let encoded = SignatureV4.canonicalQuery(query)
+        let signer = identity.signer
         let signed =
-            identity.signer?.headers(
-                method: method, path: path, query: query, headers: headers + [("host", host)], payload: payload, at: .now) ?? []
+            signer?.headers(method: method, path: path, query: query, headers: headers + [("host", host)], payload: payload, at: .now) ?? []
         let request = HTTPRequest(
             method, "\(scheme)://\(host)\(path)\(encoded.isEmpty ? "" : "?\(encoded)")",
             headers: (headers + signed).map { (name: $0.0, value: $0.1) },
             body: body, authority: authority, stallSeconds: stallSeconds, responseLimit: limit)
-        return try await client.perform(request, sink: sink, head: head)
+        let response = try await client.perform(request, sink: sink, head: head)
+        if !response.isSuccess, let signer, identity.learns(from: response, to: signer) {
+            throw FarmError(S3Identity.renewed, .unavailable, "the keys or the region of \(endpoint) were other ones: they are read anew")
+        }
+        return response
     }
 }
 
@@ -131,24 +140,31 @@ package final class S3Identity: Sendable {
 
     var keyID: String? { state.withLock { $0.credentials?.keyID } }
 
-    /// Whether a refusal says something that lets the next try succeed: keys were renewed meanwhile, or the region has another name.
-    func learns(from response: HTTPResponse) -> Bool {
-        guard (400..<404).contains(response.status) || response.status == 301, !response.body.isEmpty else { return false }
+    /// The code of an error that says: ask again, in the name that is known now.
+    static let renewed: FarmError.Code = "storage.renewed"
+
+    /// Whether a refusal lets the next try succeed: keys were renewed meanwhile, or the region has another name than the one in which it was
+    /// asked. Many may be refused at once: whoever comes second finds what the first one learned.
+    func learns(from response: HTTPResponse, to signer: SignatureV4) -> Bool {
+        guard (400..<404).contains(response.status) || response.status == 301 else { return false }
+        // To a HEAD nobody says why.
+        guard !response.body.isEmpty else { return reloads(signer) }
         let answer = XMLText(response.body)
         let code = answer.text("Code") ?? ""
         if code == "AuthorizationHeaderMalformed", let region = answer.text("Region"), !region.isEmpty {
-            return state.withLock { state in
-                defer { state.region = region }
-                return state.region != region
-            }
+            state.withLock { $0.region = region }
+            return signer.region != region
         }
-        guard ["ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"].contains(code),
-            let fresh = try? load()
-        else { return false }
-        return state.withLock { state in
-            defer { state.credentials = fresh }
-            return state.credentials != fresh
-        }
+        let reasons = [
+            "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired",
+        ]
+        return reasons.contains(code) && reloads(signer)
+    }
+
+    private func reloads(_ signer: SignatureV4) -> Bool {
+        guard let fresh = try? load() else { return false }
+        state.withLock { $0.credentials = fresh }
+        return signer.credentials != fresh
     }
 }
 

@@ -23,6 +23,9 @@ package struct S3Store: ObjectStore {
 
     package var name: String { "s3:\(service.endpoint)/\(bucket)/\(prefix)" }
 
+    /// Whether only a part of the bucket is looked at: what lies below a prefix.
+    package var isPart: Bool { !prefix.isEmpty }
+
     package func head(_ key: String) async throws -> ObjectInfo? { try await look(key).map { info(key, $0.headers) } }
 
     package func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
@@ -61,9 +64,15 @@ package struct S3Store: ObjectStore {
         var errors: [(key: String, error: FarmError)] = []
         var rest = keys[...]
         while !rest.isEmpty {
-            let batch = rest.prefix(1000)
+            var batch: [String] = []
+            for key in rest.prefix(1000) {
+                do {
+                    try check(key)
+                    batch.append(key)
+                } catch let error as FarmError { errors.append((key, error)) }
+            }
             rest = rest.dropFirst(1000)
-            for key in batch { try check(key) }
+            if batch.isEmpty { continue }
             let objects = batch.map { "<Object><Key>\(XMLText.escape(prefix + $0))</Key></Object>" }.joined()
             let document = Array("<Delete><Quiet>true</Quiet>\(objects)</Delete>".utf8)
             // Swift's s3api refuses a batch without Content-MD5.

@@ -54,7 +54,10 @@ package struct WebStore: ObjectStore {
         var seen = Set(directories)
         while let directory = directories.popLast() {
             let response = try await client.performRetrying(HTTPRequest("GET", url(directory), authority: authority))
-            if response.status == 404, directory.isEmpty || directory == prefix { return }
+            if response.status == 404, directory.isEmpty {
+                throw FarmError("storage.absent", .notFound, "\(name) does not exist", hint: "check the address")
+            }
+            if response.status == 404, directory == prefix { return }
             guard response.isSuccess, response.headers["content-type"]?.contains("html") ?? false else {
                 throw FarmError(
                     "storage.unlisted", .usage, "\(url(directory)) is no list of what is there", hint: "use the bucket's own address")
@@ -112,7 +115,7 @@ package struct WebStore: ObjectStore {
         guard response.isSuccess else {
             throw FarmError(
                 "storage.failed", RetryPolicy.isTransient(status: response.status) ? .unavailable : .fault,
-                "cannot read \(key) in \(name): status \(response.status)")
+                "cannot read \(key) in \(name): status \(response.status)", retryAfter: response.retryAfter)
         }
     }
 }

@@ -115,6 +115,8 @@ package enum Disk {
     /// What lies at a path.
     package struct Entry: Sendable, Hashable {
         package var isDirectory: Bool
+        /// A regular one: not a pipe, a socket or a device.
+        package var isFile: Bool
         package var size: Int64
         package var modified: Timestamp
         /// Another one after every change of the content: inode and time of the last change of status, which nobody can set back.
@@ -129,7 +131,7 @@ package enum Disk {
             throw failure("look at", path)
         }
         return Entry(
-            isDirectory: info.st_mode & S_IFMT == S_IFDIR, size: Int64(info.st_size),
+            isDirectory: info.st_mode & S_IFMT == S_IFDIR, isFile: info.st_mode & S_IFMT == S_IFREG, size: Int64(info.st_size),
             modified: Timestamp(milliseconds: Int64(info.st_mtim.tv_sec) * 1000 + Int64(info.st_mtim.tv_nsec) / 1_000_000),
             tag: "\(info.st_ino).\(info.st_ctim.tv_sec).\(info.st_ctim.tv_nsec)")
     }

@@ -164,6 +164,9 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
         try await store.read("a.txt", range: 2..<5, tag: there.tag) { part in bytes.withLock { $0.append(contentsOf: part) } }
         #expect(bytes.withLock { $0 } == Array("txt".utf8))
         #expect(await code(of: { try await store.put("x", [1]) }) == "storage.read-only")
+        #expect(try await store.all(prefix: "nothing/").isEmpty)
+        #expect(
+            await code(of: { _ = try await WebStore("http://127.0.0.1:\(port)/nothing", client: HTTPClient()).all() }) == "storage.absent")
     }
 
     @Test func keysAreLookedForInOrder() throws {
@@ -214,8 +217,6 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
             }
             #expect(error?.code == "storage.listing")
         }
-        #expect(HTTPDate.read("Sun, 06 Nov 1994 08:49:37 GMT") == Timestamp(seconds: 784_111_777))
-        #expect(HTTPDate.read("yesterday") == nil)
         #expect(ContentTag("d41d8cd98f00b204e9800998ecf8427e").md5?.count == 16)
         #expect(ContentTag("d41d8cd98f00b204e9800998ecf8427e-7") == .parts(MD5.of([]), count: 7))
         #expect(ContentTag("12345.6") == .opaque("12345.6"))
@@ -265,6 +266,10 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
         #expect(try await store.get("incoming/j1.1/a b") == bytes)
         let other = grant.url.replacingOccurrences(of: "a%20b", with: "other")
         #expect(try await HTTPClient().perform(HTTPRequest("PUT", other, body: .bytes(bytes))).status == 403)
+        // One that cannot be a name does not keep the others.
+        try await store.put("batch/a", [1])
+        #expect(try await store.delete(["", "batch/a"]).map(\.error.code) == ["storage.key"])
+        #expect(try await store.head("batch/a") == nil)
         for number in 0..<1100 { try await store.put("many/\(number)", []) }
         #expect(try await store.all(prefix: "many/").count == 1100)
     }
@@ -380,7 +385,18 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
         let policy = RetryPolicy(attempts: 3, firstDelay: 1, longestDelay: 5)
         #expect(policy.delay(beforeTry: 2, retryAfter: nil) == 1)
         #expect(policy.delay(beforeTry: 3, retryAfter: 4) == 4)
-        #expect(policy.delay(beforeTry: 3, retryAfter: 400) == 5)
+        #expect(policy.delay(beforeTry: 3, retryAfter: 100) == 100)
+        #expect(policy.delay(beforeTry: 3, retryAfter: 1e9) == 300)
+        // Seconds, or a date, by the server's clock where it tells it.
+        func asked(_ headers: [String: String]) -> Double? { HTTPResponse(status: 503, headers: headers, body: []).retryAfter }
+        #expect(
+            asked([:]) == nil && asked(["retry-after": "7"]) == 7 && asked(["retry-after": "-1"]) == 0
+                && asked(["retry-after": "soon"]) == nil)
+        #expect(asked(["retry-after": "Sun, 06 Nov 1994 08:49:37 GMT", "date": "Sun, 06 Nov 1994 08:49:27 GMT"]) == 10)
+        #expect(asked(["retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"]) == 0)
+        let busy = HTTPResponse(status: 503, headers: ["retry-after": "7"], body: [])
+        let error = #expect(throws: FarmError.self) { try S3Answer.check(busy, "k", "write", in: "b") }
+        #expect(error?.retryAfter == 7 && error?.category == .unavailable)
         #expect(policy.delay(beforeTry: 4, retryAfter: nil) == nil)
     }
 }

@@ -8,11 +8,6 @@ import Testing
 
     private func status(_ headers: HTTPFields) -> Int? { Precondition(headers, tag: "\"t\"", modified: published).status?.code }
 
-    @Test func datesAreHTTPs() {
-        #expect(HTTPDate.text(published) == "Sun, 06 Nov 1994 08:49:37 GMT")
-        #expect(HTTPDate.seconds("Sun, 06 Nov 1994 08:49:37 GMT") == 784_111_777 && HTTPDate.seconds("yesterday") == nil)
-    }
-
     @Test func whatIsKnownIsNotSentAgain() {
         #expect(status([:]) == nil)
         for list in ["\"t\"", "W/\"t\"", "\"a\", \"t\"", "*"] { #expect(status([.ifNoneMatch: list]) == 304, "\(list)") }

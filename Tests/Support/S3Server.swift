@@ -19,6 +19,8 @@ package final class S3Server: Sendable {
 
     package let endpoint: String
     package static let keyID = "test-key"
+    /// A second one with the same secret, on SeaweedFS.
+    package static let otherKeyID = "other-key"
     package static let secret = "test-secret"
     private let scratch: Scratch
     private let child: Child
@@ -54,7 +56,9 @@ package final class S3Server: Sendable {
         let ports = [try port ?? FreePort.find()] + (try (0..<7).map { _ in try FreePort.find() })
         endpoint = "http://127.0.0.1:\(ports[0])"
         let keys = """
-            {"identities":[{"name":"t","credentials":[{"accessKey":"\(Self.keyID)","secretKey":"\(Self.secret)"}],
+            {"identities":[{"name":"t","credentials":[
+             {"accessKey":"\(Self.keyID)","secretKey":"\(Self.secret)"},
+             {"accessKey":"\(Self.otherKeyID)","secretKey":"\(Self.secret)"}],
             "actions":["Admin","Read","Write","List","Tagging"]}]}
             """
         try Disk.replace("\(scratch.path)/keys.json", with: Array(keys.utf8))

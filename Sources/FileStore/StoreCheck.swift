@@ -1,6 +1,6 @@
 import Attestation
 import ChunkStore
-import FarmModel
+package import FarmModel
 package import ObjectStorage
 
 extension FileStore {
@@ -29,14 +29,15 @@ extension FileStore {
         /// None; that they are there with the right length has to do.
         case none
         case all
-        /// One of so many parts of all, from 0.
-        case slice(Int, of: Int)
+        /// One of so many parts of all, from 0, and some more.
+        case slice(Int, of: Int, and: Set<Digest> = [])
 
         func includes(_ pack: Digest) -> Bool {
             switch self {
             case .none: false
             case .all: true
-            case .slice(let number, let count): pack.bytes.suffix(4).reduce(0) { $0 << 8 | Int($1) } % count == number
+            case .slice(let number, let count, let others):
+                others.contains(pack) || pack.bytes.suffix(4).reduce(0) { $0 << 8 | Int($1) } % count == number
             }
         }
     }

@@ -12,7 +12,7 @@ import Testing
     /// What is wrong in a region after an audit, and what the audit did.
     private func audit(
         _ farm: TestRegions, _ kind: AuditRequest.Kind, _ regions: [(name: String, store: any ObjectStore)]? = nil, repairs: Bool = true,
-        slices: [String: (number: Int, count: Int)] = [:]
+        slices: [String: RegionAuditor.Slice] = [:]
     ) async throws -> [String: RegionAudit] {
         let plain = await farm.regions(seed: 0, killedAfter: nil)
         return try await farm.audit(AuditRequest(kind: kind, repairs: repairs), regions ?? plain, slices: slices)
@@ -83,7 +83,7 @@ import Testing
         #expect(try await audit(farm, .listing)["memory:second"]?.repaired == 0)
         var (repaired, read) = ([Int](), 0)
         for number in 0..<4 {
-            let found = try await audit(farm, .reading, slices: ["memory:second": (number, 4)])["memory:second"]
+            let found = try await audit(farm, .reading, slices: ["memory:second": .init(number, of: 4)])["memory:second"]
             repaired.append(found?.repaired ?? -1)
             // What was repaired was read twice.
             read += found?.packsRead ?? 0
@@ -91,6 +91,45 @@ import Testing
         #expect(repaired.reduce(0, +) == packs.count && read >= packs.count && repaired.filter { $0 > 0 }.count > 1)
         let last = try await audit(farm, .whole)
         #expect(last.values.allSatisfy { $0.isSound })
+    }
+
+    /// What was found damaged is known until it is read again and sound, whatever is read and listed in between.
+    @Test func knownRotIsNotForgotten() async throws {
+        var generator = SeededGenerator(8)
+        let farm = try await filled(&generator)
+        let before = try await contents(farm.stores[1])
+        for key in before.keys where key.hasPrefix("packs/") {
+            var bytes = try await farm.stores[1].get(key)
+            bytes[40] ^= 1
+            for store in farm.stores { try await store.put(key, bytes) }
+        }
+        var record = RegionRecord()
+        func look(_ kind: AuditRequest.Kind) async throws {
+            let slice = RegionAuditor.Slice(record.nextSlice, of: 4, suspects: record.suspects)
+            record.take(try #require(try await audit(farm, kind, slices: ["memory:second": slice])["memory:second"]), slices: 4)
+        }
+        var status = RegionStatus(name: "second", bucket: "memory:second")
+        func troubles() -> [String] {
+            status.record = record
+            return status.troubles(now: .now, patience: 60)
+        }
+        for _ in 0..<4 { try await look(.reading) }
+        let known = ["\(record.suspects.count) objects are damaged"]
+        #expect(record.suspects.count > 1 && troubles() == known)
+        for _ in 0..<5 {
+            try await look(.reading)
+            try await look(.listing)
+            #expect(troubles() == known)
+        }
+        // A reading that came to nothing says nothing else, and is not hidden by a listing.
+        var failed = RegionAudit(AuditRequest(kind: .reading, repairs: true), by: "test", startedAt: .now)
+        failed.error = "it was away"
+        record.take(failed, slices: 4)
+        try await look(.listing)
+        #expect(troubles() == known + ["the last reading ended early: it was away"])
+        for (key, bytes) in before where key.hasPrefix("packs/") { try await farm.stores[1].put(key, bytes) }
+        try await look(.reading)
+        #expect(record.suspects.isEmpty && troubles().isEmpty)
     }
 
     /// A region without anything gets all before somebody points it at a channel.

@@ -163,7 +163,7 @@ actor TestRegions: FarmStateOwner {
 
     /// The audits of all regions.
     func audit(
-        _ request: AuditRequest, _ regions: [(name: String, store: any ObjectStore)], slices: [String: (number: Int, count: Int)] = [:]
+        _ request: AuditRequest, _ regions: [(name: String, store: any ObjectStore)], slices: [String: RegionAuditor.Slice] = [:]
     ) async throws -> [String: RegionAudit] {
         let found = Mutex([String: RegionAudit]())
         let auditor = RegionAuditor(publisher: publisher(regions), imageKeys: keys.root.imageKeys, owner: self, clock: clock.read)

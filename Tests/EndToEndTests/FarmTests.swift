@@ -86,9 +86,13 @@ import Testing
     private func checkRegions(_ farm: TestFarm) async throws {
         try await farm.eventually("both regions are equal") {
             let a = try await ProcessRunner.require(
-                Command("sh", ["-c", "cd \(farm.home)/regions/region-a && find . -type f ! -path './.staging/*' | sort | xargs sha256sum"]))
+                Command(
+                    "sh",
+                    ["-c", "cd \(farm.home)/regions/region-a && find . -type f ! -path './.sciferry-staging/*' | sort | xargs sha256sum"]))
             let b = try await ProcessRunner.require(
-                Command("sh", ["-c", "cd \(farm.home)/regions/region-b && find . -type f ! -path './.staging/*' | sort | xargs sha256sum"]))
+                Command(
+                    "sh",
+                    ["-c", "cd \(farm.home)/regions/region-b && find . -type f ! -path './.sciferry-staging/*' | sort | xargs sha256sum"]))
             return a == b && !a.contains("incoming/") && a.contains("channels/main.json")
         }
     }

@@ -73,7 +73,11 @@ extension Coordinator {
         isCollecting = true
         var report = CollectionReport(startedAt: .now, by: who, isDryRun: isDryRun)
         collection = report
-        do { try await collector.collect(&report) } catch {
+        do {
+            // What a store lists wrongly would be missed in the wrong place.
+            for region in configuration.regions.map(\.name) where fit[region] == false { try checkFitness(of: region) }
+            try await collector.collect(&report)
+        } catch {
             report.error = (error as? FarmError)?.message ?? "\(error)"
             self.report(error)
         }

@@ -12,6 +12,7 @@ extension Coordinator {
     /// Carries publications on and keeps the channel in date, until cancelled; `coordinator.fenced` ends it.
     func publish() async throws {
         try await prepareRegions()
+        try await awaitFirstRegion()
         try await adoptChannel()
         isAdopted = true
         await sweepIncoming()
@@ -67,13 +68,14 @@ extension Coordinator {
             }
         }
         let highest = shown.compactMap { $0.1?.channel }.max { $0.isBehind($1) }
-        if let highest, isTakeOver || state.isBehind(highest) {
-            guard isTakeOver else {
-                throw FarmError(
-                    "coordinator.behind", .conflict,
-                    "the regions show version \(highest.version) of epoch \(highest.epoch) of the channel \(name), of which this home knows nothing: it is an older copy, or another coordinator publishes for this farm",
-                    hint: "make sure that no other one runs, then go on from there: sciferry trust take-over")
-            }
+        if let highest, !isTakeOver, state.isBehind(highest) {
+            throw FarmError(
+                "coordinator.behind", .conflict,
+                "the regions show version \(highest.version) of epoch \(highest.epoch) of the channel \(name), of which this home knows nothing: it is an older copy, or another coordinator publishes for this farm",
+                hint: "make sure that no other one runs, then go on from there: sciferry trust take-over")
+        }
+        try await fillFirstRegion()
+        if let highest, isTakeOver {
             try transition { $0.takeOver(highest, now: .now) }
             try await renewInTheEnd()
             logger.notice(
@@ -115,6 +117,7 @@ extension Coordinator {
             let waits = state.openPublications.contains { [.pointer, .mirrors].contains($0.step) && !$0.regionsDone.contains(region) }
             guard !waits else { continue }
             do {
+                try checkFitness(of: region)
                 try await publisher.prepare(region: region)
                 if try await mustBeFilled(region) { continue }
                 let bytes = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
@@ -218,6 +221,7 @@ extension Coordinator {
 
     private func point(_ record: PublicationRecord) async throws {
         let first = configuration.regions[0].name
+        if try await mustBeFilled(first) { throw Coordinator.filling(first) }
         let bytes = try signNextChannel()
         try await publisher.point(bytes, name: configuration.channel, region: first)
         var next = record
@@ -244,12 +248,15 @@ extension Coordinator {
         try take(Publisher.StepResult(record: next))
     }
 
+    private static func filling(_ region: String) -> FarmError {
+        FarmError("region.filling", .unavailable, "region \(region) is new, and gets what the others have first")
+    }
+
     /// Brings everything that one region lacks of what has been published.
     private func mirror(to region: String) async throws {
+        try checkFitness(of: region)
         try await publisher.prepare(region: region)
-        if try await mustBeFilled(region) {
-            throw FarmError("region.filling", .unavailable, "region \(region) is new, and gets what the others have first")
-        }
+        if try await mustBeFilled(region) { throw Coordinator.filling(region) }
         // The pointer is read before anything is copied, so that all it names is among what is copied now.
         let pointer = try await firstRegion.get(ReleaseChannel.key(configuration.channel))
         // The pointer names a release as soon as it is signed, whoever was the one to write it.

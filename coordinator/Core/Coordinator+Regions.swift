@@ -23,6 +23,8 @@ extension Coordinator {
     private static let watchPause: Double = 10
     /// Seconds that an answer may take before it counts as none.
     private static let watchPatience: Double = 10
+    /// Seconds between two trials of a store that a farm cannot rely on.
+    private static let trialPause: Double = 60
 
     func keepRegions() async throws {
         if let bytes = try? Disk.read(home.regionRecords, limit: 1 << 26) {
@@ -37,13 +39,13 @@ extension Coordinator {
     }
 
     private func watch(_ name: String) async throws {
-        var isTried = false
+        var trialAt = Timestamp.now
         while !Task.isCancelled {
             watches[name, default: RegionWatch()].askingSince = .now
             do {
-                if !isTried {
-                    try await tryOut(name)
-                    isTried = true
+                if fit[name] != true, trialAt <= .now {
+                    fit[name] = try await tryOut(name)
+                    trialAt = Timestamp.now.adding(seconds: Coordinator.trialPause)
                 }
                 try await look(name)
             } catch let error as FarmError {
@@ -66,14 +68,49 @@ extension Coordinator {
         saw(name, version, channel)
     }
 
-    private func tryOut(_ name: String) async throws {
-        guard let store = publisher.regions.first(where: { $0.name == name })?.store else { return }
+    /// Finds out what a region's store does, and whether a farm can rely on it.
+    private func tryOut(_ name: String) async throws -> Bool {
+        guard let store = publisher.regions.first(where: { $0.name == name })?.store else { return false }
         var trial = StoreTrial(store, in: "incoming/trial/")
         let abilities = try await trial.run()
-        try abilities.checkFitness("region \(name)")
-        for remark in abilities.remarks { logger.notice("a region's store", metadata: ["region": "\(name)", "remark": "\(remark)"]) }
         regionRecords[name, default: RegionRecord()].abilities = abilities
         keepRecords()
+        do { try abilities.checkFitness("region \(name)") } catch {
+            report(error)
+            return false
+        }
+        for remark in abilities.remarks { logger.notice("a region's store", metadata: ["region": "\(name)", "remark": "\(remark)"]) }
+        return true
+    }
+
+    /// Throws `region.unfit` for a region to which nothing is published, because nobody knows what its store does with it.
+    func checkFitness(of region: String) throws {
+        guard fit[region] != true else { return }
+        throw FarmError(
+            "region.unfit", .unavailable,
+            fit[region] == nil
+                ? "region \(region) has not been tried out yet" : "region \(region) is on a store that a farm cannot rely on",
+            hint: "sciferry regions status \(region) --stores")
+    }
+
+    /// Waits until the first region is known to be one that can be relied on.
+    func awaitFirstRegion() async throws {
+        while fit[configuration.regions[0].name] != true { try await Task.sleep(for: .milliseconds(100)) }
+    }
+
+    /// Has the first region get what it has published and lost, when another one has it: an empty bucket was put in its place, for one.
+    func fillFirstRegion() async throws {
+        let first = configuration.regions[0].name
+        while true {
+            do {
+                guard try await mustBeFilled(first) else { return }
+                logger.warning(
+                    "the first region lacks what it has published: it is brought from the others", metadata: ["region": "\(first)"])
+                await audit(AuditRequest(kind: .listing, regions: [first], repairs: true), by: "filling")
+            } catch let error as FarmError where error.category.isTransient { report(error) }
+            if !unfilled.contains(first) { return }
+            try await Task.sleep(for: .seconds(5))
+        }
     }
 
     private func saw(_ name: String, _ version: Int?, _ channel: ObjectInfo?) {
@@ -94,7 +131,7 @@ extension Coordinator {
 
     // MARK: New regions
 
-    /// Whether a region shows a channel without releases that others have and that are not on their way to it, or none: then it gets these
+    /// Whether a region, the first one among them, shows a channel without releases that others have and that are not on their way to it, or none: then it gets these
     /// first, so that its channel never names what it does not have.
     func mustBeFilled(_ region: String) async throws -> Bool {
         if filled.contains(region) { return false }
@@ -125,6 +162,7 @@ extension Coordinator {
             let records = configuration.regions.map { regionRecords[$0.name] ?? RegionRecord() }
             // The region that waits longest counts: what was asked for one of them does not put the others off.
             func oldest(_ times: [Timestamp?]) -> Timestamp? { times.contains(nil) ? nil : times.compactMap(\.self).min() }
+            let hasReadingFailed = records.contains { $0.reading?.error != nil }
             let readAt = oldest(records.map(\.reading?.startedAt))
             let listedAt = oldest(records.map(\.lastAudit?.startedAt))
             // What failed for a while is tried again sooner.
@@ -132,7 +170,7 @@ extension Coordinator {
             if !unfilled.isEmpty, Timestamp.now.seconds(since: filledAt) >= 30 {
                 filledAt = .now
                 await audit(AuditRequest(kind: .listing, regions: unfilled.sorted(), repairs: true), by: "filling")
-            } else if due(policy.readingHours, readAt) {
+            } else if due(hasReadingFailed ? min(1, policy.readingHours) : policy.readingHours, readAt) {
                 await audit(AuditRequest(kind: .reading, repairs: policy.repairs), by: "schedule")
             } else if due(hasFailed ? min(1, policy.listingHours) : policy.listingHours, listedAt) {
                 await audit(AuditRequest(kind: .listing, repairs: policy.repairs), by: "schedule")
@@ -162,8 +200,9 @@ extension Coordinator {
         isAuditing = true
         let auditor = RegionAuditor(publisher: publisher, imageKeys: root.imageKeys, owner: self)
         let started = Timestamp.now
-        let slices = configuration.regions.reduce(into: [String: (number: Int, count: Int)]()) {
-            $0[$1.name] = (regionRecords[$1.name]?.nextSlice ?? 0, configuration.audits.slices)
+        let slices = configuration.regions.reduce(into: [String: RegionAuditor.Slice]()) {
+            let record = regionRecords[$1.name]
+            $0[$1.name] = .init(record?.nextSlice ?? 0, of: configuration.audits.slices, suspects: record?.suspects ?? [])
         }
         do {
             try await auditor.audit(request, by: who, slices: slices) { name, found in await self.take(found, of: name) }
@@ -179,16 +218,7 @@ extension Coordinator {
     }
 
     private func take(_ audit: RegionAudit, of name: String) {
-        var record = regionRecords[name] ?? RegionRecord()
-        if audit.kind == .listing {
-            record.listing = audit
-        } else {
-            record.reading = audit
-            // It compared the listings, too.
-            record.listing = nil
-            if audit.kind == .reading, audit.error == nil { record.nextSlice = (record.nextSlice + 1) % configuration.audits.slices }
-        }
-        regionRecords[name] = record
+        regionRecords[name, default: RegionRecord()].take(audit, slices: configuration.audits.slices)
         keepRecords()
         let isChannelBroken = audit.faults.contains { $0.key == ReleaseChannel.key(configuration.channel) }
         if name == configuration.regions[0].name {
@@ -199,7 +229,7 @@ extension Coordinator {
         // What is still missing no other region has.
         if audit.error == nil, audit.repairs, unfilled.remove(name) != nil {
             filled.insert(name)
-            unrenewed.insert(name)
+            if name == configuration.regions[0].name { channelIsStale = true } else { unrenewed.insert(name) }
         }
         let level: Logger.Level = audit.isSound ? .notice : .error
         logger.log(

@@ -56,6 +56,8 @@ package actor Coordinator {
     /// Of these, those that have got it and wait for their channel.
     var filled: Set<String> = []
     var isAuditing = false
+    /// Regions that were tried out since this start, and whether a farm can rely on their stores.
+    var fit: [String: Bool] = [:]
     /// The survey of a collection that goes on.
     var surveying: (asksOutside: Bool, task: Task<SurveyedNight, any Error>)?
     /// Inputs that the first region keeps, with their sizes.

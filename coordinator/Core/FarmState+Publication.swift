@@ -107,7 +107,8 @@ extension FarmState {
 
     /// A step failed. What may pass is tried again later; damage done by the worker costs the attempt.
     package mutating func publicationFailed(_ record: PublicationRecord, _ error: FarmError, retrySeconds: Double, now: Timestamp) {
-        var record = record
+        // What the step had done before it failed stays done: mirrors have what was brought to them.
+        var record = publications[record.job] ?? record
         record.lastError = error.message
         record.setbacks += 1
         let worker = [

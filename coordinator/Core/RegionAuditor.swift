@@ -10,6 +10,17 @@ import ObjectStorage
 /// Each region is judged by itself: one that is away does not keep the others from being audited. Runs beside builds, publications and
 /// collections.
 package struct RegionAuditor: Sendable {
+    /// One of so many parts of a region's packs, and those that were damaged when they were read last.
+    package struct Slice: Sendable {
+        package var number: Int
+        package var count: Int
+        package var suspects: Set<Digest>
+
+        package init(_ number: Int, of count: Int, suspects: Set<Digest> = []) {
+            (self.number, self.count, self.suspects) = (number, count, suspects)
+        }
+    }
+
     private let publisher: Publisher
     private let imageKeys: [VerifyingKey]
     private let owner: any FarmStateOwner
@@ -24,10 +35,10 @@ package struct RegionAuditor: Sendable {
     /// Audits some regions; the report of each by its name.
     ///
     /// - Parameters:
-    ///   - slices: which part of a region's packs is read.
+    ///   - slices: which part of a region's packs is read, and which others.
     ///   - note: told each report when it is complete.
     package func audit(
-        _ request: AuditRequest, by who: String, slices: [String: (number: Int, count: Int)],
+        _ request: AuditRequest, by who: String, slices: [String: Slice],
         note: @Sendable (String, RegionAudit) async -> Void
     ) async throws {
         let wanted = publisher.regions.map(\.name).filter { request.regions.isEmpty || request.regions.contains($0) }
@@ -36,11 +47,12 @@ package struct RegionAuditor: Sendable {
         for name in wanted {
             guard var audit = audits[name] else { continue }
             if audit.error == nil, request.kind != .listing {
-                let slice = slices[name] ?? (0, 1)
+                let slice = slices[name] ?? Slice(0, of: 1)
                 do {
                     try await read(
-                        name, request.kind == .whole ? .all : .slice(slice.number % slice.count, of: slice.count), repairs: request.repairs,
-                        &audit)
+                        name,
+                        request.kind == .whole ? .all : .slice(slice.number % slice.count, of: slice.count, and: slice.suspects),
+                        repairs: request.repairs, &audit)
                 } catch let error as FarmError { audit.error = error.message }
             }
             audit.endedAt = clock()

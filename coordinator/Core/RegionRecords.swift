@@ -111,6 +111,34 @@ package struct RegionRecord: Codable, Sendable, Hashable {
 
     package init() {}
 
+    /// Packs that were damaged when they were read last. They are read again by every reading, whatever its part: only so is it known that
+    /// they are sound again.
+    package var suspects: Set<Digest> {
+        Set(
+            (reading?.faults ?? []).compactMap {
+                $0.key.hasPrefix("packs/") ? $0.key.split(separator: "/").last.flatMap { Digest($0) } : nil
+            })
+    }
+
+    /// Remembers an audit; `slices` is how many parts a region's packs are read in.
+    package mutating func take(_ audit: RegionAudit, slices: Int) {
+        if audit.kind == .listing {
+            listing = audit
+            return
+        }
+        var audit = audit
+        if audit.error != nil, let last = reading {
+            // It may not have come to what was damaged before.
+            let known = Set(audit.faults.map(\.key))
+            for fault in last.faults where !known.contains(fault.key) { audit.note(fault.key, fault.message) }
+            audit.damaged = max(audit.damaged, last.damaged)
+        }
+        reading = audit
+        // It compared the listings, too.
+        listing = nil
+        if audit.kind == .reading, audit.error == nil { nextSlice = (nextSlice + 1) % slices }
+    }
+
     /// The last audit, which found out whether anything is missing.
     package var lastAudit: RegionAudit? { [listing, reading].compactMap(\.self).max { $0.startedAt < $1.startedAt } }
 }
@@ -152,7 +180,10 @@ package struct RegionStatus: Codable, Sendable, Hashable {
         // Listings do not show that rot is gone.
         let damaged = max(record.listing?.damaged ?? 0, record.reading?.damaged ?? 0)
         if damaged > 0 { found.append("\(damaged) objects are damaged") }
-        if let error = record.lastAudit?.error { found.append("the last audit ended early: \(error)") }
+        if let error = record.listing?.error { found.append("the last audit ended early: \(error)") }
+        if let error = record.reading?.error { found.append("the last reading ended early: \(error)") }
+        do { try record.abilities?.checkFitness("it") } catch let error as FarmError { found.append("is left out: \(error.message)") } catch
+        {}
         return found
     }
 }

@@ -11,6 +11,8 @@ package struct BucketCheck: Sendable {
         package var extra = 0
         /// Only the source has them.
         package var lacking = 0
+        /// Only the destination has them, and the next runs keep them until their grace time is over.
+        package var waiting = 0
         package var failed = 0
         /// Objects whose bytes were read, as nothing else could tell.
         package var read = 0
@@ -55,6 +57,8 @@ package struct BucketCheck: Sendable {
         let here = try await BucketListing(of: source, filter, progress)
         let there = try await other
         tell(.listed(source: here.count, destination: there.count))
+        // A mirror of a farm is the same when it holds what the farm's releases need.
+        let order = here.isFarm && there.isFarm ? SyncOrder.farm : .plain
         var pairs = PairReader(source: here.records, destination: there.records, known: memory?.known ?? .none)
         var report = Report()
         progress.enter("comparing")
@@ -66,8 +70,17 @@ package struct BucketCheck: Sendable {
                         isOver = true
                         break
                     }
+                    if order.isTransient(pair.key) || pair.source?.isMarker(for: destination) == true
+                        || pair.destination?.isMarker(for: source) == true
+                    {
+                        continue
+                    }
                     guard let one = pair.source, let two = pair.destination else {
                         if pair.source == nil, isOneWay { continue }
+                        if pair.source == nil, case .missing = pair.known {
+                            report.waiting += 1
+                            continue
+                        }
                         count((pair.key, pair.sign, nil, false), &report)
                         continue
                     }

@@ -18,7 +18,7 @@ extension BucketSync {
 
         /// What somebody decided is not tried again.
         var mayPass: Bool {
-            !["sync.immutable", "storage.key", "storage.denied", "storage.expired", "storage.clock"].contains(error.code)
+            !["sync.immutable", "storage.key", "storage.denied", "storage.clock"].contains(error.code)
                 && error.category != .cancelled
         }
     }
@@ -46,7 +46,13 @@ extension BucketSync {
                 failed.removeAll(where: \.mayPass)
                 report.failed -= again.count
                 report.examined -= again.count
-                try await copy(watch, plan, &report, &failed) { _ in again.popFirst()?.pair }
+                let earlier = Dictionary(again.map { ($0.pair.place, $0) }, uniquingKeysWith: { $1 })
+                let stopped = try await copy(watch, plan, &report, &failed) { _ in again.popFirst()?.pair }
+                // A limit came first: what failed before has failed.
+                let rest = stopped.compactMap { earlier[$0.place] } + again
+                report.failed += rest.count
+                report.examined += rest.count
+                failed += rest
             }
             for failure in failed { tellFailure(failure) }
             // What would point at what failed must not be written.
@@ -75,11 +81,14 @@ extension BucketSync {
         return nil
     }
 
+    /// Copies one pair after the other; returns those that a limit kept from it.
+    @discardableResult
     private func copy(
         _ watch: LimitWatch, _ plan: Plan, _ report: inout SyncReport, _ failed: inout [Failure],
         next: (inout SyncReport) throws -> Pair?
-    ) async throws {
+    ) async throws -> [Pair] {
         let room = max(1, options.transfers) * 4
+        var stopped: [Pair] = []
         try await withThrowingTaskGroup(of: (Outcome, Int).self) { tasks in
             var used = 0
             var upcoming = try next(&report)
@@ -96,10 +105,15 @@ extension BucketSync {
                 guard let (outcome, weight) = try await tasks.next() else { break }
                 used -= weight
                 try settle(outcome, &report, &failed)
-                if report.limit != nil { upcoming = nil }
+                if case .limit(let pair, _) = outcome { stopped.append(pair) }
+                if report.limit != nil, let pair = upcoming {
+                    stopped.append(pair)
+                    upcoming = nil
+                }
             }
         }
         try Task.checkCancellation()
+        return stopped
     }
 
     /// Compares where the listings could not, and copies.
@@ -115,10 +129,14 @@ extension BucketSync {
             try await checkName(here.key)
             if let limit = watch.admit(here.size) { return .limit(pair, limit) }
             let transfer = transfer(from: source, to: destination, watch)
-            if let there = pair.destination, let backup { try await keep(there, in: backup, watch) }
+            if let there = pair.destination, let backup, !backups.contains(here.key) {
+                try await keep(there, in: backup, watch)
+                backups.add(here.key)
+            }
             let started = Timestamp.now
             let name = plan.order == .farm ? SyncOrder.contentName(of: here.key) : nil
             let result = try await transfer.run(here, to: here.key, name: name)
+            backups.remove(here.key)
             if let name, result.source.size != here.size { throw ObjectTransfer.damaged("\(name)", source.name) }
             return .copied(pair, result, seconds: Timestamp.now.seconds(since: started))
         } catch let error as FarmError {
@@ -231,7 +249,13 @@ extension BucketSync {
     func keep(_ object: ObjectInfo, in backup: any ObjectStore, _ watch: LimitWatch) async throws {
         let plain = ObjectTransfer(
             source: destination, destination: backup, options: options, memory: nil, progress: progress, watch: watch, resumed: { _, _ in })
-        _ = try await plain.run(object, to: object.key + options.suffix)
+        do { _ = try await plain.run(object, to: object.key + options.suffix) } catch let error as FarmError
+            where error.code == "storage.absent"
+        {
+            // Somebody else has taken it away: there is nothing to keep.
+            guard try await destination.head(object.key) == nil else { throw error }
+            return
+        }
         tell(.backedUp(key: object.key))
     }
 

@@ -18,6 +18,7 @@ package struct BucketSync: Sendable {
     package static let farmGrace: Double = 48 * 3600
     static let retried = 10_000
     let names = NameTrial()
+    let backups = BackedUp()
 
     /// - Parameters:
     ///   - backup: where what is replaced or removed goes before that.
@@ -37,7 +38,7 @@ package struct BucketSync: Sendable {
     }
 
     /// Runs to the end. What fails is told and counted and does not stop the rest; throws what stops everything: a listing that cannot be read,
-    /// `store.foreign`, `sync.empty`, `sync.overlap`, `sync.max-delete`, cancellation.
+    /// `store.foreign`, `sync.empty`, `sync.overlap`, `sync.filtered-farm`, a full destination, cancellation.
     package func run() async throws -> SyncReport {
         try checkOverlap()
         if options.deletes != nil, options.filter.hasAges {
@@ -59,6 +60,16 @@ package struct BucketSync: Sendable {
             report.add(try await deleted)
         } else {
             try await copyAll(plan, watch, &report)
+        }
+        if plan.order == .farm, report.left > 0 {
+            report.failed += 1
+            tell(
+                .failed(
+                    key: "",
+                    FarmError(
+                        "sync.left", .conflict,
+                        "\(report.left) objects were left as they are: what points at them was not written to \(destination.name)",
+                        hint: "run it again, without options that leave objects alone")))
         }
         let isWhole = report.failed == 0 && report.damaged.isEmpty && report.limit == nil
         if isWhole { try await writePointers(plan, &report) }
@@ -94,29 +105,43 @@ package struct BucketSync: Sendable {
     private func listings() async throws -> Plan {
         progress.enter("listing")
         async let there = BucketListing(of: destination, options.deletesExcluded ? .all : options.filter, progress)
-        var here = try await BucketListing(of: source, options.filter, progress)
-        let order = options.order ?? (here.isFarm ? .farm : .plain)
+        var here = options.order == .farm ? nil : try await BucketListing(of: source, options.filter, progress)
+        let order = options.order ?? (here?.isFarm == true ? .farm : .plain)
         var pointers: [String: [UInt8]] = [:]
         if order == .farm {
-            for prefix in SyncOrder.pointers {
-                for object in try await source.all(prefix: prefix) where options.filter.includes(object) {
-                    pointers[object.key] = try await source.get(object.key)
-                }
+            guard options.filter.isOpen else {
+                throw FarmError(
+                    "sync.filtered-farm", .usage,
+                    "\(source.name) belongs to a farm: with a filter its mirror would name what it does not have",
+                    hint: "mirror it whole; sciferry site carries a part of a channel")
             }
-            here = try await BucketListing(of: source, options.filter, progress)
+            for prefix in SyncOrder.pointers {
+                for object in try await source.all(prefix: prefix) { pointers[object.key] = try await source.get(object.key) }
+            }
+            // What was listed before the pointers were read may lack what they name.
+            here = nil
             try await checkFarms()
         }
-        if options.deletes != nil, here.count == 0 {
-            throw FarmError("sync.empty", .usage, "\(source.name) is empty; nothing is deleted", hint: "check the source's address")
-        }
+        let listing = if let here { here } else { try await BucketListing(of: source, options.filter, progress) }
+        if listing.count == 0 { try checkEmpty() }
         let other = try await there
         if order == .plain, options.deletes != nil, other.isFarm {
             throw FarmError(
                 "store.foreign", .conflict, "\(destination.name) belongs to a farm or a store, and \(source.name) does not",
                 hint: "are the two in the wrong order? sciferry copy adds to it")
         }
-        tell(.listed(source: here.count, destination: other.count))
-        return Plan(order: order, source: here.records, destination: other.records, known: memory?.known ?? .none, pointers: pointers)
+        tell(.listed(source: listing.count, destination: other.count))
+        return Plan(order: order, source: listing.records, destination: other.records, known: memory?.known ?? .none, pointers: pointers)
+    }
+
+    /// An address that leads to nothing is most often a wrong one.
+    private func checkEmpty() throws {
+        if options.deletes != nil {
+            throw FarmError("sync.empty", .usage, "\(source.name) is empty; nothing is deleted", hint: "check the source's address")
+        }
+        if let bucket = source as? S3Store, bucket.isPart {
+            throw FarmError("storage.absent", .notFound, "\(source.name) has no object", hint: "check the source's address")
+        }
     }
 
     /// Two farms' buckets are never poured together.
@@ -130,15 +155,23 @@ package struct BucketSync: Sendable {
         }
     }
 
-    /// A run into itself, or into a part of what it reads, would not end well.
+    /// A run into itself, or into a part of what it reads, would not end well; nor would one that finds its backups among its objects.
     private func checkOverlap() throws {
-        let names = [source.name, destination.name].map { $0.hasSuffix("/") ? $0 : $0 + "/" }
-        if names[0] == names[1] { throw FarmError("sync.overlap", .usage, "source and destination are both \(source.name)") }
+        try checkOverlap(source, destination)
+        guard let backup else { return }
+        for side in [source, destination] { try checkOverlap(side, backup) }
+    }
+
+    private func checkOverlap(_ one: any ObjectStore, _ other: any ObjectStore) throws {
+        let names = [one.name, other.name].map { $0.hasSuffix("/") ? $0 : $0 + "/" }
+        if names[0] == names[1] {
+            throw FarmError("sync.overlap", .usage, "\(one.name) is named twice", hint: "give each a bucket or a prefix of its own")
+        }
         guard names[0].hasPrefix(names[1]) || names[1].hasPrefix(names[0]) else { return }
         let inner = names[0].hasPrefix(names[1]) ? names[0].dropFirst(names[1].count) : names[1].dropFirst(names[0].count)
         if !options.filter.includes(key: inner + "x"), !options.deletesExcluded { return }
         throw FarmError(
-            "sync.overlap", .usage, "\(source.name) and \(destination.name) lie in each other",
+            "sync.overlap", .usage, "\(one.name) and \(other.name) lie in each other",
             hint: "leave the inner one out: --exclude \"/\(inner)**\"")
     }
 
@@ -153,6 +186,7 @@ package struct BucketSync: Sendable {
 
     func isSkipped(_ pair: Pair, _ plan: Plan) -> Bool {
         let key = pair.key
+        if let object = pair.source, object.isMarker(for: destination) { return true }
         return plan.order.isTransient(key) || (plan.order == .farm && pair.source != nil && SyncOrder.isPointer(key))
     }
 

@@ -39,7 +39,7 @@ struct ObjectTransfer: Sendable {
             } catch let error as FarmError where ObjectTransfer.mayPass(error) {
                 number += 1
                 try watch.check()
-                guard let delay = policy.delay(beforeTry: number, retryAfter: nil) else { throw error }
+                guard let delay = policy.delay(beforeTry: number, retryAfter: error.retryAfter) else { throw error }
                 progress.restart(object.key)
                 if trustsTag, error.code == "storage.digest" || error.code == "sync.digest" {
                     trustsTag = try await source.tagIsMD5(of: object)
@@ -62,23 +62,31 @@ struct ObjectTransfer: Sendable {
         var facts = ObjectFacts()
         if !(source is S3Store) { facts.modified = object.modified }
         if options.comparison == .time { facts.modified = try await source.modified(of: object) }
-        let said = trustsTag ? object.tag.map(ContentTag.init)?.md5 : nil
+        var said = trustsTag ? object.tag.map(ContentTag.init)?.md5 : nil
         if options.copiesOnServer, name == nil, let copy = try await destination.copy(object, of: source, to: key, facts) {
             return Result(source: object, tag: copy.tag, onServer: true)
         }
-        if object.size <= ObjectTransfer.small { return try await whole(object, to: key, name, facts, said: said, trustsTag: trustsTag) }
-        if object.size > options.partsAbove, name == nil, let store = destination as? any MultipartStore {
-            facts.md5 = said
-            let parts = PartedTransfer(
-                source: source, destination: store, options: options, memory: memory, progress: progress, watch: watch, resumed: resumed)
-            return Result(source: object, tag: try await parts.run(object, to: key, facts))
+        if object.size <= ObjectTransfer.small { return try await whole(object, to: key, name, facts, said: said) }
+        if let store = destination as? any MultipartStore {
+            let isLarge = object.size > options.partsAbove
+            // What came over the line for nothing would be much.
+            if isLarge, said != nil, !(try await source.tagIsMD5(of: object)) { said = nil }
+            // What goes to a service in one goes with its MD5: some keep the beginning of what was broken off for the whole.
+            if !isLarge, said == nil, source is DirectoryStore { said = try await source.md5(of: object) }
+            if isLarge || said == nil {
+                facts.md5 = said
+                let parts = PartedTransfer(
+                    source: source, destination: store, options: options, memory: memory, progress: progress, watch: watch, resumed: resumed
+                )
+                return Result(source: object, tag: try await parts.run(object, to: key, facts, md5: said, name: name))
+            }
         }
-        return try await streamed(object, to: key, name, facts, said: said, trustsTag: trustsTag)
+        return try await streamed(object, to: key, name, facts, said: said)
     }
 
     /// Through memory.
     private func whole(
-        _ object: ObjectInfo, to key: String, _ name: Digest?, _ facts: ObjectFacts, said: [UInt8]?, trustsTag: Bool
+        _ object: ObjectInfo, to key: String, _ name: Digest?, _ facts: ObjectFacts, said: [UInt8]?
     ) async throws -> Result {
         let collected = Mutex([UInt8]())
         collected.withLock { $0.reserveCapacity(Int(object.size)) }
@@ -103,29 +111,26 @@ struct ObjectTransfer: Sendable {
 
     /// From a reading thread to a writing one.
     private func streamed(
-        _ object: ObjectInfo, to key: String, _ name: Digest?, _ facts: ObjectFacts, said: [UInt8]?, trustsTag: Bool
+        _ object: ObjectInfo, to key: String, _ name: Digest?, _ facts: ObjectFacts, said: [UInt8]?
     ) async throws -> Result {
         var facts = facts
-        // What goes to a service goes with its MD5: some keep the beginning of what was broken off for the whole.
-        var said = said
-        if said == nil, destination is S3Store, source is DirectoryStore { said = try await source.md5(of: object) }
         let checksOnArrival = said != nil && destination is S3Store
         facts.md5 = checksOnArrival ? said : nil
-        let sums = Mutex(StreamSums(size: object.size, md5: checksOnArrival ? nil : MD5(), digest: name.map { _ in Digest.Hasher() }))
+        let sums = WholeSums(md5: checksOnArrival ? nil : said, digest: name)
         let pipe = BytePipe()
         let feed = ObjectSource.feed(size: object.size) { buffer in
             let got = try pipe.read(into: buffer)
             if !(destination is DirectoryStore) { options.bandwidth.take(got, .up) }
             return got
         }
-        let tag = try await pipe.carry { [said] in
+        let tag = try await pipe.carry {
             try await source.read(object.key, range: nil, tag: object.tag) { bytes in
                 if !(source is DirectoryStore) { options.bandwidth.take(bytes.count, .down) }
                 try watch.check()
                 progress.move(object.key, bytes.count)
                 // The last bytes are let through only when all of them are what they should be: without them nothing is written.
-                let end = try sums.withLock { try $0.update(bytes) }
-                if let end {
+                if sums.update(bytes) >= object.size {
+                    let end = sums.finish()
                     if let name, end.digest != name { throw ObjectTransfer.damaged(object.key, source.name) }
                     if let said, let md5 = end.md5, md5 != said { throw ObjectTransfer.unlike(object.key, source.name) }
                 }
@@ -134,7 +139,7 @@ struct ObjectTransfer: Sendable {
         } writing: { [facts] in
             try await destination.write(key, feed, facts)
         }
-        if let md5 = said ?? sums.withLock({ $0.md5?.finish() }) { try await confirm(key, object.size, md5, tag) }
+        if let said { try await confirm(key, object.size, said, tag) }
         return Result(source: object, tag: tag)
     }
 
@@ -148,11 +153,13 @@ struct ObjectTransfer: Sendable {
                 sum.1 += Int64(bytes.count)
             }
         }
-        guard sum.withLock({ $0.0.finish() == md5 && $0.1 == size }) else {
-            throw FarmError(
-                "sync.digest", .corrupt, "\(destination.name) has other bytes in \(key) than were sent to it",
-                hint: "run it again; if it stays so, the store is damaged")
-        }
+        guard sum.withLock({ $0.0.finish() == md5 && $0.1 == size }) else { throw ObjectTransfer.spoilt(key, destination.name) }
+    }
+
+    static func spoilt(_ key: String, _ store: String) -> FarmError {
+        FarmError(
+            "sync.digest", .corrupt, "\(store) has other bytes in \(key) than were sent to it",
+            hint: "run it again; if it stays so, the store is damaged")
     }
 
     static func damaged(_ key: String, _ store: String) -> FarmError {
@@ -164,25 +171,6 @@ struct ObjectTransfer: Sendable {
     /// The bytes are not those of the tag, or the tag is no MD5.
     static func unlike(_ key: String, _ store: String) -> FarmError {
         FarmError("sync.digest", .corrupt, "the bytes of \(key) from \(store) are not those of its tag")
-    }
-}
-
-/// Sums over a stream whose length is known.
-private struct StreamSums {
-    let size: Int64
-    var got: Int64 = 0
-    var md5: MD5?
-    var digest: Digest.Hasher?
-
-    init(size: Int64, md5: MD5?, digest: Digest.Hasher?) { (self.size, self.md5, self.digest) = (size, md5, digest) }
-
-    /// What came to be at the end; `nil` before it.
-    mutating func update(_ bytes: UnsafeRawBufferPointer) throws -> (md5: [UInt8]?, digest: Digest?)? {
-        md5?.update(bytes)
-        digest?.update(bytes)
-        got += Int64(bytes.count)
-        guard got >= size else { return nil }
-        return (md5?.finish(), digest?.finish())
     }
 }
 

@@ -17,6 +17,11 @@ struct Pair: Sendable {
     var sign: SyncSign { source == nil ? .extra : destination == nil ? .lacking : .differs }
 }
 
+extension ObjectInfo {
+    /// An empty `directory/`, by which programs show a directory in a bucket: where there are directories they come by themselves.
+    func isMarker(for store: any ObjectStore) -> Bool { size == 0 && key.hasSuffix("/") && store is DirectoryStore }
+}
+
 /// Goes through two listings and the memory side by side.
 struct PairReader {
     private var readers: [RecordReader]

@@ -13,34 +13,122 @@ struct PartedTransfer: Sendable {
     let watch: LimitWatch
     let resumed: @Sendable (String, Int64) -> Void
 
-    /// Returns the tag of the object in the destination.
-    func run(_ object: ObjectInfo, to key: String, _ facts: ObjectFacts) async throws -> String? {
+    /// Returns the tag of the object in the destination, which is what was read: of the source's tag and of its name where they tell it, and of
+    /// every byte that went over the line. What is anything else is never put together.
+    ///
+    /// - Parameters:
+    ///   - md5: of the whole, if it is known: the parts then go one after another.
+    ///   - name: the digest of the whole, if that is known.
+    func run(_ object: ObjectInfo, to key: String, _ facts: ObjectFacts, md5: [UInt8]?, name: Digest?) async throws -> String? {
         let upload = try await open(object, to: key, facts)
-        let size = upload.partSize
-        let count = Int((object.size + size - 1) / size)
-        var done = Dictionary(upload.parts.map { ($0.number, $0) }, uniquingKeysWith: { $1 })
-        var waiting = (1...count).filter { done[$0] == nil }[...]
-        try await withThrowingTaskGroup(of: UploadedPart.self) { tasks in
+        let sent: [SentPart]
+        do {
+            if md5 != nil || name != nil {
+                sent = try await inOrder(object, upload, to: key, md5: md5, name: name)
+            } else {
+                sent = try await atOnce(object, upload, to: key)
+                try await compareWithTag(object, sent, upload)
+            }
+        } catch let error as FarmError where error.code == "sync.digest" || error.code == "sync.damaged" {
+            // Nobody knows which of the parts it was.
+            try await destination.abortUpload(key, upload: upload.id)
+            try memory?.ended(upload)
+            throw error
+        }
+        let tag = try await destination.completeUpload(key, upload: upload.id, sent.map(\.part))
+        try memory?.ended(upload)
+        try await confirm(key, object.size, upload.partSize, sent, tag)
+        return tag
+    }
+
+    private struct SentPart: Sendable {
+        var part: UploadedPart
+        /// Of the bytes that were read.
+        var md5: [UInt8]
+
+        /// A part of an earlier run, which the store has tagged with its MD5.
+        init(known part: UploadedPart) { (self.part, md5) = (part, ContentTag(part.tag).md5 ?? []) }
+        init(_ part: UploadedPart, _ md5: [UInt8]) { (self.part, self.md5) = (part, md5) }
+    }
+
+    private func range(_ number: Int, _ object: ObjectInfo, _ upload: PendingUpload) -> Range<Int64> {
+        Int64(number - 1) * upload.partSize..<min(Int64(number) * upload.partSize, object.size)
+    }
+
+    private func atOnce(_ object: ObjectInfo, _ upload: PendingUpload, to key: String) async throws -> [SentPart] {
+        var done = Dictionary(upload.parts.map { ($0.number, SentPart(known: $0)) }, uniquingKeysWith: { $1 })
+        var waiting = (1...upload.count).filter { done[$0] == nil }[...]
+        try await withThrowingTaskGroup(of: SentPart.self) { tasks in
             var running = 0
             while running > 0 || !waiting.isEmpty {
                 while running < max(1, options.partsAtOnce), let number = waiting.popFirst() {
-                    tasks.addTask {
-                        let range = Int64(number - 1) * size..<min(Int64(number) * size, object.size)
-                        let part = try await self.send(object, range, number, upload, to: key)
-                        try self.memory?.sent(part, of: upload)
-                        return part
-                    }
+                    tasks.addTask { try await self.send(object, number, upload, to: key) }
                     running += 1
                 }
-                guard let part = try await tasks.next() else { break }
-                done[part.number] = part
+                guard let sent = try await tasks.next() else { break }
+                done[sent.part.number] = sent
                 running -= 1
             }
         }
-        let parts = done.values.sorted { $0.number < $1.number }
-        let tag = try await destination.completeUpload(key, upload: upload.id, parts)
-        try memory?.ended(upload)
-        return tag
+        return done.values.sorted { $0.part.number < $1.part.number }
+    }
+
+    /// One after another, so that the sums of the whole can be made; what an earlier run sent is read again for them.
+    private func inOrder(
+        _ object: ObjectInfo, _ upload: PendingUpload, to key: String, md5: [UInt8]?, name: Digest?
+    ) async throws -> [SentPart] {
+        let sums = WholeSums(md5: md5, digest: name)
+        let known = Dictionary(upload.parts.map { ($0.number, SentPart(known: $0)) }, uniquingKeysWith: { $1 })
+        var done: [SentPart] = []
+        for number in 1...upload.count {
+            if let part = known[number] {
+                guard try await again(object, range(number, object, upload), sums) == part.md5 else {
+                    throw ObjectTransfer.unlike(object.key, source.name)
+                }
+                done.append(part)
+            } else {
+                done.append(try await send(object, number, upload, to: key, sums))
+            }
+        }
+        let end = sums.finish()
+        if let name, end.digest != name { throw ObjectTransfer.damaged(object.key, source.name) }
+        if let md5, end.md5 != md5 { throw ObjectTransfer.unlike(object.key, source.name) }
+        return done
+    }
+
+    /// The MD5 of a range of the source.
+    private func again(_ object: ObjectInfo, _ range: Range<Int64>, _ sums: WholeSums?) async throws -> [UInt8] {
+        let sum = Mutex(MD5())
+        try await source.read(object.key, range: range, tag: object.tag) { bytes in
+            if !(source is DirectoryStore) { options.bandwidth.take(bytes.count, .down) }
+            try watch.check()
+            progress.reread(bytes.count)
+            sum.withLock { $0.update(bytes) }
+            sums?.update(bytes)
+        }
+        return sum.withLock { $0.finish() }
+    }
+
+    /// Where the source's tag is of parts, too, it is that of ours, or was made of parts of another size: then the source is read again.
+    private func compareWithTag(_ object: ObjectInfo, _ sent: [SentPart], _ upload: PendingUpload) async throws {
+        guard case .parts(let digest, _) = object.tag.map(ContentTag.init), MD5.of(sent.flatMap(\.md5)) != digest else { return }
+        for one in sent where try await again(object, range(one.part.number, object, upload), nil) != one.md5 {
+            throw ObjectTransfer.unlike(object.key, source.name)
+        }
+    }
+
+    /// The tag says that the parts were put together to what was read, or else the object is read back.
+    private func confirm(_ key: String, _ size: Int64, _ partSize: Int64, _ sent: [SentPart], _ tag: String?) async throws {
+        let digest = MD5.of(sent.flatMap(\.md5))
+        if case .parts(digest, sent.count) = tag.map(ContentTag.init) { return }
+        let sum = Mutex((PartedMD5(partSize: partSize), Int64(0)))
+        try await destination.read(key, range: nil, tag: tag) { bytes in
+            sum.withLock { sum in
+                sum.0.update(bytes)
+                sum.1 += Int64(bytes.count)
+            }
+        }
+        guard sum.withLock({ $0.0.finish() == digest && $0.1 == size }) else { throw ObjectTransfer.spoilt(key, destination.name) }
     }
 
     /// The upload that was broken off, if it is of the same object and still there; otherwise a new one.
@@ -51,7 +139,7 @@ struct PartedTransfer: Sendable {
             {
                 pending.parts = try await trusted(there, pending, object)
                 let bytes = pending.parts.reduce(0) { $0 + $1.size }
-                progress.move(object.key, Int(bytes))
+                progress.resume(object.key, bytes)
                 resumed(object.key, bytes)
                 return pending
             }
@@ -71,50 +159,51 @@ struct PartedTransfer: Sendable {
         var found: [UploadedPart] = []
         let journal = Dictionary(pending.parts.map { ($0.number, $0) }, uniquingKeysWith: { $1 })
         for part in there {
-            let start = Int64(part.number - 1) * pending.partSize
-            guard start < object.size, part.size == min(pending.partSize, object.size - start) else { continue }
+            guard part.number <= pending.count, let digest = ContentTag(part.tag).md5 else { continue }
+            let range = range(part.number, object, pending)
+            guard part.size == range.count else { continue }
             if journal[part.number]?.tag == part.tag {
                 found.append(part)
-            } else if let digest = ContentTag(part.tag).md5 {
-                let sum = Mutex(MD5())
-                try await source.read(object.key, range: start..<start + part.size, tag: object.tag) { bytes in
-                    sum.withLock { $0.update(bytes) }
-                }
-                if sum.withLock({ $0.finish() }) == digest {
-                    try memory?.sent(part, of: pending)
-                    found.append(part)
-                }
+            } else if try await again(object, range, nil) == digest {
+                try memory?.sent(part, of: pending)
+                found.append(part)
             }
         }
         return found
     }
 
     private func send(
-        _ object: ObjectInfo, _ range: Range<Int64>, _ number: Int, _ upload: PendingUpload, to key: String
-    ) async throws -> UploadedPart {
+        _ object: ObjectInfo, _ number: Int, _ upload: PendingUpload, to key: String, _ sums: WholeSums? = nil
+    ) async throws -> SentPart {
         let policy = RetryPolicy(attempts: max(1, options.tries))
+        let range = range(number, object, upload)
+        let before = sums?.state
         var (attempt, known) = (1, [UInt8]?.none)
         while true {
             do {
-                let (tag, md5) = try await once(object, range, number, upload, to: key, md5: known)
+                let (tag, md5) = try await once(object, range, number, upload, to: key, md5: known, sums)
                 // Unlike tags: damage, or tags of another kind. Sent again with its MD5 the store itself refuses damage.
                 guard tag.md5 == md5 || known != nil else {
                     known = md5
                     throw FarmError(
-                        "sync.digest", .unavailable, "\(destination.name) has other bytes in part \(number) of \(key) than were sent to it")
+                        "sync.part", .unavailable, "\(destination.name) has other bytes in part \(number) of \(key) than were sent to it")
                 }
-                return UploadedPart(number: number, size: Int64(range.count), tag: tag.text)
+                let part = UploadedPart(number: number, size: Int64(range.count), tag: tag.text)
+                try memory?.sent(part, of: upload)
+                return SentPart(part, md5)
             } catch let error as FarmError where error.category.isTransient {
                 attempt += 1
                 try watch.check()
-                guard let delay = policy.delay(beforeTry: attempt, retryAfter: nil) else { throw error }
+                guard let delay = policy.delay(beforeTry: attempt, retryAfter: error.retryAfter) else { throw error }
+                if let before { sums?.state = before }
                 try await Task.sleep(for: .seconds(delay))
             }
         }
     }
 
     private func once(
-        _ object: ObjectInfo, _ range: Range<Int64>, _ number: Int, _ upload: PendingUpload, to key: String, md5: [UInt8]?
+        _ object: ObjectInfo, _ range: Range<Int64>, _ number: Int, _ upload: PendingUpload, to key: String, md5: [UInt8]?,
+        _ sums: WholeSums?
     ) async throws -> (tag: (text: String, md5: [UInt8]?), md5: [UInt8]) {
         let sum = Mutex(MD5())
         let pipe = BytePipe()
@@ -129,6 +218,7 @@ struct PartedTransfer: Sendable {
                 try watch.check()
                 progress.move(object.key, bytes.count)
                 sum.withLock { $0.update(bytes) }
+                sums?.update(bytes)
                 try pipe.write(bytes)
             }
         } writing: {

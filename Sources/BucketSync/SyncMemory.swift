@@ -39,7 +39,6 @@ package final class SyncMemory: Sendable {
         lock = try FileLock(
             "\(base).lock", holder: "a run of \(source) to \(destination)",
             hint: "two runs between the same buckets would undo each other; wait for the other")
-        let replay = SyncJournal(Disk.exists(journalPath) ? try Disk.read(journalPath, limit: 4 << 30) : [])
         var sorter = RecordSorter()
         if Disk.exists(knownPath) {
             let file = try OpenFile(knownPath, flags: O_RDONLY)
@@ -47,12 +46,22 @@ package final class SyncMemory: Sendable {
             // What cannot be read is forgotten: then it is compared again.
             while let record = try? reader.next() { try sorter.add(record) }
         }
-        for record in replay.known { try sorter.add(record) }
-        known = try sorter.finish()
+        var replay = SyncJournal()
         let journal = try OpenFile(journalPath, flags: O_RDWR | O_CREAT, mode: 0o600)
-        state = Mutex(State(journal: journal, end: try journal.size(), uploads: replay.uploads))
+        let length = try journal.size()
+        try journal.readAll(size: length) { block in try replay.read(block) { try sorter.add($0) } }
+        known = try sorter.finish()
+        state = Mutex(State(journal: journal, end: length, uploads: replay.uploads))
         if replay.isTorn { try state.withLock { try SyncMemory.append([UInt8(ascii: "\n")], &$0) } }
+        // Runs that never come to their end must not make it longer and longer.
+        if length > SyncMemory.longestJournal {
+            let known = known
+            try state.withLock { try compact(known, &$0) }
+        }
     }
+
+    /// Bytes of a journal that is made shorter when it is opened.
+    private static let longestJournal: Int64 = 16 << 20
 
     /// Lets others have it.
     package func release() { lock.release() }
@@ -101,32 +110,38 @@ package final class SyncMemory: Sendable {
     func close() async throws {
         try await Blocking.run { [self] in
             try state.withLock { state in
-                var reader = try state.fresh.finish().reader()
+                let records = try state.fresh.finish()
                 state.fresh = RecordSorter()
-                let temporary = "\(knownPath).\(Nonce.hex(bytes: 6))"
-                let file = try OpenFile(temporary, flags: O_RDWR | O_CREAT | O_EXCL, mode: 0o600)
-                do {
-                    var (bytes, end) = ([UInt8](), Int64(0))
-                    while let record = try reader.next() {
-                        RecordCoding.append(record, to: &bytes)
-                        if bytes.count > 1 << 20 {
-                            try file.write(bytes, at: end)
-                            end += Int64(bytes.count)
-                            bytes.removeAll(keepingCapacity: true)
-                        }
-                    }
-                    try file.write(bytes, at: end)
-                    try file.sync()
-                    try Disk.rename(temporary, to: knownPath)
-                } catch {
-                    unlink(temporary)
-                    throw error
-                }
-                try Disk.replace(journalPath, with: state.uploads.values.flatMap { SyncJournal.line(.init(upload: $0)) }, mode: 0o600)
-                state.journal = try OpenFile(journalPath, flags: O_RDWR)
-                state.end = try state.journal.size()
+                try compact(records, &state)
             }
         }
+    }
+
+    /// Writes what is known into its file; the journal keeps open uploads only.
+    private func compact(_ records: SortedRecords, _ state: inout State) throws {
+        var reader = records.reader()
+        let temporary = "\(knownPath).\(Nonce.hex(bytes: 6))"
+        let file = try OpenFile(temporary, flags: O_RDWR | O_CREAT | O_EXCL, mode: 0o600)
+        do {
+            var (bytes, end) = ([UInt8](), Int64(0))
+            while let record = try reader.next() {
+                RecordCoding.append(record, to: &bytes)
+                if bytes.count > 1 << 20 {
+                    try file.write(bytes, at: end)
+                    end += Int64(bytes.count)
+                    bytes.removeAll(keepingCapacity: true)
+                }
+            }
+            try file.write(bytes, at: end)
+            try file.sync()
+            try Disk.rename(temporary, to: knownPath)
+        } catch {
+            unlink(temporary)
+            throw error
+        }
+        try Disk.replace(journalPath, with: state.uploads.values.flatMap { SyncJournal.line(.init(upload: $0)) }, mode: 0o600)
+        state.journal = try OpenFile(journalPath, flags: O_RDWR)
+        state.end = try state.journal.size()
     }
 
     private static func append(_ line: [UInt8], _ state: inout State) throws {
@@ -145,6 +160,9 @@ package struct PendingUpload: Codable, Sendable, Hashable {
     var tag: String?
     /// Those that the store has confirmed.
     var parts: [UploadedPart] = []
+
+    /// How many parts there will be.
+    var count: Int { max(1, Int((size + partSize - 1) / partSize)) }
 }
 
 /// Reads the lines of a journal.
@@ -161,21 +179,38 @@ package struct SyncJournal {
         }
     }
 
-    package private(set) var known: [Record] = []
     private(set) var uploads: [String: PendingUpload] = [:]
-    /// The last line has no end.
-    private(set) var isTorn: Bool
+    private var rest: [UInt8] = []
+    /// Of a line that is longer than any of ours everything is passed over.
+    private var skips = false
+    private static let longestLine = 4 << 20
 
-    package init(_ bytes: [UInt8]) {
-        isTorn = bytes.last.map { $0 != UInt8(ascii: "\n") } ?? false
-        for text in bytes.split(separator: UInt8(ascii: "\n")) {
-            guard let line = try? JSONDecoder().decode(Line.self, from: Data(text)) else { continue }
-            if let upload = line.upload { uploads[upload.key] = upload }
-            if let part = line.part, let key = line.key { uploads[key]?.parts.append(part) }
-            if let ended = line.ended { uploads[ended] = nil }
-            if let key = line.key.flatMap({ Data(base64Encoded: $0) }), let value = line.value.flatMap({ Data(base64Encoded: $0) }) {
-                known.append(Record(key: Array(key), value: Array(value)))
-            }
+    package init() {}
+
+    /// The last line has no end.
+    var isTorn: Bool { !rest.isEmpty || skips }
+
+    /// Takes the next bytes in; `found` is told what they say to be known.
+    package mutating func read(_ bytes: UnsafeRawBufferPointer, found: (Record) throws -> Void) throws {
+        var lines = bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+        // What is behind the last end is no line yet.
+        let last = lines.popLast()
+        for line in lines {
+            rest += line
+            if !skips { try take(rest, found) }
+            (rest, skips) = ([], false)
+        }
+        if let last { rest += last }
+        if rest.count > SyncJournal.longestLine { (rest, skips) = ([], true) }
+    }
+
+    private mutating func take(_ text: [UInt8], _ found: (Record) throws -> Void) throws {
+        guard let line = try? JSONDecoder().decode(Line.self, from: Data(text)) else { return }
+        if let upload = line.upload { uploads[upload.key] = upload }
+        if let part = line.part, let key = line.key { uploads[key]?.parts.append(part) }
+        if let ended = line.ended { uploads[ended] = nil }
+        if let key = line.key.flatMap({ Data(base64Encoded: $0) }), let value = line.value.flatMap({ Data(base64Encoded: $0) }) {
+            try found(Record(key: Array(key), value: Array(value)))
         }
     }
 

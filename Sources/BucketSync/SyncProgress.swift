@@ -40,6 +40,7 @@ package final class SyncProgress: Sendable {
         var bytes: Int64 = 0
         var doneObjects = 0
         var moved: Int64 = 0
+        var done: Int64 = 0
         var running: [String: Running] = [:]
         var samples: [(time: UInt64, moved: Int64)] = []
     }
@@ -59,9 +60,21 @@ package final class SyncProgress: Sendable {
     func move(_ key: String, _ count: Int) {
         state.withLock { state in
             state.moved += Int64(count)
+            state.done += Int64(count)
             state.running[key]?.done += Int64(count)
         }
     }
+
+    /// So many bytes of an object were there from an earlier run.
+    func resume(_ key: String, _ count: Int64) {
+        state.withLock { state in
+            state.done += count
+            state.running[key]?.done += count
+        }
+    }
+
+    /// Bytes that went over the line only to be looked at.
+    func reread(_ count: Int) { state.withLock { $0.moved += Int64(count) } }
 
     /// A try has failed: what it moved has to be moved again.
     func restart(_ key: String) { state.withLock { $0.running[key]?.done = 0 } }
@@ -89,7 +102,7 @@ package final class SyncProgress: Sendable {
             }
             return Snapshot(
                 phase: state.phase, listed: state.listed, objects: state.objects, bytes: state.bytes, doneObjects: state.doneObjects,
-                doneBytes: state.moved, rate: rate, left: rate > 0 ? Double(max(0, state.bytes - state.moved)) / rate : nil,
+                doneBytes: state.done, rate: rate, left: rate > 0 ? Double(max(0, state.bytes - state.done)) / rate : nil,
                 transfers: transfers)
         }
     }

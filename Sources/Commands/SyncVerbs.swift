@@ -54,7 +54,7 @@ struct TransferOptions: ParsableArguments {
         }
         options.cutoff = cutoff
         for (name, value, range) in [
-            ("--transfers", transfers, 1...256), ("--parts-at-once", partsAtOnce, 1...64), ("--retries", retries, 1...100),
+            ("--transfers", transfers, 1...64), ("--parts-at-once", partsAtOnce, 1...64), ("--retries", retries, 1...100),
             ("--low-level-retries", lowLevelRetries, 1...100),
         ] where !range.contains(value) {
             throw FarmError("sync.option", .usage, "\(name) is \(range.lowerBound) to \(range.upperBound)")
@@ -73,10 +73,6 @@ struct TransferOptions: ParsableArguments {
     func run(_ options: SyncOptions) async throws {
         let (from, to) = (try Buckets.source(source), try Buckets.open(destination))
         let backup = try backupDir.map { try Buckets.open($0) }
-        if let backup, backup.name == to.name, options.suffix.isEmpty {
-            throw FarmError(
-                "sync.overlap", .usage, "the backup lies where the destination is", hint: "give it a bucket or a prefix of its own")
-        }
         let limit = try BandwidthWatch(text: bwlimit, file: bwlimitFrom)
         var options = options
         options.bandwidth = limit.limit
@@ -135,7 +131,7 @@ struct SyncCommand: AsyncParsableCommand {
             options.deletes = deleteBefore ? .before : deleteDuring ? .during : .after
             options.deletesExcluded = deleteExcluded
             options.ignoresErrors = ignoreErrors
-            options.mostDeleted = maxDelete
+            options.mostDeleted = maxDelete.flatMap { $0 < 0 ? nil : $0 }
             options.mostDeletedBytes = try maxDeleteSize.map { try FilterOptions.bytes($0, "--max-delete-size") }
             options.grace = try grace.map { try FilterOptions.seconds($0, "--grace") }
             try await transfer.run(options)
@@ -193,10 +189,11 @@ struct CheckCommand: AsyncParsableCommand {
                 try Console.json(report)
             } else {
                 let total = report.same + report.differ + report.extra + report.lacking + report.failed
+                let waiting = report.waiting > 0 ? ", \(report.waiting) more are kept until their grace time is over" : ""
                 Console.print(
                     report.isSame
-                        ? "\(total) objects are the same" + (report.read > 0 ? ", \(report.read) of them by reading both" : "")
-                        : "\(report.same) objects are the same, \(report.differ) differ, \(report.lacking) are missing in the destination, \(report.extra) only there, \(report.failed) could not be compared"
+                        ? "\(total) objects are the same" + (report.read > 0 ? ", \(report.read) of them by reading both" : "") + waiting
+                        : "\(report.same) objects are the same, \(report.differ) differ, \(report.lacking) are missing in the destination, \(report.extra) only there, \(report.failed) could not be compared\(waiting)"
                 )
             }
             if report.failed > 0 { throw ExitCode((display.firstError?.category ?? .failed).exitStatus) }

@@ -86,6 +86,52 @@ import Testing
         #expect(try await bench.there == content.merging(["condemned/1": "c"]) { $1 })
     }
 
+    /// With a part left out its pointers would name what is not there.
+    @Test func aFarmIsMirroredWhole() async throws {
+        let (bench, content) = try await farm()
+        var rules = ObjectFilter.Options()
+        rules.exclude = ["packs/**"]
+        let filter = try ObjectFilter(rules)
+        #expect(await code(of: { try await bench.run { $0.filter = filter } }) == "sync.filtered-farm")
+        #expect(try await bench.there.isEmpty)
+        // A pack that is there in another length, and left alone as it is asked for.
+        let pack = try #require(content.keys.first { $0.hasPrefix("packs/") })
+        try await bench.fill([:], [pack: "cut off"])
+        let events = SyncBench.Events()
+        let report = try await bench.run({ $0.ignoresExisting = true }, events: events)
+        #expect(report.left == 1 && report.failed == 1 && events.errors == [" sync.left"])
+        #expect(try await bench.there.keys.allSatisfy { !$0.hasPrefix("channels/") && !$0.hasPrefix("roots/") })
+        try await bench.run()
+        #expect(try await bench.there == content)
+    }
+
+    /// A mirror is the same as its farm when it holds what releases need, whatever lies in the two besides.
+    @Test func aCheckKnowsWhatAMirrorIs() async throws {
+        var (bench, content) = try await farm()
+        let scratch = try Scratch()
+        func remembering() throws { bench.memory = try SyncMemory(directory: scratch.path, source: "a", destination: "b") }
+        func check() async throws -> BucketCheck.Report {
+            bench.memory?.release()
+            try remembering()
+            return try await BucketCheck(bench.source, bench.destination, memory: bench.memory).run()
+        }
+        try remembering()
+        try await bench.run { $0.deletes = .after }
+        try await bench.fill(["incoming/j1/x": "u"], ["condemned/1": "c"])
+        #expect(
+            try await check()
+                == {
+                    var report = BucketCheck.Report(); report.same = content.count; return report
+                }())
+        let pack = try #require(content.keys.first { $0.hasPrefix("packs/") })
+        try await bench.source.delete(pack)
+        content[pack] = nil
+        #expect(try await check().extra == 1)
+        try await bench.run { $0.deletes = .after }
+        let report = try await check()
+        #expect(report.isSame && report.waiting == 1 && report.extra == 0)
+    }
+
     @Test func twoFarmsAreNotPouredTogether() async throws {
         let (bench, _) = try await farm()
         try await bench.fill([:], [SyncOrder.identity: "another"])

@@ -4,14 +4,15 @@ import Foundation
 import HTTPTransport
 import ObjectStorage
 import Support
+import Synchronization
 import SystemIO
 import Testing
 
 /// Between real S3 servers, and through one that misbehaves.
 @Suite(.serialized) struct S3SyncTests {
-    private static let server = Result { try S3Server() }
+    static let server = Result { try S3Server() }
 
-    private func store(_ endpoint: String, _ prefix: String, stall: Int = 2, authority: [UInt8]? = nil) -> S3Store {
+    func store(_ endpoint: String, _ prefix: String, stall: Int = 2, authority: [UInt8]? = nil) -> S3Store {
         let service = S3Service(
             endpoint: endpoint, identity: S3Identity(StorageCredentials(keyID: S3Server.keyID, secret: S3Server.secret)),
             client: HTTPClient(),
@@ -19,14 +20,14 @@ import Testing
         return S3Store(service, bucket: "farm", prefix: prefix + "/", takesAnyKey: true)
     }
 
-    private func fill(_ store: any ObjectStore) async throws {
+    func fill(_ store: any ObjectStore) async throws {
         var generator = SeededGenerator(3)
         try await store.put("small", generator.bytes(10_000))
         try await store.put("medium", generator.bytes(3_000_000))
         try await store.put("empty", [])
     }
 
-    private func isSame(_ one: any ObjectStore, _ other: any ObjectStore) async throws -> Bool {
+    func isSame(_ one: any ObjectStore, _ other: any ObjectStore) async throws -> Bool {
         for object in try await one.all() { guard try await one.get(object.key) == other.get(object.key) else { return false } }
         let (mine, theirs) = (try await one.all(), try await other.all())
         return mine.map(\.key) == theirs.map(\.key)
@@ -129,11 +130,52 @@ import Testing
             try CredentialChain.find(set: nil, profile: nil, environment: ["AWS_SHARED_CREDENTIALS_FILE": path]) { try Disk.read($0) }
         }
         try write(S3Server.secret)
-        let proxy = try FaultProxy(before: server.endpoint, [.init("^PUT", "expired", times: 1)])
-        let service = S3Service(endpoint: proxy.endpoint, identity: identity, client: HTTPClient())
+        let service = S3Service(
+            endpoint: server.endpoint, identity: identity, client: HTTPClient(), retry: RetryPolicy(attempts: 4, firstDelay: 0.05))
         let store = S3Store(service, bucket: "farm", prefix: "renewed/")
         try await store.put("a", [1])
         #expect(try await store.get("a") == [1])
+    }
+
+    /// They expire in the middle of everything: of many questions at once, of what streams either way, of parts, and of a HEAD, to which nobody
+    /// says why.
+    @Test(.timeLimit(.minutes(2)), arguments: ["GET .*/", "PUT .*/", "PUT .*partNumber", "POST .*uploads", "HEAD .*/"])
+    func keysMayExpireAnywhere(where place: String) async throws {
+        let server = try Self.server.get()
+        let run = Nonce.hex(bytes: 4)
+        var generator = SeededGenerator(14)
+        let from = store(server.endpoint, "from-\(run)")
+        for number in 0..<12 { try await from.put("o\(number)", generator.bytes(number < 9 ? 1000 : 3_000_000)) }
+        try await from.put("large", generator.bytes(21 << 20))
+        let loads = Mutex(0)
+        // Every reading gives other keys by name, as those that expire are.
+        let identity = try S3Identity(region: "us-east-1") {
+            let number = loads.withLock { loads in
+                loads += 1
+                return loads
+            }
+            return StorageCredentials(keyID: number % 2 == 0 ? S3Server.keyID : S3Server.otherKeyID, secret: S3Server.secret)
+        }
+        let refusals = place.hasPrefix("HEAD") ? "403" : "expired"
+        let proxy = try FaultProxy(before: server.endpoint, [.init("^\(place)", refusals, times: 1)])
+        let service = S3Service(
+            endpoint: proxy.endpoint, identity: identity, client: HTTPClient(),
+            retry: RetryPolicy(attempts: 4, firstDelay: 0.05, longestDelay: 1))
+        func through(_ prefix: String) -> S3Store { S3Store(service, bucket: "farm", prefix: "\(prefix)-\(run)/", takesAnyKey: true) }
+        let events = SyncBench.Events()
+        let report = try await SyncBench(through("from"), through("to")).run(
+            { ($0.tries, $0.copiesOnServer, $0.partsAbove) = (3, false, 10 << 20) }, events: events)
+        #expect(report.failed == 0 && report.copied == 13, "\(events.errors)")
+        #expect(loads.withLock { $0 } > 1)
+        #expect(try await isSame(from, store(server.endpoint, "to-\(run)")))
+    }
+
+    /// An address that leads to nothing is a wrong one.
+    @Test(.timeLimit(.minutes(1))) func nothingIsNoSource() async throws {
+        let server = try Self.server.get()
+        let to = MemoryStore()
+        #expect(await code(of: { try await SyncBench(store(server.endpoint, "nothing"), to).run() }) == "storage.absent")
+        #expect(await code(of: { try await SyncBench(store(server.endpoint, "nothing"), to).run { $0.deletes = .after } }) == "sync.empty")
     }
 
     @Test(.timeLimit(.minutes(2))) func aCertificateMustVerify() async throws {
@@ -167,7 +209,7 @@ import Testing
         let source = DirectoryStore(scratch.path)
         func remembering(_ destination: S3Store) throws -> SyncBench {
             var bench = SyncBench(source, destination)
-            bench.memory = try SyncMemory(directory: "\(scratch.path)/.staging/memory", source: "a", destination: "b")
+            bench.memory = try SyncMemory(directory: "\(scratch.path)-memory", source: "a", destination: "b")
             return bench
         }
         // The third part's answer is lost for good, the fifth never arrives.

@@ -1,6 +1,7 @@
 import FarmModel
 import ObjectStorage
 import Support
+import SystemIO
 import Testing
 
 @testable import BucketSync
@@ -40,7 +41,7 @@ import Testing
     }
 
     /// A line that a killed process half wrote is no line; what stands before it counts.
-    @Test func aTornJournalIsReadUpToItsTear() {
+    @Test func aTornJournalIsReadUpToItsTear() throws {
         let upload = PendingUpload(key: "a", id: "u1", partSize: 5, size: 9, tag: "t")
         let lines: [SyncJournal.Line] = [
             .init(upload: upload), .init(key: "a", part: .init(number: 1, size: 5, tag: "p1")),
@@ -49,11 +50,39 @@ import Testing
         ]
         let bytes = lines.flatMap(SyncJournal.line)
         for cut in 0...bytes.count {
-            let journal = SyncJournal(Array(bytes[..<cut]))
+            // In two pieces, as they are read.
+            var journal = SyncJournal()
+            for piece in [bytes[..<(cut / 2)], bytes[(cut / 2)..<cut]] {
+                try Array(piece).withUnsafeBytes { try journal.read($0) { _ in } }
+            }
             #expect(journal.uploads["a"].map { $0.parts.count <= 2 } ?? true)
             #expect(journal.isTorn == (cut > 0 && bytes[cut - 1] != UInt8(ascii: "\n")))
         }
-        let whole = SyncJournal(bytes)
+        var whole = SyncJournal()
+        try bytes.withUnsafeBytes { try whole.read($0) { _ in } }
         #expect(whole.uploads["a"]?.parts.map(\.tag) == ["p1", "p2"] && whole.uploads["b"] == nil)
+    }
+
+    /// A journal that no run ever ended is made shorter when it is opened, and forgets nothing.
+    @Test func aJournalDoesNotGrowForEver() throws {
+        let scratch = try Scratch()
+        func open() throws -> SyncMemory { try SyncMemory(directory: scratch.path, source: "a", destination: "b") }
+        var memory = try open()
+        try memory.began(PendingUpload(key: "open", id: "u", partSize: 5, size: 9, tag: "t"))
+        let long = String(repeating: "x", count: 400)
+        for number in 0..<20_000 {
+            try memory.remember([6] + Array("\(number)".utf8), .same(size: Int64(number), source: long, destination: long))
+        }
+        let journal = try #require(try Disk.list(scratch.path).first { $0.hasSuffix(".journal") })
+        #expect(Disk.size("\(scratch.path)/\(journal)") ?? 0 > 16 << 20)
+        for _ in 0..<2 {
+            memory.release()
+            memory = try open()
+            #expect(Disk.size("\(scratch.path)/\(journal)") ?? .max < 1000)
+            #expect(memory.uploads.map(\.key) == ["open"])
+            var (reader, count) = (memory.known.reader(), 0)
+            while try reader.next() != nil { count += 1 }
+            #expect(count == 20_000)
+        }
     }
 }

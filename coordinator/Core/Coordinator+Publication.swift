@@ -74,9 +74,9 @@ extension Coordinator {
                 "the regions show version \(highest.version) of epoch \(highest.epoch) of the channel \(name), of which this home knows nothing: it is an older copy, or another coordinator publishes for this farm",
                 hint: "make sure that no other one runs, then go on from there: sciferry trust take-over")
         }
+        if let highest, isTakeOver { try transition { $0.takeOver(highest, now: .now) } }
         try await fillFirstRegion()
         if let highest, isTakeOver {
-            try transition { $0.takeOver(highest, now: .now) }
             try await renewInTheEnd()
             logger.notice(
                 "the farm was taken over", metadata: ["channel": "\(name)", "version": "\(highest.version)", "epoch": "\(highest.epoch)"])

@@ -107,8 +107,8 @@ extension Coordinator {
                 logger.warning(
                     "the first region lacks what it has published: it is brought from the others", metadata: ["region": "\(first)"])
                 await audit(AuditRequest(kind: .listing, regions: [first], repairs: true), by: "filling")
+                if !unfilled.contains(first) { return }
             } catch let error as FarmError where error.category.isTransient { report(error) }
-            if !unfilled.contains(first) { return }
             try await Task.sleep(for: .seconds(5))
         }
     }

@@ -84,6 +84,25 @@ import Testing
         #expect(try await look(farm).count == 2, "only what was lost")
     }
 
+    /// An index that is of no use now may become of use again for one of its packs, and its readers then look into all of them: a pack stays
+    /// until every index that lists it goes.
+    @Test func packsDoNotGoBeforeTheirIndexes() throws {
+        func time(_ hours: Int64) -> Timestamp { Timestamp(seconds: hours * 3600) }
+        var state = FarmState(JournalSnapshot(), rules: FarmState.Rules(silenceSeconds: 1e9), now: time(0))
+        let (pack, index) = (Pack.key(Digest(hashing: "p")), PackIndex.key(Digest(hashing: "i")))
+        state.condemn([pack], sparing: [], now: time(1))
+        state.condemn([index], sparing: [], now: time(5))
+        func begin(_ reliance: Timestamp?, _ state: inout FarmState) -> [String] {
+            state.beginRemoval(
+                [pack, index], asked: time(10), reliance: reliance, listings: [index: [pack]], graceSeconds: 0, now: time(10))
+        }
+        // Somebody began in between, and may rely on what the index lists besides.
+        #expect(begin(time(3), &state) == [])
+        #expect(Set(begin(nil, &state)) == [pack, index])
+        state.removed([index])
+        #expect(state.condemned[pack]?.isGoing == true)
+    }
+
     private func policy(_ generator: inout SeededGenerator) -> RetentionPolicy {
         var policy = RetentionPolicy()
         policy.supersededDays = Double(generator.next() % 5)

@@ -128,17 +128,32 @@ package struct FarmCollector: Sendable {
             return
         }
         let grace = policy.graceHours * 3600
+        let listings = due.contains { $0.hasPrefix("packs/") } ? try await self.listings(of: useless) : [:]
         let homes = try await newHomes(survey)
         let going = try await owner.apply { state in
             for (index, packs) in Dictionary(grouping: homes, by: \.value) {
                 state.add(.packs(packs.map(\.key).sorted().map { .init(pack: $0, entries: []) }, index: index))
             }
             state.condemn(useless.sorted(), sparing: needed.filter { state.condemned[$0].map { $0.at < asked } ?? false }, now: clock())
-            return state.beginRemoval(due, asked: asked, reliance: reliance, graceSeconds: grace, now: clock())
+            return state.beginRemoval(due, asked: asked, reliance: reliance, listings: listings, graceSeconds: grace, now: clock())
         }
         for key in going { report.removed.add(bytes(key)) }
         for key in Set(due).subtracting(going) { report.waiting.add(bytes(key)) }
         try await remove(going)
+    }
+
+    /// The packs that the indexes among some objects list; those that cannot be read lead nobody anywhere.
+    private func listings(of keys: Set<String>) async throws -> [String: Set<String>] {
+        let reader = RegionReader(regions: regions.map(\.store))
+        var found: [String: Set<String>] = [:]
+        for key in keys.sorted() where key.hasPrefix("indexes/") {
+            guard let name = Digest(key.split(separator: "/").last ?? "") else { continue }
+            do {
+                let index = try PackIndex(try await reader.content(name, key: key), source: key)
+                found[key] = Set(index.packs.map { Pack.key($0.pack) })
+            } catch let error as FarmError where !error.category.isTransient { continue }
+        }
+        return found
     }
 
     /// For packs that are needed, and that the journal would have new covers find through an index which is not: one that is.

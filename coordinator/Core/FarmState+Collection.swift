@@ -61,16 +61,24 @@ extension FarmState {
     /// - Parameters:
     ///   - asked: when the state was asked for what is needed: what was condemned since may have been claimed in between.
     ///   - reliance: `oldestReliance` before the regions were listed: what has ended since may have written what is not in the listing.
+    ///   - listings: the packs that indexes list which nothing needs just now. As long as one of these stays somebody may come to need it,
+    ///     for another of its packs, and then its readers look for chunks in all of them.
     package mutating func beginRemoval(
-        _ keys: [String], asked: Timestamp, reliance: Timestamp?, graceSeconds: Double, now: Timestamp
+        _ keys: [String], asked: Timestamp, reliance: Timestamp?, listings: [String: Set<String>] = [:], graceSeconds: Double,
+        now: Timestamp
     ) -> [String] {
         let oldest = [oldestReliance, reliance].compactMap(\.self).min()
-        var going: [String] = []
-        for key in keys {
-            guard var object = condemned[key], !object.isGoing, object.at < asked, now.seconds(since: object.at) >= graceSeconds else {
-                continue
+        let free = keys.filter { key in
+            guard let object = condemned[key], !object.isGoing, object.at < asked, now.seconds(since: object.at) >= graceSeconds else {
+                return false
             }
-            guard oldest.map({ $0 > object.at }) ?? true else { continue }
+            return oldest.map { $0 > object.at } ?? true
+        }
+        let leaving = Set(free).union(condemned.values.filter(\.isGoing).map(\.key))
+        let listed = listings.reduce(into: Set<String>()) { if !leaving.contains($1.key) { $0.formUnion($1.value) } }
+        var going: [String] = []
+        for key in free where !listed.contains(key) {
+            guard var object = condemned[key] else { continue }
             object.isGoing = true
             put(object)
             if let pack = object.pack { add(.forget(pack: pack)) }

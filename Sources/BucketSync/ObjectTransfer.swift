@@ -29,7 +29,7 @@ struct ObjectTransfer: Sendable {
     ///   - key: in the destination.
     ///   - name: the digest that the bytes must have.
     func run(_ object: ObjectInfo, to key: String, name: Digest? = nil) async throws -> Result {
-        let policy = RetryPolicy(attempts: max(1, options.tries))
+        let policy = options.patience
         var (object, number, trustsTag) = (object, 1, source is S3Store)
         progress.begin(object.key, object.size)
         defer { progress.end(object.key) }
@@ -48,7 +48,7 @@ struct ObjectTransfer: Sendable {
                     guard let fresh = try await source.head(object.key) else { throw StorageFailure.absent(object.key, in: source.name) }
                     object = fresh
                 }
-                try await Task.sleep(for: .seconds(delay))
+                try await watch.pause(delay)
             }
         }
     }
@@ -232,6 +232,16 @@ final class LimitWatch: Sendable {
         guard cutoff == .hard else { return }
         if let mostBytes, progress.moved > mostBytes { throw LimitWatch.error("max-transfer") }
         if let deadline, Timestamp.now >= deadline { throw LimitWatch.error("max-duration") }
+    }
+
+    /// Waits, as long as no limit is met.
+    func pause(_ seconds: Double) async throws {
+        var left = seconds
+        while left > 0 {
+            try await Task.sleep(for: .seconds(min(left, 1)))
+            left -= 1
+            try check()
+        }
     }
 
     /// Counts a transfer that is about to begin; the limit that keeps it from that.

@@ -46,8 +46,6 @@ struct PartedTransfer: Sendable {
         /// Of the bytes that were read.
         var md5: [UInt8]
 
-        /// A part of an earlier run, which the store has tagged with its MD5.
-        init(known part: UploadedPart) { (self.part, md5) = (part, ContentTag(part.tag).md5 ?? []) }
         init(_ part: UploadedPart, _ md5: [UInt8]) { (self.part, self.md5) = (part, md5) }
     }
 
@@ -55,8 +53,15 @@ struct PartedTransfer: Sendable {
         Int64(number - 1) * upload.partSize..<min(Int64(number) * upload.partSize, object.size)
     }
 
+    /// Parts of an earlier run, by number.
+    private func known(_ upload: PendingUpload) -> [Int: SentPart] {
+        upload.parts.reduce(into: [:]) { found, part in
+            if let md5 = upload.sums[part.number] { found[part.number] = SentPart(part, md5) }
+        }
+    }
+
     private func atOnce(_ object: ObjectInfo, _ upload: PendingUpload, to key: String) async throws -> [SentPart] {
-        var done = Dictionary(upload.parts.map { ($0.number, SentPart(known: $0)) }, uniquingKeysWith: { $1 })
+        var done = known(upload)
         var waiting = (1...upload.count).filter { done[$0] == nil }[...]
         try await withThrowingTaskGroup(of: SentPart.self) { tasks in
             var running = 0
@@ -78,7 +83,7 @@ struct PartedTransfer: Sendable {
         _ object: ObjectInfo, _ upload: PendingUpload, to key: String, md5: [UInt8]?, name: Digest?
     ) async throws -> [SentPart] {
         let sums = WholeSums(md5: md5, digest: name)
-        let known = Dictionary(upload.parts.map { ($0.number, SentPart(known: $0)) }, uniquingKeysWith: { $1 })
+        let known = known(upload)
         var done: [SentPart] = []
         for number in 1...upload.count {
             if let part = known[number] {
@@ -102,7 +107,6 @@ struct PartedTransfer: Sendable {
         try await source.read(object.key, range: range, tag: object.tag) { bytes in
             if !(source is DirectoryStore) { options.bandwidth.take(bytes.count, .down) }
             try watch.check()
-            progress.reread(bytes.count)
             sum.withLock { $0.update(bytes) }
             sums?.update(bytes)
         }
@@ -137,7 +141,7 @@ struct PartedTransfer: Sendable {
             if pending.size == object.size, pending.tag == object.tag, object.tag != nil,
                 let there = try await destination.parts(key, upload: pending.id)
             {
-                pending.parts = try await trusted(there, pending, object)
+                try await trust(there, &pending, object)
                 let bytes = pending.parts.reduce(0) { $0 + $1.size }
                 progress.resume(object.key, bytes)
                 resumed(object.key, bytes)
@@ -155,27 +159,26 @@ struct PartedTransfer: Sendable {
 
     /// The parts that the journal knows as the store has them, and those that it does not know if they are the source's bytes: they arrived
     /// when nobody was left to write it down.
-    private func trusted(_ there: [UploadedPart], _ pending: PendingUpload, _ object: ObjectInfo) async throws -> [UploadedPart] {
-        var found: [UploadedPart] = []
+    private func trust(_ there: [UploadedPart], _ pending: inout PendingUpload, _ object: ObjectInfo) async throws {
         let journal = Dictionary(pending.parts.map { ($0.number, $0) }, uniquingKeysWith: { $1 })
-        for part in there {
-            guard part.number <= pending.count, let digest = ContentTag(part.tag).md5 else { continue }
+        pending.parts = []
+        for part in there where part.number <= pending.count {
             let range = range(part.number, object, pending)
             guard part.size == range.count else { continue }
-            if journal[part.number]?.tag == part.tag {
-                found.append(part)
-            } else if try await again(object, range, nil) == digest {
-                try memory?.sent(part, of: pending)
-                found.append(part)
+            if journal[part.number]?.tag == part.tag, pending.sums[part.number] != nil {
+                pending.parts.append(part)
+            } else if let digest = ContentTag(part.tag).md5, try await again(object, range, nil) == digest {
+                pending.sums[part.number] = digest
+                try memory?.sent(part, digest, of: pending)
+                pending.parts.append(part)
             }
         }
-        return found
     }
 
     private func send(
         _ object: ObjectInfo, _ number: Int, _ upload: PendingUpload, to key: String, _ sums: WholeSums? = nil
     ) async throws -> SentPart {
-        let policy = RetryPolicy(attempts: max(1, options.tries))
+        let policy = options.patience
         let range = range(number, object, upload)
         let before = sums?.state
         var (attempt, known) = (1, [UInt8]?.none)
@@ -189,14 +192,14 @@ struct PartedTransfer: Sendable {
                         "sync.part", .unavailable, "\(destination.name) has other bytes in part \(number) of \(key) than were sent to it")
                 }
                 let part = UploadedPart(number: number, size: Int64(range.count), tag: tag.text)
-                try memory?.sent(part, of: upload)
+                try memory?.sent(part, md5, of: upload)
                 return SentPart(part, md5)
             } catch let error as FarmError where error.category.isTransient {
                 attempt += 1
                 try watch.check()
                 guard let delay = policy.delay(beforeTry: attempt, retryAfter: error.retryAfter) else { throw error }
                 if let before { sums?.state = before }
-                try await Task.sleep(for: .seconds(delay))
+                try await watch.pause(delay)
             }
         }
     }

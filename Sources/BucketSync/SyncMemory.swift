@@ -15,7 +15,8 @@ package final class SyncMemory: Sendable {
         var journal: OpenFile
         var end: Int64
         var fresh = RecordSorter()
-        var uploads: [String: PendingUpload]
+        /// By the bytes of their keys: texts that look alike may be other objects.
+        var uploads: [[UInt8]: PendingUpload]
     }
 
     private let knownPath: String
@@ -80,28 +81,29 @@ package final class SyncMemory: Sendable {
     func keep(_ record: Record) throws { try state.withLock { try $0.fresh.add(record) } }
 
     /// An upload of that key that an earlier run broke off.
-    func upload(of key: String) -> PendingUpload? { state.withLock { $0.uploads[key] } }
+    func upload(of key: String) -> PendingUpload? { state.withLock { $0.uploads[Array(key.utf8)] } }
 
     /// Uploads that were broken off and not taken up again.
     var uploads: [PendingUpload] { state.withLock { Array($0.uploads.values) } }
 
     func began(_ upload: PendingUpload) throws {
         try state.withLock { state in
-            state.uploads[upload.key] = upload
+            state.uploads[upload.place] = upload
             try SyncMemory.append(SyncJournal.line(.init(upload: upload)), &state)
         }
     }
 
-    func sent(_ part: UploadedPart, of upload: PendingUpload) throws {
+    /// - Parameter md5: of the bytes that were read, which the part's tag need not be.
+    func sent(_ part: UploadedPart, _ md5: [UInt8], of upload: PendingUpload) throws {
         try state.withLock { state in
-            state.uploads[upload.key]?.parts.append(part)
-            try SyncMemory.append(SyncJournal.line(.init(key: upload.key, part: part)), &state)
+            state.uploads[upload.place]?.add(part, md5)
+            try SyncMemory.append(SyncJournal.line(.init(key: upload.key, part: part, md5: Data(md5).base64EncodedString())), &state)
         }
     }
 
     func ended(_ upload: PendingUpload) throws {
         try state.withLock { state in
-            state.uploads[upload.key] = nil
+            state.uploads[upload.place] = nil
             try SyncMemory.append(SyncJournal.line(.init(ended: upload.key)), &state)
         }
     }
@@ -160,6 +162,15 @@ package struct PendingUpload: Codable, Sendable, Hashable {
     var tag: String?
     /// Those that the store has confirmed.
     var parts: [UploadedPart] = []
+    /// The MD5 of the bytes of each.
+    var sums: [Int: [UInt8]] = [:]
+
+    var place: [UInt8] { Array(key.utf8) }
+
+    mutating func add(_ part: UploadedPart, _ md5: [UInt8]?) {
+        parts.append(part)
+        sums[part.number] = md5
+    }
 
     /// How many parts there will be.
     var count: Int { max(1, Int((size + partSize - 1) / partSize)) }
@@ -172,14 +183,18 @@ package struct SyncJournal {
         var value: String?
         var upload: PendingUpload?
         var part: UploadedPart?
+        var md5: String?
         var ended: String?
 
-        init(key: String? = nil, value: String? = nil, upload: PendingUpload? = nil, part: UploadedPart? = nil, ended: String? = nil) {
-            (self.key, self.value, self.upload, self.part, self.ended) = (key, value, upload, part, ended)
+        init(
+            key: String? = nil, value: String? = nil, upload: PendingUpload? = nil, part: UploadedPart? = nil, md5: String? = nil,
+            ended: String? = nil
+        ) {
+            (self.key, self.value, self.upload, self.part, self.md5, self.ended) = (key, value, upload, part, md5, ended)
         }
     }
 
-    private(set) var uploads: [String: PendingUpload] = [:]
+    private(set) var uploads: [[UInt8]: PendingUpload] = [:]
     private var rest: [UInt8] = []
     /// Of a line that is longer than any of ours everything is passed over.
     private var skips = false
@@ -206,9 +221,11 @@ package struct SyncJournal {
 
     private mutating func take(_ text: [UInt8], _ found: (Record) throws -> Void) throws {
         guard let line = try? JSONDecoder().decode(Line.self, from: Data(text)) else { return }
-        if let upload = line.upload { uploads[upload.key] = upload }
-        if let part = line.part, let key = line.key { uploads[key]?.parts.append(part) }
-        if let ended = line.ended { uploads[ended] = nil }
+        if let upload = line.upload { uploads[upload.place] = upload }
+        if let part = line.part, let key = line.key {
+            uploads[Array(key.utf8)]?.add(part, line.md5.flatMap { Data(base64Encoded: $0) }.map(Array.init))
+        }
+        if let ended = line.ended { uploads[Array(ended.utf8)] = nil }
         if let key = line.key.flatMap({ Data(base64Encoded: $0) }), let value = line.value.flatMap({ Data(base64Encoded: $0) }) {
             try found(Record(key: Array(key), value: Array(value)))
         }

@@ -1,4 +1,5 @@
 package import FarmModel
+import HTTPTransport
 
 /// How one run goes.
 package struct SyncOptions: Sendable {
@@ -59,6 +60,9 @@ package struct SyncOptions: Sendable {
     package var bandwidth = BandwidthLimit(nil)
     /// How the destination is written; `nil` for what the source is.
     package var order: SyncOrder?
+
+    /// How one object is tried again: services that say for how long they want to be left alone are waited for up to 5 minutes.
+    var patience: RetryPolicy { RetryPolicy(attempts: max(1, tries), patience: 300) }
 
     package init() {}
 }

@@ -73,9 +73,6 @@ package final class SyncProgress: Sendable {
         }
     }
 
-    /// Bytes that went over the line only to be looked at.
-    func reread(_ count: Int) { state.withLock { $0.moved += Int64(count) } }
-
     /// A try has failed: what it moved has to be moved again.
     func restart(_ key: String) { state.withLock { $0.running[key]?.done = 0 } }
 

@@ -90,12 +90,14 @@ package struct RetryPolicy: Sendable {
     package var firstDelay: Double
     package var longestDelay: Double
     /// The longest that a server's Retry-After is obeyed, in seconds.
-    package static let patience: Double = 300
+    package var patience: Double
 
-    package init(attempts: Int = 5, firstDelay: Double = 0.2, longestDelay: Double = 20) {
+    /// - Parameter patience: as long as the longest delay, where it is not given.
+    package init(attempts: Int = 5, firstDelay: Double = 0.2, longestDelay: Double = 20, patience: Double? = nil) {
         self.attempts = attempts
         self.firstDelay = firstDelay
         self.longestDelay = longestDelay
+        self.patience = patience ?? longestDelay
     }
 
     /// Seconds before try `number` (2 is the first repetition), or `nil` to give up. A server's Retry-After counts when it is longer, up to
@@ -103,7 +105,7 @@ package struct RetryPolicy: Sendable {
     package func delay(beforeTry number: Int, retryAfter: Double?) -> Double? {
         guard number <= attempts else { return nil }
         let backoff = firstDelay * Double(1 << min(number - 2, 16))
-        return max(min(longestDelay, backoff), min(RetryPolicy.patience, retryAfter ?? 0))
+        return max(min(longestDelay, backoff), min(patience, retryAfter ?? 0))
     }
 
     /// Repeats what failed on its way or was answered with "later"; the last answer is returned as it is.

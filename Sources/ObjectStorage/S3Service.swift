@@ -95,11 +95,12 @@ package struct S3Service: Sendable {
     }
 
     /// Sends a request once. Throws `storage.renewed`, which passes, for a refusal from which something was learned that lets the next try
-    /// succeed.
+    /// succeed, unless it is the refusal that is asked for.
     func sendOnce(
         _ method: String, _ host: String, _ path: String, query: [(String, String)] = [], headers: [(String, String)],
         body: HTTPBody = .none,
-        payload: String = emptyPayload, limit: Int64 = 64 << 20, sink: HTTPClient.Sink? = nil, head: HTTPClient.HeadSink? = nil
+        payload: String = emptyPayload, limit: Int64 = 64 << 20, learns: Bool = true, sink: HTTPClient.Sink? = nil,
+        head: HTTPClient.HeadSink? = nil
     ) async throws -> HTTPResponse {
         let encoded = SignatureV4.canonicalQuery(query)
         let signer = identity.signer
@@ -110,7 +111,7 @@ package struct S3Service: Sendable {
             headers: (headers + signed).map { (name: $0.0, value: $0.1) },
             body: body, authority: authority, stallSeconds: stallSeconds, responseLimit: limit)
         let response = try await client.perform(request, sink: sink, head: head)
-        if !response.isSuccess, let signer, identity.learns(from: response, to: signer) {
+        if learns, !response.isSuccess, let signer, identity.learns(from: response, to: signer) {
             throw FarmError(S3Identity.renewed, .unavailable, "the keys or the region of \(endpoint) were other ones: they are read anew")
         }
         return response

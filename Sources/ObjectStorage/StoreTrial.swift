@@ -165,7 +165,7 @@ package struct StoreTrial {
         {
             let (host, path) = store.address(base + name)
             return try await (service ?? store.service).sendOnce(
-                "PUT", host, path, headers: headers, body: .bytes(body), payload: Digest(hashing: signed ?? body).hex
+                "PUT", host, path, headers: headers, body: .bytes(body), payload: Digest(hashing: signed ?? body).hex, learns: false
             ).status
         }
         func isSuccess(_ status: Int) -> Bool { (200..<300).contains(status) }
@@ -176,8 +176,9 @@ package struct StoreTrial {
             let wrong = try await put("a", [("if-match", "\"\(MD5.of(StoreTrial.other).hex)\"")])
             abilities.found[.replacesOnly] = isSuccess(right) && wrong == 412
         }
-        guard let key = store.service.identity.keyID else { return }
-        let stranger = store.service.asked(as: S3Identity(StorageCredentials(keyID: key, secret: "no such secret"), region: "us-east-1"))
+        guard let signer = store.service.identity.signer else { return }
+        let stranger = store.service.asked(
+            as: S3Identity(StorageCredentials(keyID: signer.credentials.keyID, secret: "no such secret"), region: signer.region))
         abilities.found[.checksKeys] = try await !isSuccess(put("stranger", [], by: stranger))
         abilities.found[.checksSigned] = try await !isSuccess(put("signed", [], StoreTrial.other, signed: StoreTrial.text))
         let document = Array("<Delete><Object><Key>\(XMLText.escape(store.prefix + base))new</Key></Object></Delete>".utf8)

@@ -170,6 +170,19 @@ import Testing
         #expect(try await isSame(from, store(server.endpoint, "to-\(run)")))
     }
 
+    /// A service with a region of its own name is tried out and used like any other.
+    @Test(.timeLimit(.minutes(2))) func theRegionIsLearned() async throws {
+        let server = try Self.server.get()
+        let proxy = try FaultProxy(before: server.endpoint, [.init(".*", "region", times: 100_000)])
+        let there = store(proxy.endpoint, "region-\(Nonce.hex(bytes: 4))")
+        var trial = StoreTrial(there)
+        let abilities = try await trial.run()
+        #expect(throws: Never.self) { try abilities.checkFitness("it") }
+        #expect(abilities.found[.checksKeys] == true)
+        try await fill(there)
+        #expect(try await there.all().count == 3)
+    }
+
     /// An address that leads to nothing is a wrong one.
     @Test(.timeLimit(.minutes(1))) func nothingIsNoSource() async throws {
         let server = try Self.server.get()

@@ -55,12 +55,12 @@ import Testing
             for piece in [bytes[..<(cut / 2)], bytes[(cut / 2)..<cut]] {
                 try Array(piece).withUnsafeBytes { try journal.read($0) { _ in } }
             }
-            #expect(journal.uploads["a"].map { $0.parts.count <= 2 } ?? true)
+            #expect(journal.uploads[Array("a".utf8)].map { $0.parts.count <= 2 } ?? true)
             #expect(journal.isTorn == (cut > 0 && bytes[cut - 1] != UInt8(ascii: "\n")))
         }
         var whole = SyncJournal()
         try bytes.withUnsafeBytes { try whole.read($0) { _ in } }
-        #expect(whole.uploads["a"]?.parts.map(\.tag) == ["p1", "p2"] && whole.uploads["b"] == nil)
+        #expect(whole.uploads[Array("a".utf8)]?.parts.map(\.tag) == ["p1", "p2"] && whole.uploads[Array("b".utf8)] == nil)
     }
 
     /// A journal that no run ever ended is made shorter when it is opened, and forgets nothing.

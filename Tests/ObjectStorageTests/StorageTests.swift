@@ -385,8 +385,10 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
         let policy = RetryPolicy(attempts: 3, firstDelay: 1, longestDelay: 5)
         #expect(policy.delay(beforeTry: 2, retryAfter: nil) == 1)
         #expect(policy.delay(beforeTry: 3, retryAfter: 4) == 4)
-        #expect(policy.delay(beforeTry: 3, retryAfter: 100) == 100)
-        #expect(policy.delay(beforeTry: 3, retryAfter: 1e9) == 300)
+        #expect(policy.delay(beforeTry: 3, retryAfter: 400) == 5)
+        let patient = RetryPolicy(attempts: 3, firstDelay: 1, longestDelay: 5, patience: 300)
+        #expect(patient.delay(beforeTry: 3, retryAfter: 100) == 100 && patient.delay(beforeTry: 3, retryAfter: 1e9) == 300)
+        #expect(patient.delay(beforeTry: 3, retryAfter: nil) == 2)
         // Seconds, or a date, by the server's clock where it tells it.
         func asked(_ headers: [String: String]) -> Double? { HTTPResponse(status: 503, headers: headers, body: []).retryAfter }
         #expect(

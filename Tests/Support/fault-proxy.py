@@ -40,8 +40,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.connection.close()
         self.close_connection = True
 
-    def refuse(self, status, code, headers=()):
-        body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+    def refuse(self, status, code, headers=(), more=""):
+        body = f"<Error><Code>{code}</Code><Message>injected</Message>{more}</Error>".encode()
         self.send_response_only(status)
         for name, value in headers:
             self.send_header(name, value)
@@ -65,6 +65,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     "expired": (400, "ExpiredToken"), "404": (404, "NoSuchKey")}
         if fault in refusals:
             return self.refuse(*refusals[fault])
+        if fault == "region" and "/us-east-1/" in (self.headers.get("Authorization") or ""):
+            return self.refuse(400, "AuthorizationHeaderMalformed", more="<Region>elsewhere-1</Region>")
         if fault == "429":
             return self.refuse(429, "TooManyRequests", [("Retry-After", "1")])
         if fault == "skew":

@@ -108,7 +108,8 @@ extension Coordinator {
     /// A channel must not expire while nothing is released: it is signed anew when half of its time is gone.
     private func renewChannel() async throws {
         guard let record = state.channels[configuration.channel] else { return }
-        if channelIsStale || Timestamp.now.seconds(since: record.issuedAt) > Double(configuration.channelDays) * 43200 {
+        let isOld = Timestamp.now.seconds(since: record.issuedAt) > Double(configuration.channelDays) * 43200
+        if channelIsStale || isOld, try await !mustBeFilled(configuration.regions[0].name) {
             try await renew()
             channelIsStale = false
         }

@@ -66,13 +66,21 @@ extension Coordinator {
             version = channel == nil ? nil : try await publisher.published(configuration.channel, region: name)?.channel.version
         }
         saw(name, version, channel)
+        // One that has lost its channel gets back what it had published, before it is pointed at it again.
+        if isAdopted, version == nil, name == configuration.regions[0].name { _ = try await mustBeFilled(name) }
     }
 
     /// Finds out what a region's store does, and whether a farm can rely on it.
     private func tryOut(_ name: String) async throws -> Bool {
         guard let store = publisher.regions.first(where: { $0.name == name })?.store else { return false }
         var trial = StoreTrial(store, in: "incoming/trial/")
-        let abilities = try await trial.run()
+        let abilities: StoreAbilities
+        do { abilities = try await trial.run() } catch let error as FarmError where !error.category.isTransient {
+            // A full one, for example: what it does was found out when it had room.
+            guard let known = regionRecords[name]?.abilities, (try? known.checkFitness(name)) != nil else { throw error }
+            report(error)
+            return true
+        }
         regionRecords[name, default: RegionRecord()].abilities = abilities
         keepRecords()
         do { try abilities.checkFitness("region \(name)") } catch {
@@ -109,7 +117,7 @@ extension Coordinator {
                 await audit(AuditRequest(kind: .listing, regions: [first], repairs: true), by: "filling")
                 if !unfilled.contains(first) { return }
             } catch let error as FarmError where error.category.isTransient { report(error) }
-            try await Task.sleep(for: .seconds(5))
+            try await Task.sleep(for: .seconds(15))
         }
     }
 
@@ -162,7 +170,7 @@ extension Coordinator {
             let records = configuration.regions.map { regionRecords[$0.name] ?? RegionRecord() }
             // The region that waits longest counts: what was asked for one of them does not put the others off.
             func oldest(_ times: [Timestamp?]) -> Timestamp? { times.contains(nil) ? nil : times.compactMap(\.self).min() }
-            let hasReadingFailed = records.contains { $0.reading?.error != nil }
+            let failedReadings = configuration.regions.map(\.name).filter { regionRecords[$0]?.reading?.error != nil }
             let readAt = oldest(records.map(\.reading?.startedAt))
             let listedAt = oldest(records.map(\.lastAudit?.startedAt))
             // What failed for a while is tried again sooner.
@@ -170,8 +178,12 @@ extension Coordinator {
             if !unfilled.isEmpty, Timestamp.now.seconds(since: filledAt) >= 30 {
                 filledAt = .now
                 await audit(AuditRequest(kind: .listing, regions: unfilled.sorted(), repairs: true), by: "filling")
-            } else if due(hasReadingFailed ? min(1, policy.readingHours) : policy.readingHours, readAt) {
+            } else if due(policy.readingHours, readAt) {
                 await audit(AuditRequest(kind: .reading, repairs: policy.repairs), by: "schedule")
+            } else if !failedReadings.isEmpty,
+                due(min(1, policy.readingHours), oldest(failedReadings.map { regionRecords[$0]?.reading?.startedAt }))
+            {
+                await audit(AuditRequest(kind: .reading, regions: failedReadings, repairs: policy.repairs), by: "schedule")
             } else if due(hasFailed ? min(1, policy.listingHours) : policy.listingHours, listedAt) {
                 await audit(AuditRequest(kind: .listing, repairs: policy.repairs), by: "schedule")
             }

@@ -91,6 +91,10 @@ package struct RegionAuditor: Sendable {
             for name in names {
                 guard let place = near.regions.firstIndex(where: { $0.name == name }), var audit = audits[name] else { continue }
                 do { try await judge(place, survey, near, repairs, &audit) } catch let error as FarmError { audit.error = error.message }
+                let away = publisher.regions.map(\.name).filter { !there.contains($0) }
+                if repairs, !away.isEmpty, audit.missing + audit.damaged > 0, audit.error == nil {
+                    audit.error = "what it lacks may be in \(away.joined(separator: ", ")), which cannot be listed"
+                }
                 audits[name] = audit
             }
         }

@@ -113,7 +113,7 @@ package struct BucketSync: Sendable {
                 throw FarmError(
                     "sync.filtered-farm", .usage,
                     "\(source.name) belongs to a farm: with a filter its mirror would name what it does not have",
-                    hint: "mirror it whole; sciferry site carries a part of a channel")
+                    hint: "mirror it whole; sciferry pull brings single releases to a site")
             }
             for prefix in SyncOrder.pointers {
                 for object in try await source.all(prefix: prefix) { pointers[object.key] = try await source.get(object.key) }

@@ -34,6 +34,12 @@ struct SyncBench {
         }
     }
 
+    /// What the next run knows of earlier ones, as another process would find it.
+    mutating func remember(in directory: String) throws {
+        memory?.release()
+        memory = try SyncMemory(directory: directory, source: "a", destination: "b")
+    }
+
     @discardableResult
     func run(_ build: (inout SyncOptions) throws -> Void = { _ in }, events: Events = Events()) async throws -> SyncReport {
         var options = SyncOptions()
@@ -271,20 +277,17 @@ struct SyncBench {
         func reads() throws -> Int {
             try #require(bench.source as? CountingStore).reads + #require(bench.destination as? CountingStore).reads
         }
-        func remembering() throws { bench.memory = try SyncMemory(directory: "\(scratch.path)/memory", source: "a", destination: "b") }
-        try remembering()
+        try bench.remember(in: "\(scratch.path)/memory")
         try await bench.fill(["x": "one", "y": "two"])
         #expect(try await bench.run().copied == 2)
-        bench.memory?.release()
-        try remembering()
+        try bench.remember(in: "\(scratch.path)/memory")
         let before = try reads()
         #expect(try await bench.run().same == 2)
         #expect(try reads() == before, "nothing was read to know that nothing changed")
         let time = try #require(Disk.entry("\(scratch.path)/a/x")?.modified)
         try Disk.replace("\(scratch.path)/a/x", with: Array("ONE".utf8))
         try Disk.setFacts("\(scratch.path)/a/x", mode: 0o644, modified: time)
-        bench.memory?.release()
-        try remembering()
+        try bench.remember(in: "\(scratch.path)/memory")
         #expect(try await bench.run().copied == 1)
         #expect(try await bench.there == ["x": "ONE", "y": "two"])
     }
@@ -295,12 +298,12 @@ struct SyncBench {
         let (here, there) = (DirectoryStore("\(scratch.path)/a"), DirectoryStore("\(scratch.path)/b"))
         try await SyncBench.fill(here, ["x": "one", "y": "two"])
         var bench = SyncBench(here, MeddledStore(there, key: "x", bytes: Array("ONE".utf8)))
-        bench.memory = try SyncMemory(directory: "\(scratch.path)/memory", source: "a", destination: "b")
+        try bench.remember(in: "\(scratch.path)/memory")
         #expect(try await bench.run().copied == 2)
         #expect(try await SyncBench.content(there) == ["x": "ONE", "y": "two"])
         bench.memory?.release()
         bench.destination = there
-        bench.memory = try SyncMemory(directory: "\(scratch.path)/memory", source: "a", destination: "b")
+        try bench.remember(in: "\(scratch.path)/memory")
         let report = try await bench.run()
         #expect(report.copied == 1 && report.same == 1)
         #expect(try await bench.there == ["x": "one", "y": "two"])

@@ -61,20 +61,17 @@ import Testing
     @Test func readersOfAMirrorHaveTheirTime() async throws {
         var (bench, content) = try await farm()
         let scratch = try Scratch()
-        func remembering() throws { bench.memory = try SyncMemory(directory: scratch.path, source: "a", destination: "b") }
-        try remembering()
+        try bench.remember(in: scratch.path)
         try await bench.run { $0.deletes = .after }
         let pack = try #require(content.keys.first { $0.hasPrefix("packs/") })
         try await bench.source.delete(pack)
         content[pack] = nil
         for _ in 0..<2 {
-            bench.memory?.release()
-            try remembering()
+            try bench.remember(in: scratch.path)
             let report = try await bench.run { $0.deletes = .after }
             #expect(report.waiting == 1 && report.deleted == 0)
         }
-        bench.memory?.release()
-        try remembering()
+        try bench.remember(in: scratch.path)
         #expect(try await bench.run { ($0.deletes, $0.grace) = (.after, 0.001) }.deleted == 1)
         #expect(try await bench.there == content)
     }
@@ -109,13 +106,11 @@ import Testing
     @Test func aCheckKnowsWhatAMirrorIs() async throws {
         var (bench, content) = try await farm()
         let scratch = try Scratch()
-        func remembering() throws { bench.memory = try SyncMemory(directory: scratch.path, source: "a", destination: "b") }
         func check() async throws -> BucketCheck.Report {
-            bench.memory?.release()
-            try remembering()
+            try bench.remember(in: scratch.path)
             return try await BucketCheck(bench.source, bench.destination, memory: bench.memory).run()
         }
-        try remembering()
+        try bench.remember(in: scratch.path)
         try await bench.run { $0.deletes = .after }
         try await bench.fill(["incoming/j1/x": "u"], ["condemned/1": "c"])
         #expect(

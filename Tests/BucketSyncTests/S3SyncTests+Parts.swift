@@ -87,7 +87,7 @@ extension S3SyncTests {
         try await source.put("large", bytes)
         func bench(_ endpoint: String) throws -> SyncBench {
             var bench = SyncBench(source, store(endpoint, "to-\(run)"))
-            bench.memory = try SyncMemory(directory: "\(scratch.path)/memory", source: "a", destination: "b")
+            try bench.remember(in: "\(scratch.path)/memory")
             return bench
         }
         let settings: (inout SyncOptions) -> Void = { ($0.partsAbove, $0.partsAtOnce, $0.copiesOnServer) = (20 << 20, 1, false) }

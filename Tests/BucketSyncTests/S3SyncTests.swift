@@ -222,7 +222,7 @@ import Testing
         let source = DirectoryStore(scratch.path)
         func remembering(_ destination: S3Store) throws -> SyncBench {
             var bench = SyncBench(source, destination)
-            bench.memory = try SyncMemory(directory: "\(scratch.path)-memory", source: "a", destination: "b")
+            try bench.remember(in: "\(scratch.path)-memory")
             return bench
         }
         // The third part's answer is lost for good, the fifth never arrives.

@@ -29,20 +29,19 @@ import Testing
             var bench = SyncBench(
                 MortalStore(source, clock, seed: generator.next(), killedAfter: Int(generator.next() % 40), longestStep: 0),
                 MortalStore(destination, clock, seed: generator.next(), killedAfter: Int(generator.next() % 60), longestStep: 0))
-            bench.memory = try SyncMemory(directory: "\(scratch.path)/memory", source: "a", destination: "b")
+            try bench.remember(in: "\(scratch.path)/memory")
             let deletion = SyncOptions.Deletion.allCases[Int(generator.next() % 3)]
             _ = try? await bench.run { ($0.deletes, $0.transfers) = (deletion, 2) }
             bench.memory?.release()
         }
         var bench = SyncBench(source, destination)
-        bench.memory = try SyncMemory(directory: "\(scratch.path)/memory", source: "a", destination: "b")
+        try bench.remember(in: "\(scratch.path)/memory")
         let report = try await bench.run { $0.deletes = .after }
         var wrong: [String] = []
         if report.failed != 0 { wrong.append("\(report.failed) objects failed") }
         let (here, there) = (try await bench.here, try await bench.there)
         if here != there { wrong.append("the sides differ: \(here) and \(there)") }
-        bench.memory?.release()
-        bench.memory = try SyncMemory(directory: "\(scratch.path)/memory", source: "a", destination: "b")
+        try bench.remember(in: "\(scratch.path)/memory")
         let again = try await bench.run { $0.deletes = .after }
         if again.copied != 0 || again.deleted != 0 { wrong.append("the next run copied \(again.copied) and deleted \(again.deleted)") }
         return wrong

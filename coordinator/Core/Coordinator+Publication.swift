@@ -74,12 +74,13 @@ extension Coordinator {
                 "the regions show version \(highest.version) of epoch \(highest.epoch) of the channel \(name), of which this home knows nothing: it is an older copy, or another coordinator publishes for this farm",
                 hint: "make sure that no other one runs, then go on from there: sciferry trust take-over")
         }
-        if let highest, isTakeOver { try transition { $0.takeOver(highest, now: .now) } }
+        let taken = isTakeOver ? highest : nil
+        if let taken { try transition { $0.takeOver(taken, now: .now) } }
         try await fillFirstRegion()
-        if let highest, isTakeOver {
+        if let taken {
             try await renewInTheEnd()
             logger.notice(
-                "the farm was taken over", metadata: ["channel": "\(name)", "version": "\(highest.version)", "epoch": "\(highest.epoch)"])
+                "the farm was taken over", metadata: ["channel": "\(name)", "version": "\(taken.version)", "epoch": "\(taken.epoch)"])
         } else if !(shown.first?.1?.isCurrent ?? false), state.channels[name] != nil {
             // By a key that has been replaced since, for one.
             try await renewInTheEnd()

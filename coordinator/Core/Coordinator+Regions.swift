@@ -98,7 +98,7 @@ extension Coordinator {
             "region.unfit", .unavailable,
             fit[region] == nil
                 ? "region \(region) has not been tried out yet" : "region \(region) is on a store that a farm cannot rely on",
-            hint: "sciferry regions status \(region) --stores")
+            hint: "sciferry regions status --stores")
     }
 
     /// Waits until the first region is known to be one that can be relied on.
@@ -139,8 +139,8 @@ extension Coordinator {
 
     // MARK: New regions
 
-    /// Whether a region, the first one among them, shows a channel without releases that others have and that are not on their way to it, or none: then it gets these
-    /// first, so that its channel never names what it does not have.
+    /// Whether a region, the first one among them, shows a channel without releases that have been published and are not on their way to it,
+    /// or none: then it gets these first, so that its channel never names what it does not have.
     func mustBeFilled(_ region: String) async throws -> Bool {
         if filled.contains(region) { return false }
         let shown = try await publisher.published(configuration.channel, region: region)?.channel.entries ?? []

@@ -124,7 +124,10 @@ let package = Package(
         room("FileStore", ["Attestation", "ChunkStore", "FarmModel", "ObjectStorage", "SystemIO"]),
         room(
             "SiteDelivery",
-            ["Attestation", "ChunkStore", "FarmModel", "Microarchitecture", "ObjectStorage", "SingularityImage", "SystemIO"]),
+            [
+                "Attestation", "ChunkStore", "FarmModel", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner",
+                "SingularityImage", "SystemIO",
+            ]),
         // Layer 5
         room(
             "CoordinatorCore", path: "coordinator/Core",
@@ -157,8 +160,9 @@ let package = Package(
                 "HTTPTransport",
                 "ISAProof", "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "PlainAccess", "ProcessRunner",
                 "Recipes",
-                "Registry", "SingularityImage", "SiteDelivery", "SystemIO", "Upstream", "WorkerCore", argumentParser, logging,
+                "Registry", "SingularityImage", "SiteDelivery", "SitePolicy", "SystemIO", "Upstream", "WorkerCore", argumentParser, logging,
             ]),
+        room("SitePolicy", ["FarmModel", "Microarchitecture", "Recipes", "SiteDelivery"]),
         room(
             "PlainAccess",
             ["ChunkStore", "FarmModel", "ObjectStorage", "SiteDelivery", "SystemIO", httpTypes, hummingbird, logging, nioCore]),

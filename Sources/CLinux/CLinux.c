@@ -89,3 +89,5 @@ int sciferry_clone_range(int from, long long from_offset, long long count, int t
     struct file_clone_range range = {.src_fd = from, .src_offset = from_offset, .src_length = count, .dest_offset = to_offset};
     return ioctl(to, FICLONERANGE, &range);
 }
+
+int sciferry_sync_file_system(int fd) { return (int)syscall(SYS_syncfs, fd); }

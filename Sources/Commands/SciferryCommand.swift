@@ -25,7 +25,7 @@ package struct SciferryCommand: AsyncParsableCommand {
             InitCommand.self, UpCommand.self, DownCommand.self, BuildCommand.self, JobsCommand.self, JobCommand.self, WhyCommand.self,
             CandidatesCommand.self, PromoteCommand.self, NightlyCommand.self,
             LogsCommand.self, CancelCommand.self, WorkersCommand.self, WorkerCommand.self, RecipeCommand.self,
-            PullCommand.self, InstallCommand.self, UninstallCommand.self, ListCommand.self, ShowCommand.self,
+            SiteCommand.self, PullCommand.self, InstallCommand.self, UninstallCommand.self, ListCommand.self, ShowCommand.self,
             SyncCommand.self, CopyCommand.self, CheckCommand.self, ListBucketCommand.self, CatCommand.self, RemoveObjectsCommand.self,
             UsageCommand.self, ServeCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self, ImageCommand.self,
             ImportCommand.self, StoreCommand.self, TrustCommand.self, CollectCommand.self, RegionsCommand.self, ProbeCommand.self,

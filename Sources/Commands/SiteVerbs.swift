@@ -176,19 +176,26 @@ struct UninstallCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let (name, version) = SiteAccess.split(release)
-            let victims = try Site(site.path).uninstall(name: name, version: version, keepsImage: keepImage)
-            for victim in victims where !keepImage { await unmount(victim.release.image.digest) }
+            let victims = try Site(site.path).uninstall(name: name, version: version, keepsImage: keepImage, now: .now)
+            for release in victims.flatMap(\.releases) where !keepImage { await unmount(release.image.digest) }
             if json { return try Console.json(victims) }
-            for victim in victims { Console.print("\(victim.release.title) is gone") }
+            for victim in victims { Console.print("\(victim.title) is gone") }
         }
     }
 
     /// The launcher mounts an image once for each user; this user's mount would keep the file's space.
     private func unmount(_ image: Digest) async {
         let environment = ProcessInfo.processInfo.environment
-        let mounts = environment["SCIFERRY_MOUNTS"] ?? "\(environment["XDG_RUNTIME_DIR"] ?? "/tmp")/sciferry-mounts-\(getuid())"
-        let path = "\(mounts)/\(image.hex)"
-        guard Disk.isDirectory(path) else { return }
+        let above = ["XDG_RUNTIME_DIR", "TMPDIR"].compactMap { environment[$0] } + ["/tmp"]
+        let names = ["USER", "LOGNAME"].compactMap { environment[$0] } + ["x", "\(getuid())"]
+        let mounts =
+            environment["SCIFERRY_MOUNTS"].map { [$0] } ?? above.flatMap { place in names.map { "\(place)/sciferry-mounts-\($0)" } }
+        guard let path = mounts.map({ "\($0)/\(image.hex)" }).first(where: Disk.isDirectory) else { return }
+        if let holder = Disk.kernelText("\(path).d/holder")?.split(separator: " ").first.flatMap({ Int32($0) }),
+            holder > 1, Disk.isDirectory("/proc/\(holder)/root/.sciferry")
+        {
+            kill(holder, SIGTERM)
+        }
         for words in [["fusermount", "-u", "-z", path], ["umount", "-l", path]] {
             if let done = try? await ProcessRunner.run(Command(words[0], Array(words.dropFirst()), deadlineSeconds: 20)), done.succeeded {
                 return
@@ -215,8 +222,8 @@ struct ListCommand: AsyncParsableCommand {
                     ["NAME", "VERSION", "CPU", "SIZE", "COMMANDS"],
                     installed.map {
                         [
-                            $0.release.name, $0.release.version, $0.release.image.target, Console.bytes($0.release.image.size),
-                            $0.commands.joined(separator: " "),
+                            $0.name, $0.version, $0.releases.map(\.image.target).joined(separator: " "),
+                            Console.bytes($0.releases.map(\.image.size).reduce(0, +)), $0.commands.joined(separator: " "),
                         ]
                     })
             }

@@ -175,7 +175,7 @@ package struct BuildResult: Codable, Sendable, Hashable {
     package var newChunkCount: Int
     package var newBytes: Int64
     package var tests: [TestOutcome]
-    /// How the tests ran the image, for example `apptainer` or `squashfuse+bubblewrap`.
+    /// How the tests ran the image, for example `apptainer` or `bwrap`.
     package var testRuntime: String
     /// The programs found in the plan's `commandPaths`, sorted.
     package var commands: [String]

@@ -149,6 +149,21 @@ package final class SquashfsReader {
         return try body(entry) { try read(inode, entry, $0) }
     }
 
+    /// What stands directly in a directory, in the order of their bytes; `nil` when there is no such directory.
+    package func entries(in path: String) throws -> [Entry]? {
+        var inode: Inode?
+        let code = path.withCString { sqfs_dir_reader_find_by_path(directories, nil, $0, &inode) }
+        if code == SQFS_ERROR_NO_ENTRY.rawValue || code == SQFS_ERROR_NOT_DIR.rawValue { return nil }
+        try SquashfsReader.check(code, "find \(ImageListing.escaped(Array(path.utf8)))")
+        guard let inode else { throw SquashfsReader.failure("find an inode", -1) }
+        defer { sciferry_sqfs_free(inode) }
+        guard try entry(inode, []).kind == "d" else { return nil }
+        var found: [(path: [UInt8], inode: Inode)] = []
+        defer { for (_, inode) in found { sciferry_sqfs_free(inode) } }
+        try children(of: inode, path == "/" ? [] : Array(path.utf8), &found)
+        return try found.reversed().map { try entry($0.inode, $0.path) }
+    }
+
     private struct Enough: Error {}
 
     /// The first bytes of a file, at most so many; `nil` when there is no such file.

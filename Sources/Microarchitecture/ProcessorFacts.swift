@@ -118,3 +118,19 @@ package struct ProcessorFacts: Sendable, Hashable {
         }
     }
 }
+
+extension Microarchitecture {
+    /// Whose processors it runs on, as `/proc/cpuinfo` says it; `-` for anybody's.
+    package var kernelVendor: String {
+        if vendor == "generic" { return "-" }
+        return MicroarchitectureTable.shared.vendors.first { $0.value == vendor }?.key ?? vendor
+    }
+
+    /// The words that must stand in the first flags or features of `/proc/cpuinfo`, sorted. Where the kernel does not tell, its own
+    /// name: it is never there, so that such an image is taken by name only.
+    package var kernelFeatures: [String] {
+        if let root = Microarchitecture.named(family), root == self { return [] }
+        let isKnown = family == "x86_64" || (family == "aarch64" && vendor != "generic")
+        return isKnown ? features.subtracting(["sse3"]).sorted() : [name]
+    }
+}

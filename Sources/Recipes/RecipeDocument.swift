@@ -6,6 +6,8 @@ import Yams
 package struct RecipeDocument: Sendable {
     package let path: String
     package let root: RecipeNode
+    /// What its errors are about, the first part of their codes.
+    let subject: String
 
     /// No recipe comes near these; they bound what a hostile one can cost.
     private static let longest = 4 << 20
@@ -13,8 +15,11 @@ package struct RecipeDocument: Sendable {
     private static let mostNodes = 200_000
 
     /// Parses YAML; throws `recipe.yaml` with line and column.
-    package init(_ bytes: [UInt8], path: String) throws {
+    ///
+    /// - Parameter subject: what errors are about, in place of a recipe.
+    package init(_ bytes: [UInt8], path: String, subject: String = "recipe") throws {
         self.path = path
+        self.subject = subject
         guard bytes.count <= RecipeDocument.longest else {
             throw FarmError("recipe.yaml", .invalid, "\(path) is longer than \(RecipeDocument.longest) bytes")
         }
@@ -31,7 +36,8 @@ package struct RecipeDocument: Sendable {
     }
 
     package func fail(_ code: FarmError.Code, _ node: RecipeNode, _ message: String, hint: String? = nil) -> FarmError {
-        FarmError(code, .invalid, "\(path):\(node.line): \(message)", hint: hint)
+        let code = subject == "recipe" ? code : FarmError.Code(rawValue: subject + code.rawValue.dropFirst("recipe".count))
+        return FarmError(code, .invalid, "\(path):\(node.line): \(message)", hint: hint)
     }
 
     /// The parser below calls itself for each level, so that depth is bounded before it begins: brackets, and the `- - -`

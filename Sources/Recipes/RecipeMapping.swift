@@ -2,14 +2,14 @@ import FarmModel
 import TemplateEngine
 
 /// One mapping of a document, of which every key must be known.
-struct RecipeMapping {
+package struct RecipeMapping {
     let document: RecipeDocument
-    let node: RecipeNode
+    package let node: RecipeNode
     let what: String
-    let entries: [RecipeNode.Entry]
+    package let entries: [RecipeNode.Entry]
 
     /// - Parameter keys: those that may stand here; another is `recipe.unknown-key`.
-    init(_ node: RecipeNode, in document: RecipeDocument, what: String, keys: Set<String>?) throws {
+    package init(_ node: RecipeNode, in document: RecipeDocument, what: String, keys: Set<String>?) throws {
         guard let entries = node.mapping else { throw document.fail("recipe.type", node, "\(what) must be a mapping") }
         self.document = document
         self.node = node
@@ -26,28 +26,28 @@ struct RecipeMapping {
         }
     }
 
-    subscript(key: String) -> RecipeNode? { entries.first { $0.key.text == key }?.value }
+    package subscript(key: String) -> RecipeNode? { entries.first { $0.key.text == key }?.value }
 
-    func require(_ key: String) throws -> RecipeNode {
+    package func require(_ key: String) throws -> RecipeNode {
         guard let value = self[key] else { throw document.fail("recipe.missing-key", node, "\(what) needs the key \"\(key)\"") }
         return value
     }
 
     /// A scalar as Python's `str` prints it; nothing for null.
-    func text(_ key: String) throws -> String? {
+    package func text(_ key: String) throws -> String? {
         guard let value = self[key], !value.isNull else { return nil }
         guard value.text != nil else { throw document.fail("recipe.type", value, "\"\(key)\" of \(what) must be a text") }
         return value.printed
     }
 
-    func requireText(_ key: String) throws -> String {
+    package func requireText(_ key: String) throws -> String {
         let node = try require(key)
         guard let text = try text(key), !text.isEmpty else { throw document.fail("recipe.empty", node, "\"\(key)\" of \(what) is empty") }
         return text
     }
 
     /// A list of texts; one text alone counts as a list of one.
-    func texts(_ key: String) throws -> [String] {
+    package func texts(_ key: String) throws -> [String] {
         guard let value = self[key], !value.isNull else { return [] }
         guard let sequence = value.sequence else { return [try text(key) ?? ""] }
         return try sequence.map { item in
@@ -56,13 +56,13 @@ struct RecipeMapping {
         }
     }
 
-    func nodes(_ key: String) throws -> [RecipeNode] {
+    package func nodes(_ key: String) throws -> [RecipeNode] {
         guard let value = self[key], !value.isNull else { return [] }
         guard let sequence = value.sequence else { throw document.fail("recipe.type", value, "\"\(key)\" of \(what) must be a list") }
         return sequence
     }
 
-    func flag(_ key: String) throws -> Bool? {
+    package func flag(_ key: String) throws -> Bool? {
         guard let value = self[key], !value.isNull else { return nil }
         guard case .scalar(.bool(let flag), _) = value.content else {
             throw document.fail("recipe.type", value, "\"\(key)\" of \(what) must be true or false")
@@ -70,7 +70,7 @@ struct RecipeMapping {
         return flag
     }
 
-    func integer(_ key: String) throws -> Int? {
+    package func integer(_ key: String) throws -> Int? {
         guard let value = self[key], !value.isNull else { return nil }
         guard case .scalar(.integer(let number), _) = value.content else {
             throw document.fail("recipe.type", value, "\"\(key)\" of \(what) must be a whole number")

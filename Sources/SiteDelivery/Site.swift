@@ -28,28 +28,17 @@ package struct SiteConfiguration: Codable, Sendable, Hashable {
     }
 }
 
-/// What is installed of one release; `images/DIGEST/release.json` holds the rest.
-package struct InstalledRelease: Codable, Sendable, Hashable {
-    package var release: Release
-    package var commands: [String]
-    package var installedAt: Timestamp
-
-    package init(release: Release, commands: [String], installedAt: Timestamp) {
-        self.release = release
-        self.commands = commands
-        self.installedAt = installedAt
-    }
-}
-
 /// A directory that carries images, wrappers and modules:
 ///
-///     site.json  state/trust.json
+///     site.json  site.yaml  launch  state/
 ///     bin/sciferry-launch
-///     images/DIGEST/{image.sif,manifest,release.json,offset}
-///     wrappers/NAME/VERSION -> ../../wrappers/.versions/…   {bin/COMMAND, image}
-///     modules/NAME/VERSION.lua
+///     images/DIGEST/{image.sif,manifest,release.json,launch}
+///     tools/NAME/VERSION-DIGEST/{bin/COMMAND,launch,tool.json,image}
+///     generations/NUMBER/{modules/NAME/VERSION{.lua,},wrappers/NAME/VERSION,generation.json}
+///     current -> generations/NUMBER   modules -> current/modules   wrappers -> current/wrappers
 ///
-/// Nothing in it names its own place, so it may be moved, mounted elsewhere and read-only.
+/// Nothing in it names its own place, so it may be moved, mounted elsewhere and read-only. Modules lead to directories of `tools`, whose
+/// content never changes: who has loaded one keeps it through every update.
 package struct Site: Sendable {
     package let root: String
 
@@ -64,9 +53,11 @@ package struct Site: Sendable {
     /// Makes a site, or gives one that is there new settings.
     package static func create(_ path: String, _ configuration: SiteConfiguration) throws -> Site {
         let root = Disk.absolute(path)
-        for directory in ["state", "bin", "images", "wrappers", "modules"] { try Disk.makeDirectory("\(root)/\(directory)") }
+        try Disk.makeDirectory("\(root)/state")
         try Disk.replace("\(root)/site.json", with: Array(try CanonicalJSON.pretty(configuration).utf8))
-        return try Site(path)
+        let site = try Site(path)
+        try site.prepare()
+        return site
     }
 
     package func configuration() throws -> SiteConfiguration {
@@ -83,17 +74,17 @@ package struct Site: Sendable {
 
     private var trustPath: String { "\(root)/state/trust.json" }
 
-    /// Everything that is installed, by name and version.
-    package func installed() throws -> [InstalledRelease] {
-        var result: [InstalledRelease] = []
-        for name in try Disk.list("\(root)/wrappers") {
-            for version in try Disk.list("\(root)/wrappers/\(name)") where !version.hasPrefix(".") {
-                let path = "\(root)/wrappers/\(name)/\(version)/installed.json"
-                guard let bytes = try? Disk.read(path, limit: 1 << 24) else { continue }
-                result.append(try CanonicalJSON.decode(from: bytes, source: path))
-            }
-        }
-        return result
+    private var appearancePath: String { "\(root)/state/appearance.json" }
+
+    /// What `site.yaml` said when it was last followed.
+    package func appearance() throws -> SiteAppearance {
+        guard Disk.exists(appearancePath) else { return SiteAppearance() }
+        return try CanonicalJSON.decodeSettings(
+            try Disk.read(appearancePath, limit: 1 << 24), defaults: SiteAppearance(), source: appearancePath)
+    }
+
+    package func remember(_ appearance: SiteAppearance) throws {
+        if try self.appearance() != appearance { try Disk.replace(appearancePath, with: try CanonicalJSON.encode(appearance)) }
     }
 
     /// Where an image lies, whether or not it is there.
@@ -141,88 +132,80 @@ package struct Site: Sendable {
         }
     }
 
-    /// Makes an image's commands available: launcher, wrappers, module. The image must be complete. Each step replaces
-    /// in one rename, so a job that runs meanwhile keeps what it has.
-    package func install(_ release: Release, commands: [String], now: Timestamp) throws {
-        try installLauncher()
-        let name = release.name
-        let version = release.version
-        let unique = "\(version).\(release.image.digest.hex.prefix(12)).\(Nonce.hex(bytes: 3))"
-        let staging = "\(root)/wrappers/\(name)/.\(unique)"
-        try Disk.makeDirectory("\(staging)/bin")
-        for command in commands { try Disk.link("\(staging)/bin/\(command)", to: "../../../../bin/sciferry-launch") }
-        try Disk.link("\(staging)/image", to: "../../../images/\(release.image.digest.hex)")
-        let record = InstalledRelease(release: release, commands: commands, installedAt: now)
-        try Disk.replace("\(staging)/installed.json", with: try CanonicalJSON.encode(record))
-        let current = "\(root)/wrappers/\(name)/\(version)"
-        let previous = try? FileManager.default.destinationOfSymbolicLink(atPath: current)
-        try Disk.link(current, to: ".\(unique)")
-        try Disk.makeDirectory("\(root)/modules/\(name)")
-        try Disk.replace(
-            "\(root)/modules/\(name)/\(version).lua", with: Array(ModuleFile(release, commands: commands).lua.utf8))
-        if let previous, previous != ".\(unique)" { try Disk.remove("\(root)/wrappers/\(name)/\(previous)") }
-        try sweepWrappers(of: name)
+    /// Makes an image's commands available, in place of what was there of its tool, version and CPU target. The image must be complete.
+    package func install(_ release: Release, now: Timestamp) throws {
+        try apply("\(release.title)", now: now) { $0.add(release, now: now) }
     }
 
-    /// Removes trees of wrappers that no version leads to: those of killed installs, once they are an hour old.
-    private func sweepWrappers(of name: String) throws {
-        let directory = "\(root)/wrappers/\(name)"
-        let entries = try Disk.list(directory)
-        let used = Set(entries.compactMap { try? FileManager.default.destinationOfSymbolicLink(atPath: "\(directory)/\($0)") })
-        for entry in entries where entry.hasPrefix(".") && !used.contains(entry) {
-            let age = Timestamp.now.seconds(since: Disk.modified("\(directory)/\(entry)") ?? .now)
-            if age > 3600 { try Disk.remove("\(directory)/\(entry)") }
-        }
-    }
-
-    /// Takes a release's module and wrappers away, and its image when nothing else uses it.
+    /// Takes a release's module and wrappers away, and its images when nothing else uses them.
     ///
-    /// - Parameter keepsImage: leaves the image for `reinstall`.
-    package func uninstall(name: String, version: String?, keepsImage: Bool = false) throws -> [InstalledRelease] {
-        let victims = try installed().filter { $0.release.name == name && (version == nil || $0.release.version == version) }
+    /// - Parameter keepsImage: leaves the images for `reinstall`.
+    package func uninstall(name: String, version: String?, keepsImage: Bool = false, now: Timestamp) throws -> [InstalledTool] {
+        let lock = try lock("an uninstall")
+        let victims = try installed().filter { $0.name == name && (version == nil || $0.version == version) }
         guard !victims.isEmpty else {
             throw FarmError(
                 "site.not-installed", .notFound, "\(name)\(version.map { " \($0)" } ?? "") is not installed in \(root)",
                 hint: "sciferry list --site \(root) shows what is")
         }
-        for victim in victims {
-            let release = victim.release
-            try Disk.remove("\(root)/modules/\(name)/\(release.version).lua")
-            let current = "\(root)/wrappers/\(name)/\(release.version)"
-            let target = try? FileManager.default.destinationOfSymbolicLink(atPath: current)
-            try Disk.remove(current)
-            if let target { try Disk.remove("\(root)/wrappers/\(name)/\(target)") }
+        let left = try apply("without \(victims.map(\.title).joined(separator: ", "))", now: now, lock: lock) { tools in
+            tools.removeAll(where: victims.contains)
         }
-        rmdir("\(root)/modules/\(name)")
-        rmdir("\(root)/wrappers/\(name)")
-        let used = Set(try installed().map(\.release.image.digest))
-        for victim in victims where !keepsImage && !used.contains(victim.release.image.digest) {
-            try Disk.remove(imageDirectory(victim.release.image.digest))
+        if keepsImage { return victims }
+        let used = Set(left.tools.flatMap { $0.releases.map(\.image.digest) })
+        for image in Set(victims.flatMap { $0.releases.map(\.image.digest) }).subtracting(used) {
+            try Disk.remove(imageDirectory(image))
         }
         return victims
     }
 
-    /// Installs again from an image that lies in the site; the newest version unless one is named.
-    package func reinstall(name: String, version: String?, now: Timestamp) throws -> Release {
+    /// Installs again from images that lie in the site; the newest version unless one is named.
+    package func reinstall(name: String, version: String?, now: Timestamp) throws -> InstalledTool {
         let there = try Disk.list("\(root)/images").filter { !$0.hasPrefix(".") }.compactMap { directory -> Release? in
             let path = "\(root)/images/\(directory)/release.json"
             guard let bytes = try? Disk.read(path, limit: 1 << 24) else { return nil }
             let release: Release = try CanonicalJSON.decode(from: bytes, source: path)
             return release.name == name && (version == nil || release.version == version) ? release : nil
         }
-        guard let release = there.max(by: { VersionOrder.precedes($0.version, $1.version) }) else {
+        guard let newest = there.max(by: { VersionOrder.precedes($0.version, $1.version) })?.version else {
             throw FarmError(
                 "site.no-image", .notFound, "\(root) holds no image of \(name)\(version.map { " \($0)" } ?? "")",
                 hint: "fetch it: sciferry pull \(name) --site \(root)")
         }
-        try install(release, commands: release.commands, now: now)
-        return release
+        // Of several for one CPU target, the one that was published last.
+        let meant = there.filter { $0.version == newest }.sorted { $0.publishedAt < $1.publishedAt }
+        let generation = try apply("\(name)/\(newest)", now: now) { tools in for release in meant { tools.add(release, now: now) } }
+        guard let tool = generation.tools.first(where: { $0.name == name && $0.version == newest }) else {
+            throw FarmError("site.no-image", .fault, "\(name)/\(newest) was not installed")
+        }
+        return tool
     }
 
-    private func installLauncher() throws {
+    /// Writes beside an image what the launcher needs to know of it, where that is not there yet.
+    func describe(_ release: Release) throws {
+        let directory = imageDirectory(release.image.digest)
+        if Disk.exists("\(directory)/launch") { return }
+        let text = try ImageLayout("\(directory)/image.sif").launch(arguments: release.runtimeArguments ?? [])
+        try Disk.replace("\(directory)/launch", with: Array(text.utf8))
+    }
+
+    func installLauncher() throws {
         let path = "\(root)/bin/sciferry-launch"
         let script = Array(Launcher.script.utf8)
         if let present = try? Disk.read(path, limit: 1 << 20), present == script { return }
         try Disk.replace(path, with: script, mode: 0o755)
+    }
+}
+
+extension [InstalledTool] {
+    /// Puts a release in the place of the one for the same tool, version and CPU target.
+    package mutating func add(_ release: Release, now: Timestamp) {
+        let index = firstIndex { $0.name == release.name && $0.version == release.version }
+        let others = index.map { self[$0].releases.filter { $0.image.target != release.image.target } } ?? []
+        if let index {
+            guard !self[index].releases.contains(release) else { return }
+            remove(at: index)
+        }
+        append(InstalledTool(others + [release], installedAt: now))
     }
 }

@@ -6,7 +6,7 @@ import Glibc
 import Synchronization
 package import Microarchitecture
 package import ObjectStorage
-package import SingularityImage
+import SingularityImage
 import SystemIO
 
 /// Brings releases of a channel into a site.
@@ -121,11 +121,18 @@ package struct SitePull: Sendable {
         return Offer(release: try await release(best), digest: best.release, targets: others.sorted(), host: host.name)
     }
 
-    /// A release document, verified.
+    /// A release document, verified; one that was read before is not fetched again.
     package func release(_ entry: ChannelEntry) async throws -> Release {
         let key = ReleaseDocument.key(name: entry.name, version: entry.version, digest: entry.release)
+        let place = "\(site.root)/state/releases/\(entry.release.hex)"
+        if let known = try? Disk.read(place, limit: 1 << 24), Digest(hashing: known) == entry.release {
+            return try memory.trust.withLock(\.self).release(known, of: entry, source: place)
+        }
         let bytes = try await reader.content(entry.release, key: key)
-        return try memory.trust.withLock(\.self).release(bytes, of: entry, source: key)
+        let release = try memory.trust.withLock(\.self).release(bytes, of: entry, source: key)
+        // A read-only site may be read from; it only cannot remember.
+        if (try? Disk.makeDirectory(Disk.parent(of: place))) != nil { try? Disk.replace(place, with: bytes) }
+        return release
     }
 
     /// What pulling a release costs, from what the site has.
@@ -185,20 +192,32 @@ package struct SitePull: Sendable {
     ) async throws -> Report {
         let started = Timestamp.now
         let release = offer.release
-        let directory = site.imageDirectory(release.image.digest)
-        var quote = ImageRebuild.Quote(imageBytes: release.image.size, fetchBytes: 0, fetchChunks: 0, seedBytes: release.image.size)
-        let present = Disk.exists("\(directory)/offset")
-        if !present { quote = try await fetch(release, into: directory, progress: progress) }
-        let commands = try commands(of: release)
-        try await Blocking.run { [site] in try site.install(release, commands: commands, now: now) }
+        let present = Disk.exists("\(site.imageDirectory(release.image.digest))/image.sif")
+        let quote = try await bring(release, progress: progress)
+        try await Blocking.run { [site] in
+            try site.describe(release)
+            try site.install(release, now: now)
+        }
         return Report(
             release: release, alreadyThere: present, quote: quote, incidents: reader.incidents,
             seconds: Timestamp.now.seconds(since: started))
     }
 
+    /// Fetches, rebuilds and verifies an image that is not there yet; shows nothing.
+    package func bring(_ release: Release, progress: @escaping @Sendable (_ done: Int64, _ total: Int64) -> Void) async throws
+        -> ImageRebuild.Quote
+    {
+        let directory = site.imageDirectory(release.image.digest)
+        if Disk.exists("\(directory)/image.sif") {
+            return ImageRebuild.Quote(imageBytes: release.image.size, fetchBytes: 0, fetchChunks: 0, seedBytes: release.image.size)
+        }
+        return try await fetch(release, into: directory, progress: progress)
+    }
+
     private func fetch(
         _ release: Release, into directory: String, progress: @escaping @Sendable (Int64, Int64) -> Void
     ) async throws -> ImageRebuild.Quote {
+        try SitePull.check(release)
         let (rebuild, manifest) = try await rebuild(release)
         try site.sweepStaging(except: release.image.digest)
         try SitePull.requireSpace(release.image.size, at: site.root)
@@ -206,10 +225,10 @@ package struct SitePull: Sendable {
         defer { withExtendedLifetime(lock) {} }
         do {
             try await rebuild.write(to: "\(staging)/image.sif", from: reader, keepsRemains: true) { progress($0, release.image.size) }
-            let partition = try SitePull.partition(of: "\(staging)/image.sif")
             try Disk.replace("\(staging)/manifest", with: manifest.bytes)
             try Disk.replace("\(staging)/release.json", with: try CanonicalJSON.encode(release))
-            try Disk.replace("\(staging)/offset", with: Array("\(partition.offset)\n".utf8))
+            let launch = try ImageLayout("\(staging)/image.sif").launch(arguments: release.runtimeArguments ?? [])
+            try Disk.replace("\(staging)/launch", with: Array(launch.utf8))
             try Disk.remove("\(staging)/\(Site.stagingLock)")
             try Disk.remove(directory)
             try Disk.rename(staging, to: directory)
@@ -223,12 +242,15 @@ package struct SitePull: Sendable {
         return rebuild.quote
     }
 
-    /// The release's commands; a name that could leave the wrapper's directory is refused.
-    private func commands(of release: Release) throws -> [String] {
+    /// Refuses names that could leave the directories that are made of them.
+    static func check(_ release: Release) throws {
+        for text in [release.name, release.version]
+        where text.isEmpty || text.hasPrefix(".") || text.contains(where: { "/\n\0".contains($0) }) {
+            throw FarmError("release.name", .invalid, "the release \(release.title) has a name that can be no file's: \(text)")
+        }
         for command in release.commands where !CommandName.isValid(command) || command == "sciferry-launch" {
             throw FarmError("release.command", .invalid, "\(release.title) offers the command \"\(command)\", which is no command name")
         }
-        return release.commands
     }
 
     static func requireSpace(_ bytes: Int64, at path: String) throws {
@@ -238,11 +260,6 @@ package struct SitePull: Sendable {
                 "disk.full", .full, "\(path) has \(free >> 20) MiB free, \((bytes >> 20) + 64) MiB are needed",
                 hint: "free space there or use another directory")
         }
-    }
-
-    /// Where the file system lies in an image.
-    package static func partition(of path: String) throws -> SingularityImage.Partition {
-        try ImageFileSystem(path).partition
     }
 }
 

@@ -46,6 +46,20 @@ package enum Disk {
         try syncDirectory(parent(of: path))
     }
 
+    /// Writes a new file of a tree that nobody sees yet; `syncFileSystem` makes the whole tree durable.
+    package static func write(_ path: String, _ bytes: some Collection<UInt8>, mode: mode_t = 0o644) throws {
+        let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_EXCL, mode: mode)
+        defer { file.close() }
+        try file.write(Array(bytes))
+    }
+
+    /// Makes everything durable that was written to the file system on which a path lies: for trees of many small files.
+    package static func syncFileSystem(at path: String) throws {
+        let file = try OpenFile(path, flags: O_RDONLY | O_DIRECTORY)
+        defer { file.close() }
+        guard sciferry_sync_file_system(file.descriptor) == 0 else { throw failure("write out", path) }
+    }
+
     /// Renames, replacing what stands there.
     package static func rename(_ from: String, to destination: String) throws {
         guard Glibc.rename(from, destination) == 0 else { throw failure("rename", from) }

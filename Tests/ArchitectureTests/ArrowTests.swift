@@ -15,7 +15,7 @@ import Testing
         "TestSuites": 2, "Upstream": 2,
         "BucketSync": 3, "ChunkStore": 3, "FarmWire": 3, "ImageAssembly": 3,
         "FarmLink": 4, "FileStore": 4, "SiteDelivery": 4,
-        "CoordinatorCore": 5, "CoordinatorWeb": 5, "WorkerCore": 5, "PlainAccess": 5, "Commands": 5,
+        "CoordinatorCore": 5, "CoordinatorWeb": 5, "WorkerCore": 5, "PlainAccess": 5, "SitePolicy": 5, "Commands": 5,
         "sciferry": 6, "sciferry-coordinator": 6, "sciferry-worker": 6,
         "sciferry-bench-scheduler": 6, "sciferry-bench-fleet": 6, "sciferry-bench-index": 6,
     ]
@@ -25,7 +25,7 @@ import Testing
         "SystemIO>FarmModel", "TemplateEngine>FarmModel", "Zstandard>FarmModel", "CoordinatorWeb>CoordinatorCore",
         "CoordinatorWeb>PlainAccess",
         "Upstream>Registry", "Commands>CoordinatorCore", "Commands>WorkerCore",
-        "Commands>PlainAccess",
+        "Commands>PlainAccess", "Commands>SitePolicy",
     ]
     /// Packages with a price: the worker must stay free of YAML and of the database.
     private static let notInWorker: Set<String> = ["Recipes", "CoordinatorCore", "Yams", "GRDB", "TemplateEngine"]

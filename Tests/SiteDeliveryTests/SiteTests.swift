@@ -7,62 +7,70 @@ import Support
 import SystemIO
 import Testing
 
-@Suite struct SiteTests {
-    private func release(_ name: String = "tool", _ version: String = "1.0", description: String = "A tool.", image: String = "i")
-        -> Release
-    {
-        let base = BaseImage(name: "b", digest: Digest(hashing: "b"), origin: .registry, size: 0, bootstrap: nil)
-        let plan = Plan(
-            name: name, version: version, architecture: "x86_64", target: "x86_64", base: base, dockerfile: "", context: [],
-            commands: ["tool", "other"], commandPaths: [], description: description, categories: [], licences: ["MIT"],
-            suite: TestSuite(), diskBytes: 0)
-        let result = BuildResult(
-            image: Digest(hashing: image), imageSize: 1, manifest: IncomingObject(digest: Digest(hashing: "m"), size: 1), packs: [],
-            records: [],
-            chunkCount: 1, newChunkCount: 1, newBytes: 1, tests: [], testRuntime: "r", commands: ["found", "tool", "../x", "a b"],
-            hostTarget: "t", phaseSeconds: [:])
-        return Release(plan: plan, buildKey: Digest(hashing: "k"), result: result, builtOn: "w", publishedAt: Timestamp(seconds: 1))
-    }
-
-    private func site(_ scratch: Scratch) throws -> Site {
-        try Site.create("\(scratch.path)/s", SiteConfiguration(farm: "f", channel: "main", regions: [], root: try TrustedFarm().root))
-    }
-
-    @Test(arguments: ["plain", "with \"quotes\" and \\ and ]===] and\nlines", "ünï $(id) `id`"])
-    func moduleFilesHoldAnyText(_ text: String) async throws {
-        let scratch = try Scratch()
-        try Disk.makeDirectory("\(scratch.path)/modules/tool")
-        let lua = ModuleFile(release(description: text), commands: ["tool"]).lua
-        try Disk.replace("\(scratch.path)/modules/tool/1.0.lua", with: Array(lua.utf8))
-        let result = try await ProcessRunner.run(
-            Command(
-                "bash",
-                [
-                    "-c",
-                    ". /usr/share/lmod/lmod/init/bash; module use \"$1\"; module help tool 2>&1; module load tool && echo \"$SCIFERRY_TOOL_IMAGE\"",
-                    "-", "\(scratch.path)/modules",
-                ],
-                deadlineSeconds: 60))
-        #expect(result.text.contains("\(scratch.path)/wrappers/tool/1.0/image/image.sif"), "\(result.text)")
-        #expect(result.text.contains(text.split(separator: "\n")[0]), "\(result.text)")
-    }
-
+@Suite struct SiteTests: SiteFixture {
     @Test func installingReplacesInOneStepAndUninstallingLeavesNothing() throws {
         let scratch = try Scratch()
         let site = try site(scratch)
-        try Disk.makeDirectory(site.imageDirectory(Digest(hashing: "i")))
-        try Disk.makeDirectory(site.imageDirectory(Digest(hashing: "j")))
-        try site.install(release(), commands: ["tool"], now: Timestamp(seconds: 1))
-        try site.install(release(image: "j"), commands: ["tool", "other"], now: Timestamp(seconds: 2))
-        #expect(try Disk.list("\(site.root)/wrappers/tool").count == 2, "the link and the tree it leads to")
-        #expect(try Disk.list("\(site.root)/wrappers/tool/1.0/bin") == ["other", "tool"])
+        for image in ["i", "j"] { try place(image, in: site) }
+        try site.install(release(), now: Timestamp(seconds: 1))
+        let old = try #require(Disk.realPath("\(site.root)/wrappers/tool/1.0"))
+        try site.install(release(image: "j"), now: Timestamp(seconds: 2))
+        let new = try #require(Disk.realPath("\(site.root)/wrappers/tool/1.0"))
+        #expect(old != new && Disk.exists("\(old)/bin/tool"), "who loaded the old one keeps it")
+        #expect(try Disk.list("\(site.root)/wrappers/tool/1.0/bin") == ["found", "other", "tool"])
         #expect(Disk.realPath("\(site.root)/wrappers/tool/1.0/image") == site.imageDirectory(Digest(hashing: "j")))
         #expect(Disk.realPath("\(site.root)/wrappers/tool/1.0/bin/tool") == "\(site.root)/bin/sciferry-launch")
-        #expect(try site.installed().map(\.commands) == [["tool", "other"]])
-        #expect(try site.uninstall(name: "tool", version: nil).count == 1)
+        #expect(try site.installed().map(\.commands) == [["tool", "other", "found"]])
+        // The same again is no new generation.
+        try site.install(release(image: "j"), now: Timestamp(seconds: 3))
+        #expect(try site.history().map(\.number) == [1, 2])
+        #expect(try site.uninstall(name: "tool", version: nil, now: Timestamp(seconds: 4)).count == 1)
         #expect(try Disk.list("\(site.root)/wrappers").isEmpty && Disk.list("\(site.root)/modules").isEmpty)
         #expect(Disk.exists(site.imageDirectory(Digest(hashing: "i"))) && !Disk.exists(site.imageDirectory(Digest(hashing: "j"))))
-        #expect(throws: FarmError.self) { try site.uninstall(name: "tool", version: nil) }
+        #expect(throws: FarmError.self) { try site.uninstall(name: "tool", version: nil, now: Timestamp(seconds: 5)) }
+    }
+
+    @Test func generationsAreGoneBackToAndCollectedByPolicy() throws {
+        let scratch = try Scratch()
+        let site = try site(scratch)
+        let day: Int64 = 86400
+        for (index, image) in ["a", "b", "c", "d"].enumerated() {
+            try place(image, in: site)
+            try site.install(release("tool", "1.\(index)", image: image), now: Timestamp(seconds: Int64(index) * 10 * day))
+            if index > 0 {
+                _ = try site.apply("without", now: Timestamp(seconds: Int64(index) * 10 * day + 1)) {
+                    $0.removeAll { $0.version == "1.\(index - 1)" }
+                }
+            }
+        }
+        #expect(try site.installed().map(\.version) == ["1.3"])
+        var keeps = SiteAppearance.Keeping()
+        let now = Timestamp(seconds: 31 * day)
+        #expect(try site.collect(keeps, now: now, isTrial: true).images == [Digest(hashing: "a")], "the first was last shown 31 days ago")
+        #expect(Disk.exists(site.imageDirectory(Digest(hashing: "a"))))
+        #expect(try site.collect(keeps, now: now).images == [Digest(hashing: "a")])
+        #expect(!Disk.exists(site.imageDirectory(Digest(hashing: "a"))) && Disk.exists(site.imageDirectory(Digest(hashing: "b"))))
+        let back = try site.rollBack(to: 5, now: now)
+        #expect(back.tools.map(\.version) == ["1.2"] && Disk.exists("\(site.root)/modules/tool/1.2.lua"))
+        #expect(throws: FarmError.self) { try site.rollBack(to: 1, now: now) }
+        (keeps.generations, keeps.days) = (0, 0)
+        let rest = try site.collect(keeps, now: now)
+        #expect(Set(rest.images) == [Digest(hashing: "b"), Digest(hashing: "d")], "what is shown stays")
+        #expect(try site.history().map(\.number) == [5])
+        #expect(try Disk.list("\(site.root)/tools/tool").count == 1)
+    }
+
+    @Test func anImageThatIsGoneIsToldBeforeGoingBack() throws {
+        let scratch = try Scratch()
+        let site = try site(scratch)
+        try place("i", in: site)
+        try site.install(release(), now: Timestamp(seconds: 1))
+        try place("j", in: site)
+        try site.install(release(image: "j"), now: Timestamp(seconds: 2))
+        try Disk.remove(site.imageDirectory(Digest(hashing: "i")))
+        let error = #expect(throws: FarmError.self) { try site.rollBack(to: nil, now: Timestamp(seconds: 3)) }
+        #expect(error?.code == "site.generation" && error?.message.contains("tool 1.0") == true)
+        #expect(try site.current()?.number == 2)
     }
 
     @Test func aReleaseOffersWhatWasFoundAndNoNamesThatAreNone() {
@@ -97,13 +105,14 @@ import Testing
         try Disk.replace("\(scratch.path)/l", with: Array(Launcher.script.utf8), mode: 0o755)
         let syntax = try await ProcessRunner.run(Command("dash", ["-n", "\(scratch.path)/l"]))
         #expect(syntax.succeeded, "\(syntax.text)")
-        let check = try await ProcessRunner.run(Command("shellcheck", ["-s", "sh", "-e", "SC1090,SC2016", "\(scratch.path)/l"]))
+        let check = try await ProcessRunner.run(
+            Command("shellcheck", ["-s", "sh", "-e", "SC1090,SC1091,SC2016,SC2034,SC3013", "\(scratch.path)/l"]))
         #expect(check.succeeded, "\(check.text)")
         try Disk.rename("\(scratch.path)/l", to: "\(scratch.path)/sciferry-launch")
-        let usage = try await ProcessRunner.run(Command("\(scratch.path)/sciferry-launch", ["x"], environment: ["SCIFERRY_INSIDE": nil]))
+        let usage = try await ProcessRunner.run(Command("\(scratch.path)/sciferry-launch", ["x"]))
         #expect(usage.status == 64 && usage.text.contains("usage"))
         let gone = try await ProcessRunner.run(
-            Command("\(scratch.path)/sciferry-launch", ["/nowhere", "tool"], environment: ["SCIFERRY_INSIDE": nil]))
+            Command("\(scratch.path)/sciferry-launch", ["/nowhere", "tool"]))
         #expect(gone.status == 127 && gone.text.contains("is gone"))
     }
 }

@@ -39,7 +39,7 @@ extension BuildPipeline {
 
     /// What runs programs of the image in a directory, through the launcher that sites use.
     func runner(_ plan: Plan, _ imageDirectory: String, _ offset: Int64) async throws -> SuiteRunner {
-        try await Blocking.run { try Disk.replace("\(imageDirectory)/offset", with: Array("\(offset)\n".utf8)) }
+        try await Blocking.run { try Disk.replace("\(imageDirectory)/launch", with: Array(Launcher.imageLaunch(offset: offset).utf8)) }
         return try await SuiteRunner(
             imageDirectory: imageDirectory, scratch: "\(directory)/runtime",
             work: SuiteRunner.workDirectory(home: context.home.root, attempt: context.attempt.description), marks: marks,
@@ -65,7 +65,7 @@ extension BuildPipeline {
         }
         await log.say("image sha256:\(manifest.image.hex), \(manifest.size) bytes, \(rebuild.quote.fetchBytes) bytes fetched")
         await enter(.test)
-        let partition = try await Blocking.run { try SitePull.partition(of: path) }
+        let partition = try await Blocking.run { try ImageFileSystem(path).partition }
         let tested = try await test(plan, Disk.parent(of: path), partition.offset, listsRPM: false)
         clock.enter(.done)
         return Verification(

@@ -15,7 +15,7 @@ package struct SuiteRunner: Sendable {
     private let patience: Double
 
     /// - Parameters:
-    ///   - imageDirectory: holds `image.sif` and `offset`.
+    ///   - imageDirectory: holds `image.sif` and `launch`.
     ///   - scratch: for the launcher and the mounts; the tests' own working directory lies in the temporary directory,
     ///     where every runtime shows it.
     ///   - patience: what the tests' time limits are multiplied with, for a host on which they run slower.

@@ -20,4 +20,7 @@ void sciferry_begin_writeback(int fd, long long offset, long long count);
 /// Makes a range of a file share the blocks of another's, where the file system can (FICLONERANGE, ioctl_ficlonerange(2)). 0, or -1.
 int sciferry_clone_range(int from, long long from_offset, long long count, int to, long long to_offset);
 
+/// Makes durable what was written to the file system of a file (syncfs(2)). 0, or -1 with errno.
+int sciferry_sync_file_system(int fd);
+
 #endif

@@ -1,0 +1,241 @@
+import ChunkStore
+import ArgumentParser
+import FarmModel
+import Foundation
+import Microarchitecture
+import SiteDelivery
+import SitePolicy
+import SystemIO
+
+/// Sites that follow a declaration.
+struct SiteCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "site", abstract: "Make a site, keep it as its site.yaml says, go back, collect.",
+        discussion: """
+            A site is one directory with images, modules and commands for many users (docs/sites.md).
+            Examples:
+              sciferry site init --site /software            make one; then edit /software/site.yaml
+              sciferry site sync --site /software --dry-run  what would come and go
+              sciferry site sync --site /software            make it so; from cron or a timer, too
+            """,
+        subcommands: [
+            SiteInitCommand.self, SiteSyncCommand.self, SiteHistoryCommand.self, SiteRollbackCommand.self, SiteCollectCommand.self,
+        ])
+}
+
+extension SiteAccess {
+    /// What the site's `site.yaml` says; throws `site.undeclared` where there is none.
+    static func declaration(of site: Site) throws -> SiteDeclaration {
+        let path = "\(site.root)/site.yaml"
+        guard Disk.exists(path) else {
+            throw FarmError(
+                "site.undeclared", .notFound, "\(site.root) has no site.yaml, which says what the site carries",
+                hint: "sciferry site init --site \(site.root) writes one to begin with")
+        }
+        return try SiteDeclarationFile.read(try Disk.read(path, limit: 4 << 20), path: path) { name in
+            let bytes = try Disk.read(name.hasPrefix("/") ? name : "\(site.root)/\(name)", limit: Int64(SiteDeclarationFile.longestHook))
+            return String(decoding: bytes, as: UTF8.self)
+        }
+    }
+}
+
+extension SiteAccess {
+    /// Brings Lmod's cache up to date with the modules; a failure is told and no more.
+    static func refreshSpiderCache(of site: Site) async throws {
+        do { _ = try await SpiderCache(site).refresh() } catch let error as FarmError { Console.error("sciferry: \(error)") }
+    }
+}
+
+struct SiteInitCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "init", abstract: "Make a site that follows the farm's channel, with a site.yaml to edit.",
+        discussion: "Example:\n  sciferry site init --site /software --tool fsl --tool 'afni/24.*'")
+
+    @OptionGroup var farm: FarmOptions
+    @OptionGroup var site: SiteOptions
+    @Option(help: "A tool that it shall carry, NAME or NAME/VERSION, with * for anything; may be repeated.") var tool: [String] = []
+
+    func run() async throws {
+        try await reporting {
+            let site = try await SiteAccess.open(site, farm: farm)
+            let path = "\(site.root)/site.yaml"
+            if Disk.exists(path) {
+                throw FarmError(
+                    "site.exists", .conflict, "\(path) is there already", hint: "edit it, then: sciferry site sync --site \(site.root)")
+            }
+            let text = SiteInitCommand.beginning(tools: tool)
+            _ = try SiteDeclarationFile.read(Array(text.utf8), path: path) { _ in "" }
+            try Disk.replace(path, with: Array(text.utf8))
+            if farm.json { return try Console.json(["site": site.root, "declaration": path]) }
+            Console.print("made  \(site.root)")
+            Console.print("edit  \(path)")
+            Console.print("then  sciferry site sync --site \(site.root)")
+        }
+    }
+
+    static func beginning(tools: [String]) -> String {
+        let rules = tools.isEmpty ? ["\"*\""] : tools.map { "\"\($0.replacing("\\", with: "\\\\").replacing("\"", with: "\\\""))\"" }
+        return """
+            # What this site carries; `sciferry site sync` makes it so. All keys: docs/sites.md.
+            tools:
+            \(rules.map { "  - \($0)" }.joined(separator: "\n"))
+
+            # CPU targets of the machines that use the site; this machine's when nothing is said.
+            # targets: [zen4, skylake_avx512, x86_64_v2]
+
+            # modules:
+            #   naming: flat            # or category, easybuild
+            #   defaults: {fsl: 6.0.7}
+            #   hidden: ["fsl/5.*"]
+
+            # run:
+            #   runtime: auto           # or apptainer, singularity, bwrap, podman, docker
+            #   bind: [/scratch]
+
+            # licences:
+            #   FS_LICENSE: licences/freesurfer.txt
+
+            # keep: {generations: 3, days: 14}
+
+            """
+    }
+}
+
+struct SiteSyncCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sync", abstract: "Make a site what its site.yaml says.",
+        discussion: """
+            Says first what comes and what goes. What runs meanwhile keeps running; a sync that is stopped goes on the next time.
+            Ends with 75 when something could not be brought; the rest is shown nevertheless.
+            Examples:
+              sciferry site sync --site /software --dry-run
+              sciferry site sync --site /software --quiet     from cron
+            """)
+
+    @OptionGroup var site: SiteOptions
+    @Flag(name: .shortAndLong, help: "Only say what would come and go.") var dryRun = false
+    @Flag(name: .shortAndLong, help: "Say nothing unless something fails.") var quiet = false
+    @Flag(help: "Print JSON.") var json = false
+
+    func run() async throws {
+        try await reporting {
+            let site = try Site(site.path)
+            let sync = SiteSync(
+                site, pull: try SiteAccess.pull(site), declaration: try SiteAccess.declaration(of: site), host: try SiteAccess.host())
+            let plan = try await sync.plan(now: .now)
+            if dryRun, json { return try Console.json(plan) }
+            if !quiet, !json { describe(plan) }
+            if dryRun { return }
+            let line = ProgressLine()
+            let shows = !quiet && !json && Console.isTerminal
+            let report = try await sync.run(plan, now: .now) { done, total in
+                if shows { line.show("\(plan.coming.count) images", share: Double(done) / Double(max(1, total))) }
+            }
+            line.clear()
+            try await SiteAccess.refreshSpiderCache(of: site)
+            if json { try Console.json(report) } else { tell(report) }
+            if !report.failures.isEmpty { throw ExitCode(FarmError.Category.unavailable.exitStatus) }
+        }
+    }
+
+    private func describe(_ plan: SiteSync.Plan) {
+        for coming in plan.coming {
+            Console.print(
+                "comes  \(coming.release.title), \(Console.bytes(coming.imageBytes)), \(Console.bytes(coming.fetchBytes)) to fetch")
+        }
+        for title in plan.appearing { Console.print("shows  \(title), which is here already") }
+        for title in plan.going { Console.print("goes   \(title)") }
+        Console.print(
+            "plan   \(plan.coming.count) images come with \(Console.bytes(plan.fetchBytes)) to fetch, \(plan.going.count) tools go, \(plan.staying) stay; channel version \(plan.channel)"
+        )
+    }
+
+    private func tell(_ report: SiteSync.Report) {
+        for incident in report.incidents {
+            Console.error("damage met in \(incident.region): \(incident.message); another region served it")
+        }
+        for failure in report.failures { Console.error("not brought: \(failure)") }
+        if quiet { return }
+        if !report.collected.images.isEmpty {
+            Console.print("collected  \(report.collected.images.count) images, \(Console.bytes(report.collected.bytes))")
+        }
+        Console.print(
+            "done   generation \(report.generation); \(report.images) images, \(Console.bytes(report.fetchedBytes)) fetched in \(Console.seconds(report.seconds))"
+        )
+    }
+}
+
+struct SiteHistoryCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "history", abstract: "List the generations that a site keeps.",
+        discussion: "Example:\n  sciferry site history --site /software")
+
+    @OptionGroup var site: SiteOptions
+    @Flag(help: "Print JSON.") var json = false
+
+    func run() async throws {
+        try await reporting {
+            let site = try Site(site.path)
+            let history = try site.history()
+            if json { return try Console.json(history) }
+            let current = try site.current()?.number
+            Console.table(
+                ["GENERATION", "MADE", "TOOLS", "BY"],
+                history.map {
+                    [$0.number == current ? "\($0.number) *" : "\($0.number)", Console.date($0.madeAt), "\($0.tools.count)", $0.title]
+                })
+        }
+    }
+}
+
+struct SiteRollbackCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "rollback", abstract: "Show an earlier generation again.",
+        discussion: """
+            One rename; what runs keeps running. The next sync goes forward again: change site.yaml to stay.
+            Examples:
+              sciferry site rollback --site /software
+              sciferry site rollback 12 --site /software
+            """)
+
+    @OptionGroup var site: SiteOptions
+    @Argument(help: "A generation (default: the one before).") var generation: Int?
+    @Flag(help: "Print JSON.") var json = false
+
+    func run() async throws {
+        try await reporting {
+            let site = try Site(site.path)
+            let shown = try site.rollBack(to: generation, now: .now)
+            try await SiteAccess.refreshSpiderCache(of: site)
+            if json { return try Console.json(shown) }
+            Console.print("generation \(shown.number) of \(Console.date(shown.madeAt)) is shown: \(shown.tools.count) tools")
+        }
+    }
+}
+
+struct SiteCollectCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "collect", abstract: "Take away what no kept generation needs.",
+        discussion: """
+            Keeps what site.yaml says under `keep`: without it three generations before the current one, and all of 14 days.
+            Examples:
+              sciferry site collect --site /software --dry-run
+            """)
+
+    @OptionGroup var site: SiteOptions
+    @Flag(name: .shortAndLong, help: "Only say what would go.") var dryRun = false
+    @Flag(help: "Print JSON.") var json = false
+
+    func run() async throws {
+        try await reporting {
+            let site = try Site(site.path)
+            let keeps =
+                Disk.exists("\(site.root)/site.yaml") ? try SiteAccess.declaration(of: site).appearance.keeps : try site.appearance().keeps
+            let result = try site.collect(keeps, now: .now, isTrial: dryRun)
+            if json { return try Console.json(result) }
+            Console.print(
+                "\(dryRun ? "would take" : "took") away \(result.images.count) images (\(Console.bytes(result.bytes))), \(result.generations.count) generations, \(result.tools.count) tools' wrappers"
+            )
+        }
+    }
+}

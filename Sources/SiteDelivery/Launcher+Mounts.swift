@@ -1,0 +1,84 @@
+extension Launcher {
+    /// An image mounted once for a user, and what a name space is put together from.
+    static let mounts =
+        #"""
+        # --- A mounted image. It is mounted once for each user, and job, if there is one. Its name space is put together once and kept
+        # by a process that sleeps in it; a call enters it and becomes the command, with the process number, the parent and the signals
+        # of its caller.
+        _job=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-${JOB_ID:-}}}}
+        _mounts=${SCIFERRY_MOUNTS:-}
+        if [ -z "$_mounts" ]; then
+            _mounts=/tmp
+            case ${XDG_RUNTIME_DIR:-} in /*) if [ -w "$XDG_RUNTIME_DIR" ]; then _mounts=$XDG_RUNTIME_DIR; fi ;; esac
+            _mounts=$_mounts/sciferry-mounts-${USER:-x}${_job:+-$_job}
+            # Somebody else's: then a name that only this user can mean.
+            if [ -e "$_mounts" ] && ! [ -O "$_mounts" ]; then _mounts=${_mounts%/*}/sciferry-mounts-$(id -u)${_job:+-$_job}; fi
+        fi
+        if [ -z "$_digest" ]; then
+            _digest=$(cd -P -- "$_folder" && pwd -P) || fail "the image of $_command is gone: $_folder" 127
+            _digest=${_digest##*/}
+        fi
+        _root=$_mounts/$_digest
+        _state=$_root.d
+        if [ -n "$_extras" ]; then _state=$_state.$(printf %s "$_extras" | cksum | tr ' ' -); fi
+
+        protect_mounts() {
+            (umask 077 && mkdir -p "$_mounts") || fail "cannot make $_mounts"
+            # Whose directory it is comes first: anybody could have put a tree of their own there.
+            if [ -L "$_mounts" ] || ! [ -O "$_mounts" ]; then fail "$_mounts belongs to somebody else"; fi
+            chmod 700 "$_mounts" || fail "cannot protect $_mounts"
+            exec 9>"$_mounts/.lock"
+            if command -v flock >/dev/null 2>&1; then flock 9; fi
+        }
+
+        mount_image() {
+            if [ ! -e "$_root/bin/sh" ] && [ ! -L "$_root/bin/sh" ]; then
+                # A mount whose server was killed must go before a new one can come.
+                fusermount -u -z "$_root" >/dev/null 2>&1
+                mkdir -p "$_root" || fail "cannot make $_root"
+                if [ -w /dev/fuse ] && command -v squashfuse_ll >/dev/null 2>&1; then
+                    # It goes by itself when nothing of the image has been open for a while.
+                    squashfuse_ll -o "offset=$_offset,timeout=$((${SCIFERRY_IDLE:-600} * 3 / 2))" "$_image" "$_root" 9>&- >/dev/null 2>&1 ||
+                        fail "cannot mount $_image through squashfuse"
+                elif [ -w /dev/fuse ] && command -v squashfuse >/dev/null 2>&1; then
+                    squashfuse -o "offset=$_offset,ro" "$_image" "$_root" 9>&- >/dev/null 2>&1 || fail "cannot mount $_image through squashfuse"
+                else
+                    mount -t squashfs -o "ro,loop,offset=$_offset" "$_image" "$_root" || fail "cannot mount $_image"
+                fi
+                if [ ! -e "$_root/bin/sh" ] && [ ! -L "$_root/bin/sh" ]; then
+                    fail "the image of $_command has no shell; run it with SCIFERRY_RUNTIME=apptainer"
+                fi
+            fi
+        }
+
+        # add_entry PLACE: a file, directory or link of the image, where it is there.
+        add_entry() {
+            if [ -L "$_root$1" ]; then add --symlink "$(readlink "$_root$1")" "$1"
+            elif [ -e "$_root$1" ]; then add --ro-bind "$_root$1" "$1"; fi
+        }
+        # add_entries DIRECTORY EXCEPT: all of a directory of the image.
+        add_entries() {
+            for _entry_path in "$_root$1"/* "$_root$1"/.[!.]*; do
+                _place=$1/${_entry_path##*/}
+                case " $2 " in *" $_place "*) ;; *) add_entry "$_place" ;; esac
+            done
+        }
+        # A directory in one that the image also has: that one is put together anew, around it.
+        _opened=' '
+        add_extra() {
+            _above=${1%/*}
+            while [ -n "$_above" ] && [ ! -d "$_root$_above" ]; do _above=${_above%/*}; done
+            if [ -n "$_above" ] && [ ! -e "$_root$1" ] && [ "$_above" != /run ]; then
+                case $_opened in
+                *" $_above "*) ;;
+                *)
+                    add --tmpfs "$_above"
+                    add_entries "$_above" ''
+                    _opened="$_opened$_above "
+                    ;;
+                esac
+            fi
+            add --bind "$1" "$1"
+        }
+        """#
+}

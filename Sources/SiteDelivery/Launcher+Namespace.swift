@@ -1,0 +1,82 @@
+extension Launcher {
+    /// The name space that is kept, and entering it.
+    static let namespace =
+        #"""
+        # --- Entering the name space that is there.
+        # What keeps it: writes down the image's variables, says who it is, and goes when nobody has called for a while.
+        _hold='/bin/sh -c "$2" >/.sciferry/environment || exit 1
+        echo "$$"
+        exec </dev/null >/dev/null 2>&1
+        _last=
+        while sleep "$1"; do
+            read -r _used </.sciferry/used
+            read -r _holder _rest </.sciferry/holder
+            if [ "$_holder" = "$$" ]; then
+                if [ "$_used" != "$_last" ]; then _last=$_used; continue; fi
+                : >/.sciferry/holder
+            fi
+            # Who has just read who holds it is still on the way.
+            sleep 5
+            exit 0
+        done'
+
+        # Whether a process keeps the name space that this call needs; says that it is needed.
+        held() {
+            [ -d "$_state" ] || return 1
+            echo "$$" >"$_state/used" 2>/dev/null
+            read -r _holder _kind _seen 2>/dev/null <"$_state/holder" || return 1
+            [ " $_seen" = "$_hosts" ] && [ -e "/proc/$_holder/root/.sciferry/$_digest-$_version" ] || return 1
+            # Where the mount's own process was killed, nothing of the image can be seen.
+            [ -e "/proc/$_holder/root/bin/sh" ] || [ -L "/proc/$_holder/root/bin/sh" ]
+        }
+        hold() {
+            protect_mounts
+            if held; then exec 9>&-; return 0; fi
+            mount_image
+            (umask 077 && mkdir -p "$_state") || fail "cannot make $_state"
+            _user=$(id -u)
+            _words=
+            add --dev-bind /dev /dev --proc /proc --ro-bind /sys /sys
+            add_entries '' "/dev /proc /sys /run /tmp$_hosts"
+            add --tmpfs /run
+            if [ -d "$_root/run" ]; then add_entries /run ''; fi
+            for _file in resolv.conf hosts localtime; do
+                if [ -r "/etc/$_file" ] && [ -e "$_root/etc/$_file" ]; then add --ro-bind "/etc/$_file" "/etc/$_file"; fi
+            done
+            write_names
+            for _file in passwd group; do
+                if [ -e "$_root/etc/$_file" ]; then add --ro-bind "$_state/$_file" "/etc/$_file"; fi
+            done
+            for _directory in $_hosts; do add --bind "$_directory" "$_directory"; done
+            if [ -d /var/tmp ] && [ -d "$_root/var/tmp" ]; then add --bind /var/tmp /var/tmp; fi
+            each_extra add_extra
+            add_gpu
+            add --bind "$_state" /.sciferry --chdir /
+            printf '%s\n' 'SCIFERRY_ENVIRONMENT=". /.sciferry/environment"' "$_names$_entry" >"$_state/enter"
+            : >"$_state/$_digest-$_version"
+            echo "$$" >"$_state/used"
+            _bwrap=$(command -v bwrap) || fail "bubblewrap is not installed" 127
+            eval "_holder=\$({ setsid env -i \"\$_bwrap\" $_words -- /bin/sh -c \"\$_hold\" sciferry \"\${SCIFERRY_IDLE:-600}\" \"\$_clean\" \
+                </dev/null 2>\"\$_state/problem\" 9>&- & } | head -n 1)"
+            [ -n "$_holder" ] || fail "the name space of $_command cannot be put together: $(tail -n 1 "$_state/problem")"
+            _kind=root
+            [ "$_user" = 0 ] || _kind=user
+            echo "$_holder $_kind$_hosts" >"$_state/holder.new" && mv "$_state/holder.new" "$_state/holder"
+            exec 9>&-
+        }
+        # The driver's own libraries must be those of this kernel, so they come from the host.
+        add_gpu() {
+            [ "$_gpu" = auto ] && [ -e /dev/nvidiactl ] || return 0
+            mkdir -p "$_state/libraries"
+            ldconfig -p 2>/dev/null | sed -n 's/^[[:space:]]*\(lib\(cuda\|nvidia\|nvcuvid\|nvoptix\|GLX_nvidia\|EGL_nvidia\)[^ ]*\) (.*x86-64.*=> \(.*\)$/\3/p' |
+                while read -r _library; do cp -L "$_library" "$_state/libraries/" 2>/dev/null; done
+            add --ro-bind "$_state/libraries" /.singularity.d/libs
+        }
+
+        held || hold
+        if [ "$_kind" = user ]; then
+            exec nsenter --target "$_holder" --user --mount --preserve-credentials -- /bin/sh /.sciferry/enter "$_logical" "$_command" "$@"
+        fi
+        exec nsenter --target "$_holder" --mount -- /bin/sh /.sciferry/enter "$_logical" "$_command" "$@"
+        """#
+}

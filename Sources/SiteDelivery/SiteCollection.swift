@@ -1,0 +1,68 @@
+package import FarmModel
+import Foundation
+package import SystemIO
+
+/// What a collection took away, or would take.
+package struct SiteCollection: Codable, Sendable, Hashable {
+    package var generations: [Int] = []
+    /// `NAME/DIRECTORY`.
+    package var tools: [String] = []
+    package var images: [Digest] = []
+    package var bytes: Int64 = 0
+}
+
+extension Site {
+    /// Generations that a policy does not keep, oldest first.
+    private func past(_ keeps: SiteAppearance.Keeping, now: Timestamp) throws -> [SiteGeneration] {
+        let current = try current()?.number ?? 0
+        let others = try history().filter { $0.number != current }
+        let kept = Set(others.map(\.number).sorted().suffix(max(0, keeps.generations)))
+        return others.filter { !kept.contains($0.number) && now.seconds(since: endOfShow($0, in: others)) > Double(keeps.days) * 86400 }
+    }
+
+    /// When a generation ceased to be the one that users see: whoever loaded it until then may still run it.
+    private func endOfShow(_ generation: SiteGeneration, in others: [SiteGeneration]) -> Timestamp {
+        let later = ((try? history()) ?? others).filter { $0.number > generation.number }
+        return later.min { $0.number < $1.number }?.madeAt ?? generation.madeAt
+    }
+
+    /// Takes away generations that are not kept, and wrappers that none leads to. Images stay.
+    func forget(_ keeps: SiteAppearance.Keeping, now: Timestamp) throws {
+        for generation in try past(keeps, now: now) { try Disk.remove("\(root)/generations/\(generation.number)") }
+        for name in try Disk.list("\(root)/generations") where name.hasPrefix(".") { try Disk.remove("\(root)/generations/\(name)") }
+        let used = Set(try history().flatMap { $0.tools.map { "\($0.name)/\($0.directory)" } })
+        for name in try Disk.list("\(root)/tools") {
+            for directory in try Disk.list("\(root)/tools/\(name)") where !used.contains("\(name)/\(directory)") {
+                try Disk.remove("\(root)/tools/\(name)/\(directory)")
+            }
+            rmdir("\(root)/tools/\(name)")
+        }
+    }
+
+    /// Takes away what no generation needs that the policy keeps: generations, wrappers, images, and what broken pulls left.
+    ///
+    /// - Parameter isTrial: only says what would go.
+    package func collect(_ keeps: SiteAppearance.Keeping, now: Timestamp, isTrial: Bool = false, lock held: FileLock? = nil) throws
+        -> SiteCollection
+    {
+        let lock = try held ?? self.lock("a collection")
+        defer { withExtendedLifetime(lock) {} }
+        var result = SiteCollection()
+        let gone = try past(keeps, now: now)
+        result.generations = gone.map(\.number)
+        let kept = try history().filter { !result.generations.contains($0.number) }
+        let wrappers = Set(kept.flatMap { $0.tools.map { "\($0.name)/\($0.directory)" } })
+        result.tools = Set(gone.flatMap { $0.tools.map { "\($0.name)/\($0.directory)" } }).subtracting(wrappers).sorted()
+        let images = Set(kept.flatMap { $0.tools.flatMap { $0.releases.map(\.image.digest.hex) } })
+        for name in try Disk.list("\(root)/images") where !name.hasPrefix(".") && !images.contains(name) {
+            guard let digest = Digest(name) else { continue }
+            result.images.append(digest)
+            result.bytes += Disk.size("\(root)/images/\(name)/image.sif") ?? 0
+        }
+        if isTrial { return result }
+        try forget(keeps, now: now)
+        for image in result.images { try Disk.remove(imageDirectory(image)) }
+        try sweepStaging()
+        return result
+    }
+}

@@ -1,0 +1,173 @@
+import FarmModel
+import Foundation
+import Glibc
+import ProcessRunner
+import SiteDelivery
+import Support
+import SystemIO
+import Testing
+
+/// The launcher, called as people and programs do.
+@Suite(.serialized) struct LauncherTests: SiteFixture {
+    /// A site that carries `probe`, where every user can read it.
+    private func probeSite(_ scratch: Scratch) async throws -> (site: Site, release: Release) {
+        let site = try site(scratch)
+        var release = release("probe")
+        release.commands = ["probe", "absent"]
+        try await makeProbeImage(at: "\(site.imageDirectory(release.image.digest))/image.sif", in: scratch)
+        let launch = try ImageLayout("\(site.imageDirectory(release.image.digest))/image.sif").launch(arguments: ["--nv", "--evil"])
+        try Disk.replace("\(site.imageDirectory(release.image.digest))/launch", with: Array(launch.utf8))
+        try site.install(release, now: Timestamp(seconds: 1))
+        chmod(scratch.path, 0o755)
+        return (site, release)
+    }
+
+    private func letGo(_ mounts: String) async {
+        let script = """
+            for holder in "$1"/*.d*/holder; do read -r process rest <"$holder" && kill "$process"; done
+            for mount in "$1"/*; do umount -l "$mount"; done
+            """
+        _ = try? await ProcessRunner.run(Command("sh", ["-c", script, "-", mounts], deadlineSeconds: 30))
+    }
+
+    private func call(_ words: [String], _ scratch: Scratch, _ environment: [String: String?] = [:], directory: String? = nil) async throws
+        -> CommandResult
+    {
+        var all: [String: String?] = ["SCIFERRY_MOUNTS": "\(scratch.path)/mounts", "SCIFERRY_RUNTIME": "bwrap", "PWD": nil]
+        all.merge(environment) { $1 }
+        return try await ProcessRunner.run(
+            Command(words[0], Array(words.dropFirst()), environment: all, directory: directory ?? scratch.path, deadlineSeconds: 60))
+    }
+
+    @Test func whatStandsBesideAnImageIsReadFromIt() async throws {
+        let scratch = try Scratch()
+        let (site, release) = try await probeSite(scratch)
+        let launch = try Disk.read("\(site.imageDirectory(release.image.digest))/launch")
+        #expect(String(decoding: launch, as: UTF8.self) == "offset 0\nown '/data'\narguments '--nv'\n")
+    }
+
+    /// The whole of scripts/wrapper-matrix: as this user and, where that can be, as an ordinary one.
+    @Test(.timeLimit(.minutes(4)), arguments: [false, true]) func everyCallIsAsIfItWereInstalled(_ ordinary: Bool) async throws {
+        let scratch = try Scratch()
+        let (site, _) = try await probeSite(scratch)
+        var subject = "mounted=\(site.root)/wrappers/probe/1.0/bin"
+        if ordinary {
+            guard getuid() == 0 else { return }
+            _ = try await ProcessRunner.run(Command("sh", ["-c", "getent passwd 1000 || useradd -m -u 1000 sciferry-tester"]))
+            subject = subject.replacing("mounted=", with: "mounted@1000=")
+        }
+        // The device is for everybody where a site's machines are set up.
+        let script =
+            ordinary
+            ? "mount --make-rprivate / && mknod -m 666 \"$2\" c 10 229 && mount --bind \"$2\" /dev/fuse && exec \"$0\" \"$1\""
+            : "exec \"$0\" \"$1\""
+        let words = ["sh", "-c", script, "\(Repository.root)/scripts/wrapper-matrix", subject, "\(scratch.path)/fuse"]
+        let result = try await ProcessRunner.run(
+            Command(
+                ordinary ? "unshare" : "env", (ordinary ? ["--mount"] : []) + words,
+                environment: ["SCIFERRY_RUNTIME": "bwrap", "SCIFERRY_MOUNTS": nil, "XDG_RUNTIME_DIR": nil], deadlineSeconds: 230))
+        #expect(result.succeeded, "\(result.text)")
+        #expect(result.text.contains(": ok arguments-with-every-character"), "\(result.text)")
+        for place in ["/tmp/sciferry-mounts-root", "/tmp/sciferry-mounts-x"] where !ordinary { await letGo(place) }
+    }
+
+    @Test func theImageIsChosenByTheCPU() async throws {
+        let scratch = try Scratch()
+        let (site, release) = try await probeSite(scratch)
+        // One that this CPU does not run, and a second name for the image that it does.
+        var other = release
+        other.image.target = "neoverse_n1"
+        other.image.digest = Digest(hashing: "other")
+        try site.install(other, now: Timestamp(seconds: 2))
+        let probe = "\(site.root)/wrappers/probe/1.0/bin/probe"
+        let launch = String(decoding: try Disk.read("\(site.root)/wrappers/probe/1.0/launch"), as: UTF8.self)
+        #expect(
+            launch.hasPrefix("offer 'neoverse_n1' 'aarch64' '0x41' '") && launch.contains("\noffer 'x86_64' 'x86_64' '-' '' '"), "\(launch)"
+        )
+        #expect(try await call([probe, "args", "x"], scratch).text == "1\n<x>\n")
+        let forced = try await call([probe, "args"], scratch, ["SCIFERRY_TARGET": "neoverse_n1"])
+        #expect(forced.status == 127 && forced.text.contains("cannot be read"), "\(forced.text)")
+        let unknown = try await call([probe, "args"], scratch, ["SCIFERRY_TARGET": "zen9"])
+        #expect(unknown.status == 126 && unknown.text.contains("has no image for zen9; it has: neoverse_n1 x86_64"), "\(unknown.text)")
+        // A tool of which no image suits says what this CPU lacks.
+        try site.apply("only others", now: Timestamp(seconds: 3)) { tools in
+            var tool = release
+            tool.image.target = "x86_64_v4"
+            tools = []
+            tools.add(other, now: Timestamp(seconds: 3))
+            if !(Disk.kernelText("/proc/cpuinfo") ?? "").contains("avx512f") { tools.add(tool, now: Timestamp(seconds: 3)) }
+        }
+        let refused = try await call([probe, "args"], scratch)
+        #expect(
+            refused.status == 126 && refused.text.contains("cannot run here: this CPU ") && refused.text.contains("neoverse_n1"),
+            "\(refused.text)")
+        await letGo("\(scratch.path)/mounts")
+    }
+
+    @Test func settingsOfASiteHold() async throws {
+        let scratch = try Scratch()
+        let (site, _) = try await probeSite(scratch)
+        var appearance = SiteAppearance()
+        appearance.variables = ["FS_LICENSE": "@SITE@/licences/it's.txt", "MLM_LICENSE_FILE": "27000@host"]
+        appearance.environment = ["IMAGE_SAYS"]
+        appearance.runtime = "bwrap"
+        try site.remember(appearance)
+        try site.apply("settings", now: Timestamp(seconds: 2)) { _ in }
+        let probe = "\(site.root)/wrappers/probe/1.0/bin/probe"
+        let words = [probe, "env", "FS_LICENSE", "MLM_LICENSE_FILE", "IMAGE_SAYS"]
+        let ours = try await call(words, scratch, ["SCIFERRY_RUNTIME": nil])
+        #expect(
+            ours.text == "FS_LICENSE=\(site.root)/licences/it's.txt\nMLM_LICENSE_FILE=27000@host\nIMAGE_SAYS=a b \"q\" $x\n", "\(ours.text)"
+        )
+        let theirs = try await call(words, scratch, ["FS_LICENSE": "/mine", "IMAGE_SAYS": "mine"])
+        #expect(theirs.text == "FS_LICENSE=/mine\nMLM_LICENSE_FILE=27000@host\nIMAGE_SAYS=mine\n", "\(theirs.text)")
+        let told = try await call(["\(site.root)/bin/sciferry-launch", "--runtime"], scratch, ["SCIFERRY_RUNTIME": nil])
+        #expect(told.text == "bwrap\n")
+        await letGo("\(scratch.path)/mounts")
+    }
+
+    /// After the idle time the process that keeps the name space goes, and a call that comes then starts another one.
+    @Test func whatIsNotUsedIsLetGo() async throws {
+        let scratch = try Scratch()
+        let (site, release) = try await probeSite(scratch)
+        let probe = "\(site.root)/wrappers/probe/1.0/bin/probe"
+        let state = "\(scratch.path)/mounts/\(release.image.digest.hex).d"
+        #expect(try await call([probe, "exit", "0"], scratch, ["SCIFERRY_IDLE": "1"]).succeeded)
+        let holder = try #require(Disk.kernelText("\(state)/holder")?.split(separator: " ").first.map(String.init))
+        #expect(Disk.exists("/proc/\(holder)"))
+        for _ in 0..<300 where Disk.exists("/proc/\(holder)") { try await Task.sleep(for: .milliseconds(100)) }
+        #expect(!Disk.exists("/proc/\(holder)"))
+        #expect(try await call([probe, "args", "again"], scratch).text == "1\n<again>\n")
+        await letGo("\(scratch.path)/mounts")
+    }
+
+    /// What the launcher needs may be killed at any time.
+    @Test func whatWasKilledIsPutUpAgain() async throws {
+        let scratch = try Scratch()
+        let (site, release) = try await probeSite(scratch)
+        let probe = "\(site.root)/wrappers/probe/1.0/bin/probe"
+        let mounts = "\(scratch.path)/mounts"
+        #expect(try await call([probe, "exit", "0"], scratch).succeeded)
+        let holder = try #require(
+            Disk.kernelText("\(mounts)/\(release.image.digest.hex).d/holder")?.split(separator: " ").first.flatMap { Int32($0) })
+        kill(holder, SIGKILL)
+        #expect(try await call([probe, "args", "one"], scratch).text == "1\n<one>\n")
+        _ = try await ProcessRunner.run(Command("sh", ["-c", "kill -KILL $(pgrep -f \"squashfuse_ll.*$1\")", "-", mounts]))
+        let again = try await call([probe, "args", "two"], scratch)
+        #expect(again.text == "1\n<two>\n", "\(again.text)")
+        await letGo(mounts)
+    }
+
+    @Test func aMovedReadOnlySiteWithASpaceWorks() async throws {
+        let scratch = try Scratch()
+        let (site, _) = try await probeSite(scratch)
+        let moved = "\(scratch.path)/moved it's \"here\""
+        try Disk.rename(site.root, to: moved)
+        try await ProcessRunner.require(Command("mount", ["--bind", moved, moved]))
+        try await ProcessRunner.require(Command("mount", ["-o", "remount,bind,ro", moved]))
+        let result = try await call(["\(moved)/wrappers/probe/1.0/bin/probe", "args", "a b"], scratch)
+        _ = try await ProcessRunner.run(Command("umount", ["-l", moved]))
+        #expect(result.text == "1\n<a b>\n", "\(result.text)")
+        await letGo("\(scratch.path)/mounts")
+    }
+}

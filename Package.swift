@@ -240,6 +240,7 @@ let package = Package(
         tests("Recipes", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"], exclude: ["collection"]),
         tests("Registry", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
         tests("SingularityImage", ["FarmModel", "Support", "SystemIO"]),
+        tests("SitePolicy", ["FarmModel", "Microarchitecture", "SiteDelivery"]),
         tests("SiteDelivery", ["Attestation", "ChunkStore", "FarmModel", "ObjectStorage", "ProcessRunner", "Support", "SystemIO"]),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
         tests("Upstream", ["FarmModel", "HTTPTransport", "Registry", "Support", "SystemIO"], exclude: ["answers"]),

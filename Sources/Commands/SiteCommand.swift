@@ -20,6 +20,7 @@ struct SiteCommand: AsyncParsableCommand {
             """,
         subcommands: [
             SiteInitCommand.self, SiteSyncCommand.self, SiteHistoryCommand.self, SiteRollbackCommand.self, SiteCollectCommand.self,
+            SiteExportCommand.self, SiteMenuCommand.self,
         ])
 }
 

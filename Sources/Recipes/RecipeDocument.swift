@@ -20,6 +20,16 @@ package struct RecipeDocument: Sendable {
     package init(_ bytes: [UInt8], path: String, subject: String = "recipe") throws {
         self.path = path
         self.subject = subject
+        do { root = try RecipeDocument.parse(bytes, path: path) } catch let error as FarmError {
+            throw FarmError(RecipeDocument.code(error.code, subject), error.category, error.message, hint: error.hint)
+        }
+    }
+
+    private static func code(_ code: FarmError.Code, _ subject: String) -> FarmError.Code {
+        subject == "recipe" ? code : FarmError.Code(rawValue: subject + code.rawValue.dropFirst("recipe".count))
+    }
+
+    private static func parse(_ bytes: [UInt8], path: String) throws -> RecipeNode {
         guard bytes.count <= RecipeDocument.longest else {
             throw FarmError("recipe.yaml", .invalid, "\(path) is longer than \(RecipeDocument.longest) bytes")
         }
@@ -29,15 +39,14 @@ package struct RecipeDocument: Sendable {
         do {
             guard let node = try Yams.compose(yaml: text) else { throw FarmError("recipe.yaml", .invalid, "\(path) is empty") }
             var count = 0
-            root = try RecipeDocument.convert(node, path: path, depth: 0, count: &count)
+            return try RecipeDocument.convert(node, path: path, depth: 0, count: &count)
         } catch let error as YamlError {
             throw FarmError("recipe.yaml", .invalid, "\(path):\(RecipeDocument.explain(error))", hint: "mend the YAML there")
         }
     }
 
     package func fail(_ code: FarmError.Code, _ node: RecipeNode, _ message: String, hint: String? = nil) -> FarmError {
-        let code = subject == "recipe" ? code : FarmError.Code(rawValue: subject + code.rawValue.dropFirst("recipe".count))
-        return FarmError(code, .invalid, "\(path):\(node.line): \(message)", hint: hint)
+        FarmError(RecipeDocument.code(code, subject), .invalid, "\(path):\(node.line): \(message)", hint: hint)
     }
 
     /// The parser below calls itself for each level, so that depth is bounded before it begins: brackets, and the `- - -`

@@ -1,0 +1,174 @@
+import CoordinatorCore
+import FarmModel
+import Foundation
+import Glibc
+import ProcessRunner
+import SiteDelivery
+import Support
+import SystemIO
+import Testing
+
+/// Sites that follow a declaration, and people without one.
+extension FarmTests {
+    private func call(_ site: String, _ words: [String], _ farm: TestFarm, _ environment: [String: String?] = [:]) async throws
+        -> CommandResult
+    {
+        var all: [String: String?] = ["SCIFERRY_MOUNTS": "\(farm.scratch.path)/mounts", "PWD": nil]
+        all.merge(environment) { $1 }
+        return try await ProcessRunner.run(
+            Command(words[0], Array(words.dropFirst()), environment: all, directory: farm.scratch.path, deadlineSeconds: 60))
+    }
+
+    private func letGo(_ farm: TestFarm) async {
+        let script = """
+            for holder in "$1"/*.d*/holder; do read -r process rest <"$holder" && kill "$process"; done
+            for mount in "$1"/*; do umount -l "$mount"; done
+            """
+        _ = try? await ProcessRunner.run(Command("sh", ["-c", script, "-", "\(farm.scratch.path)/mounts"], deadlineSeconds: 30))
+    }
+
+    @Test(.timeLimit(.minutes(6))) func aSiteFollowsItsDeclaration() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        func build(_ name: String, _ version: String, _ target: String) async throws {
+            let built = try await farm.sciferry(["build", try await farm.recipe(name, version: version), "--for", target])
+            #expect(built.succeeded, "\(built.text)")
+        }
+        try await build("tiny", "1.0", "x86_64")
+        try await build("tiny", "1.0", "x86_64_v2")
+        try await build("other", "7", "x86_64")
+
+        // Made, planned, synced; the second time there is nothing to do.
+        let site = "\(farm.scratch.path)/the site"
+        let made = try await farm.sciferry(["site", "init", "--site", site, "--tool", "tiny"])
+        #expect(made.succeeded && made.text.contains("site.yaml"), "\(made.text)")
+        #expect(try await farm.sciferry(["site", "init", "--site", site]).text.contains("site.exists"))
+        try Disk.replace("\(site)/site.yaml", with: Array("tools: [tiny]\ntargets: [x86_64_v2, x86_64]\n".utf8))
+        let plan = try await farm.sciferry(["site", "sync", "--site", site, "--dry-run"])
+        #expect(plan.text.contains("comes  tiny 1.0 (x86_64_v2)") && plan.text.contains("comes  tiny 1.0 (x86_64)"), "\(plan.text)")
+        #expect(plan.text.contains("plan   2 images come") && !plan.text.contains("other"), "\(plan.text)")
+        #expect(try Site(site).installed().isEmpty)
+        let synced = try await farm.sciferry(["site", "sync", "--site", site])
+        #expect(synced.succeeded && synced.text.contains("done   generation 1; 2 images"), "\(synced.text)")
+        let again = try await farm.sciferry(["site", "sync", "--site", site])
+        #expect(
+            again.text.contains("plan   0 images come") && again.text.contains("1 stay")
+                && again.text.contains("done   generation 1; 0 images"), "\(again.text)")
+
+        // The image is chosen where the command runs.
+        let tool = "\(site)/wrappers/tiny/1.0/bin/tiny-tool"
+        let releases = try await farm.releases().map(\.release)
+        func digest(_ target: String) throws -> String {
+            try #require(releases.first { $0.name == "tiny" && $0.image.target == target }).image.digest.hex
+        }
+        #expect(try await call(site, [tool], farm).text == "1.0\n")
+        #expect(Disk.exists("\(farm.scratch.path)/mounts/\(try digest("x86_64_v2")).d/holder"))
+        #expect(try await call(site, [tool], farm, ["SCIFERRY_TARGET": "x86_64"]).text == "1.0\n")
+        #expect(Disk.exists("\(farm.scratch.path)/mounts/\(try digest("x86_64")).d/holder"))
+
+        // A new version: who has loaded the old one keeps it, while the new one comes, goes and what is left is collected.
+        let loaded = try #require(Disk.realPath("\(site)/wrappers/tiny/1.0"))
+        try await build("tiny", "1.1", "x86_64")
+        let isOver = Switch()
+        let calls = Task { [loaded] in
+            var failures: [String] = []
+            while !isOver.isRaised {
+                let said = try await call(site, ["\(loaded)/bin/tiny-tool", "args", "a b"], farm)
+                if said.text != "<a b>" { failures.append(said.text) }
+            }
+            return failures
+        }
+        let quiet = try await farm.sciferry(["site", "sync", "--site", site, "--quiet"])
+        #expect(quiet.succeeded && quiet.text.isEmpty, "\(quiet.text)")
+        #expect(try Site(site).installed().map(\.title) == ["tiny/1.1"])
+        #expect(try await farm.sciferry(["site", "collect", "--site", site]).succeeded)
+        #expect(try await farm.sciferry(["site", "history", "--site", site]).text.contains("2 *"))
+        let back = try await farm.sciferry(["site", "rollback", "--site", site])
+        #expect(back.succeeded && back.text.contains("generation 1"), "\(back.text)")
+        #expect(try await call(site, [tool], farm).text == "1.0\n")
+        #expect(try await farm.sciferry(["site", "sync", "--site", site]).text.contains("shows  tiny/1.1, which is here already"))
+        _ = isOver.raise()
+        #expect(try await calls.value.isEmpty)
+
+        // Both are carried, then one is hidden from a declaration that is wrong first.
+        try Disk.replace("\(site)/site.yaml", with: Array("tools:\n  - tinny\n".utf8))
+        let slip = try await farm.sciferry(["site", "sync", "--site", site])
+        #expect(!slip.succeeded && slip.text.contains("the channel has no tool tinny"), "\(slip.text)")
+        try Disk.replace("\(site)/site.yaml", with: Array("tools:\n  - {name: tiny, version: all}\n".utf8))
+        let key = try await farm.sciferry(["site", "sync", "--site", site])
+        #expect(
+            !key.succeeded && key.text.contains("site.yaml:2: \"version\" is not a key") && key.text.contains("did you mean \"versions\"?"),
+            "\(key.text)")
+        #expect(try Site(site).installed().map(\.title) == ["tiny/1.1"], "nothing has changed")
+        let text =
+            "tools:\n  - {name: tiny, versions: all}\n  - other\nmodules: {defaults: {tiny: 1.0}, hidden: [other]}\nkeep: {generations: 0, days: 0}\n"
+        try Disk.replace("\(site)/site.yaml", with: Array(text.utf8))
+        let all = try await farm.sciferry(["site", "sync", "--site", site])
+        #expect(all.succeeded && all.text.contains("comes  other 7 (x86_64)") && all.text.contains("collected  "), "\(all.text)")
+        let module = try await ProcessRunner.run(
+            Command(
+                "bash",
+                [
+                    "-c",
+                    ". /usr/share/lmod/lmod/init/bash; . \"$1/init/sh\"; module -t avail 2>&1; module load tiny; tiny-tool; module load other; type -p other-tool tiny-tool",
+                    "-", site,
+                ], environment: ["SCIFERRY_MOUNTS": "\(farm.scratch.path)/mounts"], directory: farm.scratch.path))
+        #expect(
+            module.text.contains("tiny/1.1\n") && !module.text.contains("other/7\n") && module.text.contains("\n1.0\n"), "\(module.text)")
+        await letGo(farm)
+    }
+
+    /// A part that cannot be had keeps nobody from the rest, and what was there of it stays.
+    @Test(.timeLimit(.minutes(4))) func whatCannotBeBroughtIsToldAndTheRestIsShown() async throws {
+        let place = try Scratch()
+        let farm = try await TestFarm(regions: ["a=file:\(place.path)/a"])
+        try await farm.up(workers: ["w1"])
+        let bulk = ["dd if=/dev/urandom of=/opt/bulk bs=1000000 count=3"]
+        #expect(try await farm.sciferry(["build", try await farm.recipe("one", run: bulk)]).succeeded)
+        let site = "\(farm.scratch.path)/site"
+        #expect(try await farm.sciferry(["site", "init", "--site", site]).succeeded)
+        #expect(try await farm.sciferry(["site", "sync", "--site", site]).succeeded)
+        let before = Set(try Disk.list("\(place.path)/a/packs"))
+        #expect(try await farm.sciferry(["build", try await farm.recipe("one", version: "2.0", run: bulk)]).succeeded)
+        let packs = Set(try Disk.list("\(place.path)/a/packs")).subtracting(before)
+        #expect(try await farm.sciferry(["build", try await farm.recipe("two")]).succeeded)
+        // The new version's own chunks are gone from the only region.
+        for pack in packs { try Disk.rename("\(place.path)/a/packs/\(pack)", to: "\(place.path)/\(pack)") }
+        let part = try await farm.sciferry(["site", "sync", "--site", site])
+        #expect(!part.succeeded && part.text.contains("not brought: one 2.0"), "\(part.text)")
+        #expect(try Site(site).installed().map(\.title) == ["one/1.0", "two/1.0"])
+        for pack in packs { try Disk.rename("\(place.path)/\(pack)", to: "\(place.path)/a/packs/\(pack)") }
+        let rest = try await farm.sciferry(["site", "sync", "--site", site])
+        #expect(rest.succeeded, "\(rest.text)")
+        #expect(try Site(site).installed().map(\.title) == ["one/2.0", "two/1.0"])
+    }
+
+    /// One person without a site: what is asked for comes by itself and becomes the command.
+    @Test(.timeLimit(.minutes(4))) func onePersonRunsWhatTheChannelHas() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        #expect(try await farm.sciferry(["build", try await farm.recipe()]).succeeded)
+        let site = "\(farm.scratch.path)/mine"
+        let first = try await farm.sciferry(["exec", "--site", site, "tiny", "tiny-tool", "args", "--help", "a b"])
+        #expect(
+            first.text.contains("tiny 1.0 (") && first.text.contains("was brought") && first.text.hasSuffix("<--help><a b>"),
+            "\(first.text)")
+        #expect(try await farm.sciferry(["exec", "--site", site, "tiny/1.0", "--", "tiny-tool"]).text == "1.0\n")
+        #expect(try await farm.sciferry(["exec", "--site", site, "tiny", "tiny-tool", "exit", "7"]).status == 7)
+        #expect(try await farm.sciferry(["run", "--site", site, "tiny", "echo", "a  b"]).text == "a  b\n")
+        let absent = try await farm.sciferry(["exec", "--site", site, "tinny", "x"])
+        #expect(!absent.succeeded && absent.text.contains("channel.absent"), "\(absent.text)")
+        let linked = try await farm.sciferry(["install", "tiny", "--site", site, "--link", "\(farm.scratch.path)/bin"])
+        #expect(linked.succeeded && linked.text.contains("1 commands are in"), "\(linked.text)")
+        #expect(try await call(site, ["\(farm.scratch.path)/bin/tiny-tool", "args", "it's"], farm).text == "<it's>")
+        try Disk.replace("\(farm.scratch.path)/bin/tiny-tool", with: Array("mine".utf8))
+        #expect(
+            try await farm.sciferry(["install", "tiny", "--site", site, "--link", "\(farm.scratch.path)/bin"]).text.contains(
+                "install.taken"))
+        let completed = try await farm.sciferry([
+            "---completion", "pull", "--", "positional@0", "2", "0", "sciferry", "pull", "--site", site, "",
+        ])
+        #expect(completed.text.contains("tiny/1.0"), "\(completed.text)")
+        await letGo(farm)
+    }
+}

@@ -171,6 +171,14 @@ let package = Package(
             name: "sciferry-bench-scheduler", dependencies: ["CoordinatorCore", "FarmMessages", "FarmModel", "Microarchitecture"],
             path: "benchmarks/Scheduler", swiftSettings: settings),
         .executableTarget(
+            name: "sciferry-bench-sites",
+            dependencies: [
+                "Attestation", "ChunkStore", "FarmModel", "FileStore", "HTTPTransport", "ObjectStorage", "SiteDelivery", "Support",
+                "SystemIO",
+            ],
+            path: "benchmarks/Sites", exclude: ["farm.py", "pull_benchmark.py", "wrappers_benchmark.py", "site_benchmark.py"],
+            swiftSettings: settings),
+        .executableTarget(
             name: "sciferry-bench-index", dependencies: ["ChunkStore", "FarmModel", "SystemIO"], path: "benchmarks/Chunks",
             swiftSettings: settings),
         .executableTarget(

@@ -144,8 +144,9 @@ package struct ImageRebuild: Sendable {
         }
     }
 
-    private static let windowBytes = 8 << 20
-    private static let atOnce = 4
+    /// Together what a killed pull may have to fetch again: 16 MiB. So many at once keep regions of different speed busy.
+    private static let windowBytes = 2 << 20
+    private static let atOnce = 8
 
     private enum Event: Sendable {
         case written(Range<Int64>)

@@ -13,7 +13,7 @@ package struct InstalledTool: Codable, Sendable, Hashable {
     package var directory: String
 
     /// - Parameter releases: of one name and version, for different CPU targets, in any order; not empty.
-    init(_ releases: [Release], installedAt: Timestamp) {
+    package init(_ releases: [Release], installedAt: Timestamp) {
         self.releases = releases.sorted(by: InstalledTool.isBetter)
         (name, version) = (releases[0].name, releases[0].version)
         var seen: Set<String> = []

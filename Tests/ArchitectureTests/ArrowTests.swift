@@ -17,7 +17,7 @@ import Testing
         "FarmLink": 4, "FileStore": 4, "SiteDelivery": 4,
         "CoordinatorCore": 5, "CoordinatorWeb": 5, "WorkerCore": 5, "PlainAccess": 5, "SitePolicy": 5, "Commands": 5,
         "sciferry": 6, "sciferry-coordinator": 6, "sciferry-worker": 6,
-        "sciferry-bench-scheduler": 6, "sciferry-bench-fleet": 6, "sciferry-bench-index": 6,
+        "sciferry-bench-scheduler": 6, "sciferry-bench-fleet": 6, "sciferry-bench-index": 6, "sciferry-bench-sites": 6,
     ]
     private static let beside: Set<String> = [
         "HTTPTransport>FarmModel", "HTTPTransport>SystemIO", "Observability>FarmModel", "SingularityImage>FarmModel",

@@ -41,6 +41,25 @@ import Testing
         #expect(rating.order(8 * mebi, now: 0) == [0, 1])
     }
 
+    /// One that nobody knows is tried while another one is busy, once, and never for a single read.
+    @Test func whatNobodyKnowsIsTriedBesideWhatIsBusy() {
+        var rating = rating(3)
+        answer(&rating, 0, 8 * mebi, 0.1)
+        #expect(rating.order(2 * mebi, now: 0) == [0, 1, 2])
+        rating.began(0, 2 * mebi)
+        #expect(rating.order(1000, now: 0).first == 0, "what is small tells nothing of a rate")
+        #expect(rating.order(2 * mebi, now: 0).first == 1)
+        rating.began(1, 2 * mebi)
+        #expect(rating.order(2 * mebi, now: 0).first == 2)
+        rating.began(2, 2 * mebi)
+        #expect(rating.order(2 * mebi, now: 0).first == 0)
+        // Its first answer was slow, so it gets little from now on.
+        rating.ended(1, 2 * mebi, seconds: 4, isWhole: true)
+        #expect(rating.order(2 * mebi, now: 0).first == 0)
+        rating.failed(2, now: 0)
+        #expect(rating.order(2 * mebi, now: 100).last != 0)
+    }
+
     @Test func whatFailsIsAskedLastForAMinute() {
         var rating = rating(3)
         rating.failed(0, now: 100)

@@ -250,6 +250,7 @@ let package = Package(
         tests("SingularityImage", ["FarmModel", "Support", "SystemIO"]),
         tests("SitePolicy", ["FarmModel", "Microarchitecture", "SiteDelivery"]),
         tests("SiteDelivery", ["Attestation", "ChunkStore", "FarmModel", "ObjectStorage", "ProcessRunner", "Support", "SystemIO"]),
+        tests("SystemIO", []),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
         tests("Upstream", ["FarmModel", "HTTPTransport", "Registry", "Support", "SystemIO"], exclude: ["answers"]),
         tests("WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "Microarchitecture", "Support", "SystemIO", nioCore]),

@@ -22,7 +22,8 @@ extension Launcher {
 
         # Whether a process keeps the name space that this call needs; says that it is needed.
         held() {
-            [ -d "$_state" ] || return 1
+            # Anybody can make a directory in /tmp, with the number of a process of theirs in it.
+            [ -O "$_mounts" ] && [ ! -L "$_mounts" ] && [ -d "$_state" ] || return 1
             echo "$$" >"$_state/used" 2>/dev/null
             read -r _holder _kind _seen 2>/dev/null <"$_state/holder" || return 1
             [ " $_seen" = "$_hosts" ] && [ -e "/proc/$_holder/root/.sciferry/$_digest-$_version" ] || return 1
@@ -59,8 +60,11 @@ extension Launcher {
             eval "_holder=\$({ setsid env -i \"\$_bwrap\" $_words -- /bin/sh -c \"\$_hold\" sciferry \"\${SCIFERRY_IDLE:-600}\" \"\$_clean\" \
                 </dev/null 2>\"\$_state/problem\" 9>&- & } | head -n 1)"
             [ -n "$_holder" ] || fail "the name space of $_command cannot be put together: $(tail -n 1 "$_state/problem")"
-            _kind=root
-            [ "$_user" = 0 ] || _kind=user
+            _kind=user
+            if [ "$(readlink "/proc/$_holder/ns/user")" = "$(readlink /proc/self/ns/user)" ]; then
+                _kind=root
+                [ "$_user" = 0 ] || fail "bubblewrap is installed with root's rights here, so its name space cannot be entered; install apptainer"
+            fi
             echo "$_holder $_kind$_hosts" >"$_state/holder.new" && mv "$_state/holder.new" "$_state/holder"
             exec 9>&-
         }

@@ -56,7 +56,11 @@ package struct Site: Sendable {
         try Disk.makeDirectory("\(root)/state")
         try Disk.replace("\(root)/site.json", with: Array(try CanonicalJSON.pretty(configuration).utf8))
         let site = try Site(path)
-        try site.prepare()
+        if Disk.kind("\(root)/wrappers") == .directory {
+            try site.apply("the new form of sites", now: .now) { _ in }
+        } else {
+            try site.prepare()
+        }
         return site
     }
 

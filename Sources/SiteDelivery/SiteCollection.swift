@@ -1,6 +1,6 @@
 package import FarmModel
 import Foundation
-package import SystemIO
+import SystemIO
 
 /// What a collection took away, or would take.
 package struct SiteCollection: Codable, Sendable, Hashable {
@@ -26,26 +26,19 @@ extension Site {
         return later.min { $0.number < $1.number }?.madeAt ?? generation.madeAt
     }
 
-    /// Takes away generations that are not kept, and wrappers that none leads to. Images stay.
-    func forget(_ keeps: SiteAppearance.Keeping, now: Timestamp) throws {
-        for generation in try past(keeps, now: now) { try Disk.remove("\(root)/generations/\(generation.number)") }
-        for name in try Disk.list("\(root)/generations") where name.hasPrefix(".") { try Disk.remove("\(root)/generations/\(name)") }
-        let used = Set(try history().flatMap { $0.tools.map { "\($0.name)/\($0.directory)" } })
-        for name in try Disk.list("\(root)/tools") {
-            for directory in try Disk.list("\(root)/tools/\(name)") where !used.contains("\(name)/\(directory)") {
-                try Disk.remove("\(root)/tools/\(name)/\(directory)")
-            }
-            rmdir("\(root)/tools/\(name)")
-        }
-    }
+    /// Seconds for which an image stays that no generation has ever shown: whoever brings it may be about to.
+    private static let patience: Double = 86400
 
     /// Takes away what no generation needs that the policy keeps: generations, wrappers, images, and what broken pulls left.
     ///
-    /// - Parameter isTrial: only says what would go.
-    package func collect(_ keeps: SiteAppearance.Keeping, now: Timestamp, isTrial: Bool = false, lock held: FileLock? = nil) throws
+    /// - Parameters:
+    ///   - isTrial: only says what would go.
+    ///   - keepsImages: leaves all images, for a person who has told one to stay.
+    @discardableResult
+    package func collect(_ keeps: SiteAppearance.Keeping, now: Timestamp, isTrial: Bool = false, keepsImages: Bool = false) throws
         -> SiteCollection
     {
-        let lock = try held ?? self.lock("a collection")
+        let lock = try self.lock("a collection")
         defer { withExtendedLifetime(lock) {} }
         var result = SiteCollection()
         let gone = try past(keeps, now: now)
@@ -53,14 +46,26 @@ extension Site {
         let kept = try history().filter { !result.generations.contains($0.number) }
         let wrappers = Set(kept.flatMap { $0.tools.map { "\($0.name)/\($0.directory)" } })
         result.tools = Set(gone.flatMap { $0.tools.map { "\($0.name)/\($0.directory)" } }).subtracting(wrappers).sorted()
-        let images = Set(kept.flatMap { $0.tools.flatMap { $0.releases.map(\.image.digest.hex) } })
-        for name in try Disk.list("\(root)/images") where !name.hasPrefix(".") && !images.contains(name) {
+        func images(_ generations: [SiteGeneration]) -> Set<String> {
+            Set(generations.flatMap { $0.tools.flatMap { $0.releases.map(\.image.digest.hex) } })
+        }
+        let (needed, shown) = (images(kept), images(gone))
+        for name in try Disk.list("\(root)/images") where !keepsImages && !name.hasPrefix(".") && !needed.contains(name) {
             guard let digest = Digest(name) else { continue }
+            let age = now.seconds(since: Disk.modified("\(root)/images/\(name)") ?? now)
+            guard shown.contains(name) || age > Site.patience else { continue }
             result.images.append(digest)
             result.bytes += Disk.size("\(root)/images/\(name)/image.sif") ?? 0
         }
         if isTrial { return result }
-        try forget(keeps, now: now)
+        for generation in gone { try Disk.remove("\(root)/generations/\(generation.number)") }
+        for name in try Disk.list("\(root)/generations") where name.hasPrefix(".") { try Disk.remove("\(root)/generations/\(name)") }
+        for name in try Disk.list("\(root)/tools") {
+            for directory in try Disk.list("\(root)/tools/\(name)") where !wrappers.contains("\(name)/\(directory)") {
+                try Disk.remove("\(root)/tools/\(name)/\(directory)")
+            }
+            rmdir("\(root)/tools/\(name)")
+        }
         for image in result.images { try Disk.remove(imageDirectory(image)) }
         try sweepStaging()
         return result

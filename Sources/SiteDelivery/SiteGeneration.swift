@@ -73,8 +73,8 @@ extension Site {
     ) throws -> SiteGeneration {
         let lock = try held ?? self.lock(title)
         defer { withExtendedLifetime(lock) {} }
+        var tools = try installed() + formerlyInstalled(now: now)
         try prepare()
-        var tools = try installed()
         try change(&tools)
         tools.sort { ($0.name, $0.version) < ($1.name, $1.version) }
         let appearance = try appearance()
@@ -87,7 +87,6 @@ extension Site {
             number: (try numbers().last ?? 0) + 1, madeAt: now, title: title, tools: tools, fingerprint: fingerprint)
         try write(next, modules)
         try show(next.number)
-        try forget(appearance.keeps, now: now)
         return next
     }
 
@@ -116,6 +115,24 @@ extension Site {
         return generation
     }
 
+    /// What a site of version 0.1 carried, whose `wrappers` was no link.
+    private func formerlyInstalled(now: Timestamp) throws -> [InstalledTool] {
+        struct Former: Decodable { var release: Release }
+        guard Disk.kind("\(root)/wrappers") == .directory else { return [] }
+        var tools: [InstalledTool] = []
+        for name in try Disk.list("\(root)/wrappers") {
+            for version in try Disk.list("\(root)/wrappers/\(name)") where !version.hasPrefix(".") {
+                let path = "\(root)/wrappers/\(name)/\(version)/installed.json"
+                guard let bytes = try? Disk.read(path, limit: 1 << 24) else { continue }
+                let release = try CanonicalJSON.decode(Former.self, from: bytes, source: path).release
+                guard Disk.exists("\(imageDirectory(release.image.digest))/image.sif") else { continue }
+                try describe(release)
+                tools.add(release, now: now)
+            }
+        }
+        return tools
+    }
+
     // MARK: files
 
     /// Directories and links that every site has.
@@ -133,8 +150,12 @@ extension Site {
             try Disk.replace("\(root)/launch", with: Array(launch.utf8))
         }
         for name in ["modules", "wrappers"] {
-            // A site of an older version has directories here.
-            if Disk.kind("\(root)/\(name)") == .directory { try Disk.remove("\(root)/\(name)") }
+            // A site of version 0.1 has directories here.
+            if Disk.kind("\(root)/\(name)") == .directory {
+                try Disk.rename("\(root)/\(name)", to: "\(root)/.former-\(name)")
+                try Disk.link("\(root)/\(name)", to: "current/\(name)")
+                try Disk.remove("\(root)/.former-\(name)")
+            }
             if Disk.kind("\(root)/\(name)") == nil { try Disk.link("\(root)/\(name)", to: "current/\(name)") }
         }
     }

@@ -197,6 +197,7 @@ package struct SitePull: Sendable {
         try await Blocking.run { [site] in
             try site.describe(release)
             try site.install(release, now: now)
+            try site.collect(try site.appearance().keeps, now: now, keepsImages: true)
         }
         return Report(
             release: release, alreadyThere: present, quote: quote, incidents: reader.incidents,

@@ -77,14 +77,7 @@ extension FarmTests {
         #expect(pull.succeeded, "\(pull.text)")
         let said = try await ProcessRunner.require(Command("\(site)/wrappers/defined/1.0/bin/defined", []))
         #expect(said == "set by the definition and more\nwords\n")
-        let image = try #require(try await farm.releases().first { $0.release.name == "defined" }).release.image.digest.hex
-        let script = try await ProcessRunner.require(
-            Command(
-                "sh",
-                [
-                    "-c",
-                    "offset=$(cat \(site)/images/*/\(image)*/offset 2>/dev/null || cat $(find \(site) -path '*\(image)*' -name offset)); unsquashfs -o $offset -cat $(find \(site) -path '*\(image)*' -name image.sif) .singularity.d/runscript",
-                ]))
+        let script = try await farm.sciferry(["exec", "--site", site, "defined", "cat", "/.singularity.d/runscript"]).text
         #expect(script.contains("echo ran \"$@\""), "\(script)")
     }
 

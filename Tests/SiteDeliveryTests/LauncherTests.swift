@@ -141,10 +141,11 @@ import Testing
         let (site, release) = try await probeSite(scratch)
         let probe = "\(site.root)/wrappers/probe/1.0/bin/probe"
         let state = "\(scratch.path)/mounts/\(release.image.digest.hex).d"
-        #expect(try await call([probe, "exit", "0"], scratch, ["SCIFERRY_IDLE": "1"]).succeeded)
+        // Long enough that it is still there when a busy machine looks.
+        #expect(try await call([probe, "exit", "0"], scratch, ["SCIFERRY_IDLE": "8"]).succeeded)
         let holder = try #require(Disk.kernelText("\(state)/holder")?.split(separator: " ").first.map(String.init))
         #expect(Disk.exists("/proc/\(holder)"))
-        for _ in 0..<300 where Disk.exists("/proc/\(holder)") { try await Task.sleep(for: .milliseconds(100)) }
+        for _ in 0..<600 where Disk.exists("/proc/\(holder)") { try await Task.sleep(for: .milliseconds(100)) }
         #expect(!Disk.exists("/proc/\(holder)"))
         #expect(try await call([probe, "args", "again"], scratch).text == "1\n<again>\n")
         await letGo("\(scratch.path)/mounts")

@@ -60,6 +60,38 @@ import Testing
         #expect(try Disk.list("\(site.root)/tools/tool").count == 1)
     }
 
+    /// What a pull has just brought and nobody shows yet is not taken away under it.
+    @Test func whatHasJustComeIsNotCollected() throws {
+        let scratch = try Scratch()
+        let site = try site(scratch)
+        try place("i", in: site)
+        var keeps = SiteAppearance.Keeping()
+        (keeps.generations, keeps.days) = (0, 0)
+        #expect(try site.collect(keeps, now: .now).images.isEmpty)
+        #expect(
+            try site.collect(keeps, now: Timestamp(milliseconds: Timestamp.now.milliseconds + 90_000_000)).images == [Digest(hashing: "i")])
+    }
+
+    /// A site as version 0.1 made it keeps what it carries.
+    @Test func aSiteOfTheFirstFormTakesTheNewOne() throws {
+        let scratch = try Scratch()
+        let site = try site(scratch)
+        try Disk.remove("\(site.root)/wrappers")
+        try Disk.remove("\(site.root)/modules")
+        let old = release("old")
+        try place("i", in: site)
+        try Disk.replace("\(site.imageDirectory(Digest(hashing: "i")))/launch", with: Array("offset 0\n".utf8))
+        try Disk.makeDirectory("\(site.root)/wrappers/old/1.0/bin")
+        try Disk.makeDirectory("\(site.root)/modules/old")
+        let record =
+            "{\"commands\":[\"tool\"],\"installedAt\":\"2026-01-01T00:00:00Z\",\"release\":\(String(decoding: try CanonicalJSON.encode(old), as: UTF8.self))}"
+        try Disk.replace("\(site.root)/wrappers/old/1.0/installed.json", with: Array(record.utf8))
+        try place("j", in: site)
+        try site.install(release("new", image: "j"), now: Timestamp(seconds: 2))
+        #expect(try site.installed().map(\.title) == ["new/1.0", "old/1.0"])
+        #expect(Disk.exists("\(site.root)/wrappers/old/1.0/bin/tool") && Disk.exists("\(site.root)/modules/old/1.0.lua"))
+    }
+
     @Test func anImageThatIsGoneIsToldBeforeGoingBack() throws {
         let scratch = try Scratch()
         let site = try site(scratch)

@@ -209,9 +209,8 @@ let package = Package(
             name: "FuzzTargets",
             dependencies: [
                 "Attestation", "BucketSync", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof",
-                "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "Recipes", "SingularityImage", "Support",
-                "SystemIO",
-                "TemplateEngine",
+                "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "Recipes", "SingularityImage", "SitePolicy",
+                "Support", "SystemIO", "TemplateEngine",
                 "Upstream", "WorkerCore", "Zstandard", nioCore,
             ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),
         .testTarget(

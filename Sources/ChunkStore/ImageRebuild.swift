@@ -193,6 +193,7 @@ package struct ImageRebuild: Sendable {
                 end += Int64(bytes.count)
             }
             cloner?.share(pieces, with: file)
+            file.beginWriteback(at: window.offset, count: end - window.offset)
             return window.offset..<end
         }
     }

@@ -59,8 +59,8 @@ package struct RegionRating: Sendable {
     /// Whether a region did not answer lately.
     package func isLate(_ region: Int, _ now: Double) -> Bool { measures[region].failed.map { now - $0 < RegionRating.lateness } ?? false }
 
-    /// Seconds after which another region is asked, too.
-    package func patience(_ region: Int, _ bytes: Int64) -> Double { max(leastPatience, 4 * expected(region, bytes)) }
+    /// Seconds after which another region is asked, too, for something that has begun.
+    package func patience(_ region: Int) -> Double { max(leastPatience, 4 * expected(region, 0)) }
 
     /// So many bytes were asked for.
     package mutating func began(_ region: Int, _ bytes: Int64) {

@@ -118,14 +118,24 @@ package final class RegionReader: Sendable {
         _ key: String, bytes: Int64, _ attempt: @escaping @Sendable (_ region: any ObjectStore) async throws -> Value
     ) async throws -> Value {
         try await withThrowingTaskGroup(of: Attempt<Value>.self) { tasks in
-            var waiting = rating.withLock { $0.order(bytes, now: RegionReader.now) }[...]
+            // Chosen and counted in one step: what else begins now must see it.
+            var waiting = rating.withLock { rating in
+                let order = rating.order(bytes, now: RegionReader.now)
+                if let first = order.first { rating.began(first, bytes) }
+                return order
+            }[...]
+            var isCounted = true
             var running: Set<Int> = []
             var last: any Error = FarmError("storage.absent", .notFound, "there is no region to read \(key) from")
             defer { tasks.cancelAll() }
             func begin() {
                 guard let region = waiting.popFirst() else { return }
                 running.insert(region)
-                let patience = rating.withLock { $0.patience(region, bytes) }
+                let patience = rating.withLock { [isCounted] rating in
+                    if !isCounted { rating.began(region, bytes) }
+                    return rating.patience(region)
+                }
+                isCounted = false
                 tasks.addTask { try await self.measured(region, bytes, attempt) }
                 if waiting.isEmpty { return }
                 tasks.addTask {
@@ -161,10 +171,10 @@ package final class RegionReader: Sendable {
         case late(Int, Double)
     }
 
+    /// Asks a region, for which this was counted as begun.
     private func measured<Value: Sendable>(
         _ region: Int, _ bytes: Int64, _ attempt: @Sendable (_ region: any ObjectStore) async throws -> Value
     ) async throws -> Attempt<Value> {
-        rating.withLock { $0.began(region, bytes) }
         let start = ContinuousClock.now
         func end(isWhole: Bool) {
             let time = (ContinuousClock.now - start).components

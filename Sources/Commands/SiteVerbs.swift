@@ -162,6 +162,7 @@ struct ShowCommand: AsyncParsableCommand {
                 Console.print(
                     "  base       \(shown.base.name)@sha256:\(shown.base.digest.hex) (\(shown.base.origin.rawValue)\(shown.base.bootstrap.map { ": \($0)" } ?? ""))"
                 )
+                if let citation = shown.citation { Console.print("  cite       \(citation.split(separator: "\n").joined(separator: " "))") }
                 if let origin = shown.imported { Console.print("  origin     \(origin.title)") }
                 if let candidate = shown.candidate { Console.print("  candidate  \(candidate.title)") }
                 Console.print("  built      by \(record.job) on \(shown.builder), published \(Console.date(shown.publishedAt))")

@@ -272,6 +272,10 @@ package struct Plan: Codable, Sendable, Hashable {
     package var instructions: InstructionPolicy
     /// CPU targets that run `target` and on which the tests shall run too before the release; absent in plans of format 3.
     package var verifyOn: [String]?
+    /// What whoever uses it is asked to cite, and variables of which the user's value counts for more than the image's; absent where the
+    /// recipe says nothing, as in plans of older versions.
+    package var citation: String?
+    package var overridable: [String]?
     /// The finished image that is taken in instead of building one; in plans of `importFormat` only.
     package var source: ImportSource?
 
@@ -288,7 +292,7 @@ package struct Plan: Codable, Sendable, Hashable {
         programs: [GraphicalProgram] = [], runtimeArguments: [String] = [], description: String, categories: [String],
         licences: [String], suite: TestSuite, image: ImageFormat = ImageFormat(), diskBytes: Int64,
         limits: BuildLimits = BuildLimits(), network: NetworkPolicy = .full, instructions: InstructionPolicy = .fail,
-        verifyOn: [String] = []
+        verifyOn: [String] = [], citation: String = "", overridable: [String] = []
     ) {
         self.format = Plan.currentFormat
         self.name = name
@@ -313,6 +317,8 @@ package struct Plan: Codable, Sendable, Hashable {
         self.network = network
         self.instructions = instructions
         self.verifyOn = verifyOn
+        self.citation = citation.isEmpty ? nil : citation
+        self.overridable = overridable.isEmpty ? nil : overridable
     }
 
     /// The bytes that are hashed, stored and fetched.

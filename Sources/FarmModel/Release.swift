@@ -51,6 +51,10 @@ package struct Release: Codable, Sendable, Hashable {
     package var candidate: CandidateOrigin?
     /// Where the image was taken from, if the farm did not build it.
     package var imported: ImportOrigin?
+    /// What whoever uses it is asked to cite.
+    package var citation: String?
+    /// Variables of which the user's value counts for more than the image's.
+    package var overridable: [String]?
 
     package static let currentFormat = 1
 
@@ -84,6 +88,8 @@ package struct Release: Codable, Sendable, Hashable {
         programs = plan.programs
         runtimeArguments = plan.runtimeArguments
         records = Dictionary(result.records.map { ($0.kind.rawValue, $0.object.digest) }) { first, _ in first }
+        citation = plan.citation
+        overridable = plan.overridable
         hostTarget = result.hostTarget
         emulator = result.emulator
         self.verified = verified
@@ -93,6 +99,21 @@ package struct Release: Codable, Sendable, Hashable {
     package var builder: String {
         let details = [hostTarget, emulator.map { "emulated by \($0)" }].compactMap { $0 }
         return details.isEmpty ? builtOn : "\(builtOn) (\(details.joined(separator: ", ")))"
+    }
+
+    /// The DOIs in what is to be cited (DOI Handbook, section 2.2), each once.
+    package var cited: [String] {
+        var found: [String] = []
+        for match in (citation ?? "").matches(of: /10\.[0-9]{4,9}(?:\.[0-9]+)*\/[!-~]+/) {
+            var name = match.output.prefix { !"\"<>".contains($0) }
+            // A sentence or a bracket around it ends there, too; brackets within belong to it.
+            while let last = name.last,
+                ".,;:'".contains(last) || (last == ")" && name.count { $0 == ")" } > name.count { $0 == "(" })
+                    || (last == "]" && !name.contains("["))
+            { name.removeLast() }
+            if !found.contains(String(name)) { found.append(String(name)) }
+        }
+        return found
     }
 
     /// `dcm2niix 1.0 (x86_64_v3)`, for people.

@@ -77,6 +77,8 @@ package struct ImageDefinition: Sendable {
     package var deployBins: [String] = []
     package var deployPath: [String] = []
     package var readme = ""
+    /// What whoever uses it is asked to cite.
+    package var citation = ""
     package var description = ""
     package var categories: [String] = []
 }

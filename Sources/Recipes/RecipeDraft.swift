@@ -162,7 +162,8 @@ package struct RecipeDraft: Sendable {
             licences: recipe.licences, suite: suite, image: recipe.settings.image.format(over: image),
             diskBytes: Int64(recipe.settings.diskGiB ?? RecipeDraft.usualDiskGiB) << 30, limits: recipe.settings.limits,
             network: recipe.settings.network,
-            instructions: recipe.settings.instructions, verifyOn: verifyOn)
+            instructions: recipe.settings.instructions, verifyOn: verifyOn, citation: definition.citation,
+            overridable: recipe.settings.overridable)
         return RenderedRecipe(
             plan: plan, blobs: context.blobs, workers: recipe.settings.workers, declaresDisk: recipe.settings.diskGiB != nil,
             layers: try BuildLayers.identities(of: plan))

@@ -15,6 +15,13 @@ extension RecipeInterpreter {
         return text.trimmingEnd
     }
 
+    /// What `structured_readme` asks to cite.
+    func citation() throws -> String {
+        guard let node = recipe.structuredReadme, case .mapping(let values) = try rendered(node), let text = values["citation"], text.isTrue
+        else { return "" }
+        return text.printed.trimmingSpace
+    }
+
     private func structured() throws -> String {
         guard let node = recipe.structuredReadme, case .mapping(let values) = try rendered(node) else { return "" }
         func field(_ key: String) -> String { values[key].map { $0.isTrue ? $0.printed.trimmingSpace : "" } ?? "" }

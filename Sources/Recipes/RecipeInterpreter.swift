@@ -94,6 +94,7 @@ package struct RecipeInterpreter {
             definition.upstream = "\(address) \(reference)"
         }
         definition.readme = try readme()
+        definition.citation = try citation()
         definition.description = try rendered(text: recipe.description, 1)
         if let node = recipe.categories { definition.categories = try (node.sequence ?? [node]).map { try rendered($0).printed } }
         if recipe.build.foreign != nil { return try finishDeploy() }

@@ -163,6 +163,7 @@ package enum RecipeSchema {
                     Key("level", .number(1...19), "9 unless said otherwise; gzip has 9."),
                     Key("block_kib", .number(4...1024), "A power of two; 128 unless said otherwise."),
                 ], required: []), "How the image is packed."),
+        Key("overridable", .several(.text), "Variables of the image of which the user's own value counts for more."),
         Key("labels", .named(.any), "What the image says of itself."),
         Key("arguments", .named(.any), "Variables that steps see and the image does not keep."),
     ]

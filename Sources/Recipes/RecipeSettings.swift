@@ -19,6 +19,8 @@ package struct RecipeSettings: Sendable {
     package var image = ImageWish()
     /// Where new versions appear.
     package var updates: UpstreamSource?
+    /// Variables of which the user's value counts for more than the image's.
+    package var overridable: [String] = []
     /// What the image says of itself, in the order of the recipe.
     package var labels: [(name: String, value: String)] = []
     /// Variables that the build's steps see and the image does not keep.
@@ -68,6 +70,10 @@ package struct RecipeSettings: Sendable {
             settings.updates = UpstreamSource(
                 kind: kind, name: try updates.requireText("name"), pattern: try updates.text("pattern"),
                 prereleases: try updates.flag("prereleases") ?? false)
+        }
+        settings.overridable = try block.texts("overridable")
+        for name in settings.overridable where !VariableName.isValid(name) {
+            throw document.fail("recipe.variable", try block.require("overridable"), "\"\(name)\" is no variable's name")
         }
         settings.labels = try pairs("labels", block)
         settings.arguments = try pairs("arguments", block)

@@ -1,4 +1,4 @@
-import FarmModel
+package import FarmModel
 import ImageAssembly
 import SingularityImage
 
@@ -34,5 +34,9 @@ package struct ImageLayout: Sendable {
         character.isASCII && (character.isLetter || character.isNumber || "_.+-".contains(character))
     }
 
-    package func launch(arguments: [String]) -> String { Launcher.imageLaunch(offset: offset, own: own, arguments: arguments) }
+    /// The image's `launch` file (docs/formats/launch.md).
+    package func launch(_ release: Release) -> String {
+        Launcher.imageLaunch(
+            offset: offset, own: own, overridable: release.overridable ?? [], arguments: release.runtimeArguments ?? [])
+    }
 }

@@ -13,6 +13,9 @@ package struct ModuleFile: Sendable, Hashable {
     let imageDigest: Digest
     /// Where the image comes from, if the farm did not build it.
     let origin: String?
+    let citation: String
+    /// The DOIs in it.
+    let cited: [String]
     let directory: String
     /// What users load, without the version.
     let module: String
@@ -36,6 +39,8 @@ package struct ModuleFile: Sendable, Hashable {
         images = tool.releases.map { "sha256:\($0.image.digest.hex) for \($0.image.target)" }
         imageDigest = release.image.digest
         origin = release.imported?.title
+        citation = release.citation ?? ""
+        cited = release.cited
         directory = tool.directory
         self.depth = depth
         self.luaHook = luaHook
@@ -47,6 +52,7 @@ package struct ModuleFile: Sendable, Hashable {
         [
             ("Name", name), ("Version", version), ("Category", categories.joined(separator: ", ")), ("Description", firstLine),
             ("Licence", licences.joined(separator: ", ")), ("Image", images.joined(separator: "; ")), ("Origin", origin ?? ""),
+            ("Citation", citation.split(separator: "\n").joined(separator: " ")), ("DOI", cited.joined(separator: ", ")),
         ]
         .filter { !$0.1.isEmpty }
     }
@@ -96,7 +102,7 @@ package struct ModuleFile: Sendable, Hashable {
 
     private var helpText: String {
         "\(description.isEmpty ? name : description)\n\nCommands: \(commands.joined(separator: ", "))\n"
-            + (origin.map { "Image: \($0)\n" } ?? "")
+            + (origin.map { "Image: \($0)\n" } ?? "") + (citation.isEmpty ? "" : "\nPlease cite: \(citation)\n")
     }
 
     private var firstLine: String { description.split(separator: "\n").first.map(String.init) ?? name }

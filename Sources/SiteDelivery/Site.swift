@@ -189,7 +189,7 @@ package struct Site: Sendable {
     func describe(_ release: Release) throws {
         let directory = imageDirectory(release.image.digest)
         if Disk.exists("\(directory)/launch") { return }
-        let text = try ImageLayout("\(directory)/image.sif").launch(arguments: release.runtimeArguments ?? [])
+        let text = try ImageLayout("\(directory)/image.sif").launch(release)
         try Disk.replace("\(directory)/launch", with: Array(text.utf8))
     }
 

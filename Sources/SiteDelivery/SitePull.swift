@@ -228,7 +228,7 @@ package struct SitePull: Sendable {
             try await rebuild.write(to: "\(staging)/image.sif", from: reader, keepsRemains: true) { progress($0, release.image.size) }
             try Disk.replace("\(staging)/manifest", with: manifest.bytes)
             try Disk.replace("\(staging)/release.json", with: try CanonicalJSON.encode(release))
-            let launch = try ImageLayout("\(staging)/image.sif").launch(arguments: release.runtimeArguments ?? [])
+            let launch = try ImageLayout("\(staging)/image.sif").launch(release)
             try Disk.replace("\(staging)/launch", with: Array(launch.utf8))
             try Disk.remove("\(staging)/\(Site.stagingLock)")
             try Disk.remove(directory)

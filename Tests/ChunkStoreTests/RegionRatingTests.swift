@@ -94,7 +94,7 @@ import Testing
             default: rating.failed(region, now: Double(step))
             }
             #expect(rating.order(Int64(generator.next() % 9_000_000), now: Double(step)).sorted() == [0, 1, 2, 3])
-            let patience = rating.patience(region, 1 << 20)
+            let patience = rating.patience(region)
             #expect(patience >= 5 && patience.isFinite)
         }
     }

@@ -94,6 +94,18 @@ extension FuzzTarget {
                 "b08:00,512k 12:00,10M:1M Sat-13:00,off",
                 "jeyJ9\n{\"upload\":{\"key\":\"a\",\"id\":\"u\",\"partSize\":5,\"size\":9,\"parts\":[]}}\n{\"ended\":\"a\"}",
             ].map { Array($0.utf8) }
+        case .site:
+            return [
+                """
+                tools: [fsl, afni/24.*, {name: "ants*", versions: 2}, {category: imaging, versions: all}, {name: m, versions: [3.0.10]}]
+                except: ["fsl/5.*"]
+                targets: [zen4, x86_64_v2]
+                modules: {naming: category, defaults: {fsl: 6.0.10}, hidden: [old/*], hook: hooks/site.lua}
+                workflows: [{name: fmri, version: 2026.10, description: Both., modules: [fsl, afni/24.*]}]
+                """,
+                "run: {runtime: bwrap, bind: [/scratch], gpu: false, environment: [MINE]}\nlicences: {A: l/fs.txt, B: 27000@host}\n",
+                "prefix: /cvmfs/software\nkeep: {generations: 5, days: 30}\n",
+            ].map { Array($0.utf8) }
         case .cron: return ["30 2 * * 1-5", "*/15 0-23/2 1,15 jan,jul *", "@weekly"].map { Array($0.utf8) }
         case .packages:
             return [

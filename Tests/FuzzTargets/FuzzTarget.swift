@@ -15,6 +15,7 @@ import NIOCore
 import ObjectStorage
 import Recipes
 import SingularityImage
+import SitePolicy
 import Support
 import SystemIO
 import TemplateEngine
@@ -56,6 +57,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case listing
     /// What stores say of their objects, and rules that people write for them: the first byte chooses.
     case bucket
+    /// What a site shall carry.
+    case site
     /// A schedule.
     case cron
     /// What package managers leave in images.
@@ -128,6 +131,8 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
             guard try ImageListing(listing.bytes) == listing else { fatalError("a list is read as another") }
             _ = ImageComparison(candidate: Digest(hashing: "a"), rebuilt: Digest(hashing: "b"), ImageListing(), listing)
         case .bucket: try FuzzTarget.bucket(bytes)
+        case .site:
+            _ = try SiteDeclarationFile.read(Array(bytes.prefix(1 << 16)), path: "site.yaml") { "-- \($0)\n" }
         case .cron:
             let expression = try CronExpression(String(decoding: bytes.prefix(200), as: UTF8.self), zone: "Europe/Berlin")
             let start = Timestamp(seconds: 1_790_000_000)

@@ -38,7 +38,9 @@ import Testing
     @Test func everySettingReachesThePlan() throws {
         let source = source(
             """
+            structured_readme: {citation: "Doe, {{ context.name }} {{ context.version }}. https://doi.org/10.1000/182."}
             x-sciferry:
+              overridable: [FSLOUTPUTTYPE]
               targets: [x86_64_v2, x86_64_v3]
               verify_on: x86_64_v3
               limits: {disk_gib: 20, memory_gib: 8, wall_hours: 3, silent_minutes: 90}
@@ -64,6 +66,7 @@ import Testing
         #expect(plan.image.level == 3 && plan.image.blockSize == 256 << 10)
         #expect(plan.dockerfile.contains("RUN git checkout \(commit)") && plan.dockerfile.contains("ARG JOBS=\"2\""))
         #expect(plan.dockerfile.contains("LABEL \"org.example.a\"=\"b c\""))
+        #expect(plan.citation == "Doe, tool 1.2. https://doi.org/10.1000/182." && plan.overridable == ["FSLOUTPUTTYPE"])
         let error = #expect(throws: FarmError.self) { try recipe.target("x86_64_v4") }
         #expect(error?.code == "recipe.target" && error?.hint?.contains("x86_64_v2, x86_64_v3") == true)
         #expect(try recipe.target("x86_64").name == "x86_64_v2")
@@ -76,6 +79,7 @@ import Testing
         ("x-sciferry: {upstream: {git: 'https://x'}}", "recipe.missing-key"),
         ("x-sciferry: {needs: [GPU]}", "label.name"), ("x-sciferry: {needs: gpu, avoids: gpu}", "label.conflict"),
         ("x-sciferry: {limits: {wall_hours: long}}", "recipe.type"), ("x-sciferry: {arguments: {'A B': 1}}", "recipe.variable"),
+        ("x-sciferry: {overridable: A-B}", "recipe.variable"),
     ]) func badSettingsNameTheirLine(_ settings: String, _ code: String) {
         let error = #expect(throws: FarmError.self) { try Recipe.read(source(settings)) }
         #expect(error?.code.rawValue == code && error?.message.hasPrefix("recipes/tool/build.yaml:9:") == true, "\(error?.message ?? "")")

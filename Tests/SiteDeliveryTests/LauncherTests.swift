@@ -14,8 +14,10 @@ import Testing
         let site = try site(scratch)
         var release = release("probe")
         release.commands = ["probe", "absent"]
+        release.runtimeArguments = ["--nv", "--evil"]
+        release.overridable = ["THEIRS_FIRST"]
         try await makeProbeImage(at: "\(site.imageDirectory(release.image.digest))/image.sif", in: scratch)
-        let launch = try ImageLayout("\(site.imageDirectory(release.image.digest))/image.sif").launch(arguments: ["--nv", "--evil"])
+        let launch = try ImageLayout("\(site.imageDirectory(release.image.digest))/image.sif").launch(release)
         try Disk.replace("\(site.imageDirectory(release.image.digest))/launch", with: Array(launch.utf8))
         try site.install(release, now: Timestamp(seconds: 1))
         chmod(scratch.path, 0o755)
@@ -43,7 +45,7 @@ import Testing
         let scratch = try Scratch()
         let (site, release) = try await probeSite(scratch)
         let launch = try Disk.read("\(site.imageDirectory(release.image.digest))/launch")
-        #expect(String(decoding: launch, as: UTF8.self) == "offset 0\nown '/data'\narguments '--nv'\n")
+        #expect(String(decoding: launch, as: UTF8.self) == "offset 0\nown '/data'\noverridable 'THEIRS_FIRST'\narguments '--nv'\n")
     }
 
     /// Where a real Apptainer is, for the slow tests.
@@ -123,15 +125,92 @@ import Testing
         try site.remember(appearance)
         try site.apply("settings", now: Timestamp(seconds: 2)) { _ in }
         let probe = "\(site.root)/wrappers/probe/1.0/bin/probe"
-        let words = [probe, "env", "FS_LICENSE", "MLM_LICENSE_FILE", "IMAGE_SAYS"]
+        let words = [probe, "env", "FS_LICENSE", "MLM_LICENSE_FILE", "IMAGE_SAYS", "THEIRS_FIRST"]
         let ours = try await call(words, scratch, ["SCIFERRY_RUNTIME": nil])
         #expect(
-            ours.text == "FS_LICENSE=\(site.root)/licences/it's.txt\nMLM_LICENSE_FILE=27000@host\nIMAGE_SAYS=a b \"q\" $x\n", "\(ours.text)"
+            ours.text
+                == "FS_LICENSE=\(site.root)/licences/it's.txt\nMLM_LICENSE_FILE=27000@host\nIMAGE_SAYS=a b \"q\" $x\nTHEIRS_FIRST=image\n",
+            "\(ours.text)"
         )
-        let theirs = try await call(words, scratch, ["FS_LICENSE": "/mine", "IMAGE_SAYS": "mine"])
-        #expect(theirs.text == "FS_LICENSE=/mine\nMLM_LICENSE_FILE=27000@host\nIMAGE_SAYS=mine\n", "\(theirs.text)")
+        let theirs = try await call(words, scratch, ["FS_LICENSE": "/mine", "IMAGE_SAYS": "mine", "THEIRS_FIRST": "mine"])
+        #expect(theirs.text == "FS_LICENSE=/mine\nMLM_LICENSE_FILE=27000@host\nIMAGE_SAYS=mine\nTHEIRS_FIRST=mine\n", "\(theirs.text)")
         let told = try await call(["\(site.root)/bin/sciferry-launch", "--runtime"], scratch, ["SCIFERRY_RUNTIME": nil])
         #expect(told.text == "bwrap\n")
+        await letGo("\(scratch.path)/mounts")
+    }
+
+    /// Two versions, loaded by two users, are called all the while; nobody's call fails for what comes and goes.
+    @Test(.timeLimit(.minutes(3))) func usersKeepWhatTheyLoadedThroughUpdatesAndCollections() async throws {
+        let scratch = try Scratch()
+        let (site, release) = try await probeSite(scratch)
+        let day = 86400
+        // The first image goes with its generation.
+        let (kept, first) = ("\(scratch.path)/kept", site.imageDirectory(release.image.digest))
+        try Disk.makeDirectory(kept)
+        for name in ["image.sif", "launch"] { link("\(first)/\(name)", "\(kept)/\(name)") }
+        /// Another build of a version, and with it another generation.
+        func update(_ version: String, _ build: Int, _ time: Timestamp) throws {
+            var next = release
+            next.version = version
+            next.image.digest = Digest(hashing: "\(version) \(build)")
+            let directory = site.imageDirectory(next.image.digest)
+            try Disk.makeDirectory(directory)
+            for name in ["image.sif", "launch"] {
+                link("\(kept)/\(name)", "\(directory)/\(name)")
+            }
+            try site.install(next, now: time)
+        }
+        try update("1.0", 100, Timestamp(seconds: Int64(10 * day)))
+        for version in ["1.0", "2.0"] { try update(version, 0, Timestamp(seconds: Int64(19 * day))) }
+        var loaded: [String] = []
+        for version in ["1.0", "2.0"] {
+            loaded.append(
+                try await ProcessRunner.require(Command("realpath", ["\(site.root)/wrappers/probe/\(version)"])).trimmingCharacters(
+                    in: .whitespacesAndNewlines))
+        }
+        let calls = """
+            n=0
+            while [ ! -e "$1/stop" ]; do
+                for command in "$2/bin/probe" "$3/bin/probe"; do
+                    said=$("$command" args "a b" 2>&1)
+                    [ "$said" = "$(printf '1\\n<a b>')" ] || echo "failed: $said"
+                    n=$((n + 1))
+                done
+            done
+            [ "$n" -ge 10 ] && echo called
+            """
+        let asOrdinary = """
+            getent passwd 1000 >/dev/null || useradd -m -u 1000 sciferry-tester
+            mount --make-rprivate / && mknod -m 666 "$1/fuse" c 10 229 && mount --bind "$1/fuse" /dev/fuse
+            install -d -m 700 -o 1000 "$1/mounts-1000"
+            export SCIFERRY_MOUNTS="$1/mounts-1000"
+            exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "$0" - "$@"
+            """
+        let environment = ["SCIFERRY_RUNTIME": "bwrap", "SCIFERRY_MOUNTS": "\(scratch.path)/mounts"]
+        func user(_ number: Int, isOrdinary: Bool) -> Command {
+            let words = [scratch.path, loaded[number], "\(site.root)/wrappers/probe/\(number + 1).0"]
+            return isOrdinary
+                ? Command("unshare", ["--mount", "sh", "-c", asOrdinary, calls] + words, environment: environment, deadlineSeconds: 150)
+                : Command("sh", ["-c", calls, "-"] + words, environment: environment, deadlineSeconds: 150)
+        }
+        let commands = [user(0, isOrdinary: false), user(1, isOrdinary: getuid() == 0)]
+        async let ours = ProcessRunner.run(commands[0])
+        async let theirs = ProcessRunner.run(commands[1])
+        var collected = 0
+        for build in 1...12 {
+            let now = Timestamp(seconds: Int64(20 * day + build * 3600))
+            try update(build % 2 == 0 ? "1.0" : "2.0", build, now)
+            if build % 4 == 0 { _ = try site.rollBack(to: nil, now: now) }
+            var keeps = SiteAppearance.Keeping()
+            keeps.generations = 1
+            keeps.days = 3
+            collected += try site.collect(keeps, now: now).generations.count
+            try await Task.sleep(for: .milliseconds(300))
+        }
+        try Disk.write("\(scratch.path)/stop", [])
+        let (one, two) = try await (ours, theirs)
+        #expect(collected > 0, "the first generation was of day 0")
+        #expect(one.text == "called\n" && two.text == "called\n", "\(one.text) \(two.text)")
         await letGo("\(scratch.path)/mounts")
     }
 

@@ -59,6 +59,20 @@ import Testing
         }
     }
 
+    @Test func modulesSayWhatIsToBeCited() async throws {
+        let scratch = try Scratch()
+        var release = release()
+        release.citation =
+            "A (2016), doi:10.1016/j.x.2016.03.001.\nB, https://doi.org/10.1016/S0000-1(02)00099-5; C (10.1016/j.x.2016.03.001)"
+        #expect(release.cited == ["10.1016/j.x.2016.03.001", "10.1016/S0000-1(02)00099-5"])
+        let site = try carried([release], scratch)
+        let said = try await lmod("module help tool 2>&1; module whatis tool 2>&1", site)
+        #expect(
+            said.contains("Please cite: A (2016)") && said.contains("DOI: 10.1016/j.x.2016.03.001, 10.1016/S0000-1(02)00099-5"), "\(said)")
+        release.citation = "nothing of the kind"
+        #expect(release.cited.isEmpty)
+    }
+
     @Test(arguments: ["bash", "dash", "zsh", "tcsh", "fish"]) func everyShellLoadsAndUnloads(_ name: String) async throws {
         let scratch = try Scratch()
         let site = try carried([release()], scratch)

@@ -20,7 +20,7 @@ import Testing
             try await makeProbeImage(at: "\(site.imageDirectory(release.image.digest))/image.sif", in: scratch)
             try Disk.replace(
                 "\(site.imageDirectory(release.image.digest))/launch",
-                with: Array(try ImageLayout("\(site.imageDirectory(release.image.digest))/image.sif").launch(arguments: []).utf8))
+                with: Array(try ImageLayout("\(site.imageDirectory(release.image.digest))/image.sif").launch(release).utf8))
             releases.append(release)
         }
         try site.apply("a test", now: Timestamp(seconds: 1)) { tools in

@@ -55,6 +55,7 @@ extension SiteFixture {
             export PATH='/opt/probe/bin:/bin'
             export SUBJECTS_DIR='/opt/probe/subjects'
             export IMAGE_SAYS='a b "q" $x'
+            export THEIRS_FIRST=image
             END
             printf 'LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs"\\nexport LD_LIBRARY_PATH\\n' \
                 >"$1/.singularity.d/env/99-base.sh"

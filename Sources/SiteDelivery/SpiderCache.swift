@@ -62,13 +62,8 @@ package struct SpiderCache: Sendable {
         let text = String(decoding: bytes, as: UTF8.self).replacing("\(alias)/", with: SpiderCache.escaped("\(prefix)/"))
         try Disk.write("\(staging)/spiderT.lua", Array(text.utf8))
         try Disk.write("\(staging)/timestamp", [])
-        // Read in a third of the time, where Lua's own compiler is there.
         if let compiled = try Disk.list(made).first(where: { $0.hasPrefix("spiderT.luac_") }) {
-            _ = try? await ProcessRunner.run(
-                Command(
-                    Disk.isExecutable("/usr/bin/luac\(compiled.dropFirst("spiderT.luac_".count))")
-                        ? "luac\(compiled.dropFirst("spiderT.luac_".count))" : "luac",
-                    ["-s", "-o", "\(staging)/\(compiled)", "\(staging)/spiderT.lua"], deadlineSeconds: 300))
+            await quicken(staging, compiled, version: String(compiled.dropFirst("spiderT.luac_".count)))
         }
         try Disk.write("\(staging)/lmodrc.lua", Array(description.utf8))
         try Disk.syncFileSystem(at: staging)
@@ -78,12 +73,82 @@ package struct SpiderCache: Sendable {
         return true
     }
 
+    /// Writes beside the cache what is read faster, where Lua's own programs are there: all of it compiled, and, in `names`, compiled, too,
+    /// only what a list of the modules needs.
+    private func quicken(_ directory: String, _ compiled: String, version: String) async {
+        func lua(_ program: String, _ words: [String]) async -> Bool {
+            let name = Disk.isExecutable("/usr/bin/\(program)\(version)") ? "\(program)\(version)" : program
+            let result = try? await ProcessRunner.run(Command(name, words, deadlineSeconds: 300))
+            return result?.succeeded ?? false
+        }
+        _ = await lua("luac", ["-s", "-o", "\(directory)/\(compiled)", "\(directory)/spiderT.lua"])
+        let names = "\(directory)/names"
+        do {
+            try Disk.makeDirectory(names)
+            try Disk.write("\(names)/timestamp", [])
+            try Disk.write("\(names)/thin.lua", Array(SpiderCache.thinning.utf8))
+        } catch { return }
+        let isThere = await lua("lua", ["\(names)/thin.lua", "\(directory)/spiderT.lua", "\(names)/spiderT.lua"])
+        try? Disk.remove(isThere ? "\(names)/thin.lua" : names)
+        if isThere { _ = await lua("luac", ["-s", "-o", "\(names)/\(compiled)", "\(names)/spiderT.lua"]) }
+    }
+
+    /// Lmod copies and turns over all that the cache says of each module, also for a list of names, for which this is enough.
+    private static let thinning = """
+        dofile(arg[1])
+        local needless = {}
+        for word in ("Category Description Name Version help whatis pathA lpathA provides URL"):gmatch("%S+") do needless[word] = true end
+        local out = {}
+        local function write(value)
+            if type(value) ~= "table" then
+                out[#out + 1] = type(value) == "string" and string.format("%q", value) or tostring(value)
+                return
+            end
+            out[#out + 1] = "{"
+            for key, inner in pairs(value) do
+                if not (value.fn and needless[key]) then
+                    out[#out + 1] = "[" .. (type(key) == "string" and string.format("%q", key) or tostring(key)) .. "]="
+                    write(inner)
+                    out[#out + 1] = ","
+                end
+            end
+            out[#out + 1] = "}"
+        end
+        for _, name in ipairs{"timestampFn", "mrcT", "mrcMpathT", "spiderT", "mpathMapT"} do
+            if _G[name] ~= nil then
+                out[#out + 1] = name .. "="
+                write(_G[name])
+                out[#out + 1] = "\\n"
+            end
+        end
+        local file = assert(io.open(arg[2], "w"))
+        file:write(table.concat(out))
+        assert(file:close())
+        """
+
     /// As it stands inside a quoted Lua text.
     private static func escaped(_ text: String) -> String { String(ModuleFile.luaString(text).dropFirst().dropLast()) }
 
     /// What `LMOD_RC` leads to: says where the cache is.
     private var description: String {
-        let place = ModuleFile.luaString("\(prefix)/cache")
-        return "scDescriptT = { { dir = \(place), timestamp = \(place) .. \"/timestamp\" } }\n"
+        """
+        -- Written by sciferry. A list of modules without their commands reads names alone; everything else reads the whole.
+        local place = \(ModuleFile.luaString("\(prefix)/cache"))
+        local shells = {}
+        for word in ("bash sh zsh ksh csh tcsh fish rc perl python lisp cmake r ruby lua json"):gmatch("%S+") do shells[word] = true end
+        local words = {}
+        for _, word in ipairs(arg or {}) do
+            if word:sub(1, 1) ~= "-" then words[#words + 1] = word end
+        end
+        local command = shells[words[1]] and words[2] or words[1]
+        local isPlain = (os.getenv("LMOD_AVAIL_EXTENSIONS") or ""):lower() == "no" and (command == "avail" or command == "av")
+        local names = isPlain and io.open(place .. "/names/spiderT.lua")
+        if names then
+            names:close()
+            place = place .. "/names"
+        end
+        scDescriptT = { { dir = place, timestamp = place .. "/timestamp" } }
+
+        """
     }
 }

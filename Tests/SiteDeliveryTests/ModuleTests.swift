@@ -165,8 +165,18 @@ import Testing
         // What is in the modules now cannot be seen any more but through the cache.
         let before = try await shell("bash", script + "module -t spider 2>&1", site)
         #expect(before.contains("other/2.0") && before.contains("tool/1.0"), "\(before)")
+        // A list reads names alone, and says the same.
+        let withCommands = try await shell("bash", script + "module avail 2>&1", site)
+        #expect(withCommands.contains("found (E)"), "\(withCommands)")
+        let lists =
+            "export LMOD_AVAIL_EXTENSIONS=no; module avail 2>&1; module --default avail 2>&1; module avail tool 2>&1; module -t avail 2>&1"
+        let thin = try await shell("bash", script + lists, site)
+        #expect(Disk.exists("\(real)/cache/names/spiderT.lua") && thin.contains("other/2.0"), "\(thin)")
+        try Disk.rename("\(real)/cache/names", to: "\(real)/cache/away")
+        let whole = try await shell("bash", script + lists, site)
+        #expect(whole == thin, "\(whole) \(thin)")
         try Disk.remove("\(real)/generations/1/modules/other")
-        let after = try await shell("bash", script + "module -t spider 2>&1", site)
-        #expect(after.contains("other/2.0"), "\(after)")
+        let after = try await shell("bash", script + "module -t spider 2>&1; module spider found 2>&1", site)
+        #expect(after.contains("other/2.0") && after.contains("found/1.0"), "\(after)")
     }
 }

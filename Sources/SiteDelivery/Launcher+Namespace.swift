@@ -42,12 +42,10 @@ extension Launcher {
             add --tmpfs /run
             if [ -d "$_root/run" ]; then add_entries /run ''; fi
             for _file in resolv.conf hosts localtime; do
-                if [ -r "/etc/$_file" ] && [ -e "$_root/etc/$_file" ]; then add --ro-bind "/etc/$_file" "/etc/$_file"; fi
+                if [ -r "/etc/$_file" ]; then add_file "/etc/$_file" "$_file"; fi
             done
             write_names
-            for _file in passwd group; do
-                if [ -e "$_root/etc/$_file" ]; then add --ro-bind "$_state/$_file" "/etc/$_file"; fi
-            done
+            for _file in passwd group; do add_file "$_state/$_file" "$_file"; done
             for _directory in $_hosts; do add --bind "$_directory" "$_directory"; done
             if [ -d /var/tmp ] && [ -d "$_root/var/tmp" ]; then add --bind /var/tmp /var/tmp; fi
             each_extra add_extra
@@ -67,6 +65,20 @@ extension Launcher {
             fi
             echo "$_holder $_kind$_hosts" >"$_state/holder.new" && mv "$_state/holder.new" "$_state/holder"
             exec 9>&-
+        }
+        # Puts a file in the place of the image's in /etc, which may be a link: within the image, whatever the host has under that name.
+        add_file() {
+            _place=/etc/$2
+            if [ -L "$_root$_place" ]; then
+                _place=$(readlink "$_root$_place")
+                case $_place in /*) ;; ../*) _place=${_place#..} ;; *) _place=/etc/$_place ;; esac
+            fi
+            case $_place in
+            */../*) return 0 ;;
+            /run/*) ;;
+            *) if [ -L "$_root$_place" ] || [ ! -f "$_root$_place" ]; then return 0; fi ;;
+            esac
+            add --ro-bind "$1" "$_place"
         }
         # The driver's own libraries must be those of this kernel, so they come from the host.
         add_gpu() {

@@ -115,6 +115,19 @@ import Testing
         await letGo("\(scratch.path)/mounts")
     }
 
+    @Test func filesOfTheMachineStandWhereTheImageLooksForThem() async throws {
+        let scratch = try Scratch()
+        let (site, _) = try await probeSite(scratch)
+        let inside = ["\(site.root)/bin/sciferry-launch", "\(site.root)/wrappers/probe/1.0", "/bin/cat"]
+        for name in ["hosts", "resolv.conf"] where Disk.exists("/etc/\(name)") {
+            let seen = try await call(inside + ["/etc/\(name)"], scratch)
+            #expect(seen.succeeded && seen.text == Disk.kernelText("/etc/\(name)"), "\(seen.text)")
+        }
+        let me = try await call([inside[0], inside[1], "/bin/id", "-un"], scratch)
+        #expect(me.text == (try await ProcessRunner.require(Command("id", ["-un"]))))
+        await letGo("\(scratch.path)/mounts")
+    }
+
     @Test func settingsOfASiteHold() async throws {
         let scratch = try Scratch()
         let (site, _) = try await probeSite(scratch)

@@ -50,7 +50,10 @@ extension SiteFixture {
             echo own >"$1/data/own"
             printf 'root:x:0:0:root:/root:/bin/sh\\n' >"$1/etc/passwd"
             printf 'root:x:0:\\n' >"$1/etc/group"
-            touch "$1/etc/hosts" "$1/etc/resolv.conf" "$1/etc/localtime"
+            touch "$1/etc/hosts"
+            # As Debian's own: the one leads to a file that only the host has, the other to one that a service makes.
+            ln -s /usr/share/zoneinfo/Etc/UTC "$1/etc/localtime"
+            ln -s ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf"
             cat >"$1/.singularity.d/env/10-docker2singularity.sh" <<'END'
             export PATH='/opt/probe/bin:/bin'
             export SUBJECTS_DIR='/opt/probe/subjects'

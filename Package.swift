@@ -125,7 +125,8 @@ let package = Package(
         room(
             "SiteDelivery",
             [
-                "Attestation", "ChunkStore", "FarmModel", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner",
+                "Attestation", "BucketSync", "ChunkStore", "FarmModel", "ImageAssembly", "Microarchitecture", "ObjectStorage",
+                "ProcessRunner",
                 "SingularityImage", "SystemIO",
             ]),
         // Layer 5
@@ -162,7 +163,7 @@ let package = Package(
                 "Recipes",
                 "Registry", "SingularityImage", "SiteDelivery", "SitePolicy", "SystemIO", "Upstream", "WorkerCore", argumentParser, logging,
             ]),
-        room("SitePolicy", ["FarmModel", "Microarchitecture", "Recipes", "SiteDelivery"]),
+        room("SitePolicy", ["FarmModel", "Microarchitecture", "ObjectStorage", "Recipes", "SiteDelivery"]),
         room(
             "PlainAccess",
             ["ChunkStore", "FarmModel", "ObjectStorage", "SiteDelivery", "SystemIO", httpTypes, hummingbird, logging, nioCore]),
@@ -247,9 +248,9 @@ let package = Package(
         tests("Recipes", ["FarmModel", "Microarchitecture", "ProcessRunner", "Support", "SystemIO"], exclude: ["collection"]),
         tests("Registry", ["FarmModel", "HTTPTransport", "Support", "SystemIO"]),
         tests("SingularityImage", ["FarmModel", "Support", "SystemIO"]),
-        tests("SitePolicy", ["FarmModel", "Microarchitecture", "SiteDelivery"]),
+        tests("SitePolicy", ["FarmModel", "Microarchitecture", "ObjectStorage", "SiteDelivery"]),
         tests("SiteDelivery", ["Attestation", "ChunkStore", "FarmModel", "ObjectStorage", "ProcessRunner", "Support", "SystemIO"]),
-        tests("SystemIO", []),
+        tests("SystemIO", ["FarmModel", "Support"]),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
         tests("Upstream", ["FarmModel", "HTTPTransport", "Registry", "Support", "SystemIO"], exclude: ["answers"]),
         tests("WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "Microarchitecture", "Support", "SystemIO", nioCore]),

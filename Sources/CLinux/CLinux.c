@@ -1,3 +1,5 @@
+// statx and what it tells of mounts.
+#define _GNU_SOURCE
 #include <linux/fs.h>
 #include "CLinux.h"
 
@@ -8,6 +10,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -88,6 +91,12 @@ void sciferry_begin_writeback(int fd, long long offset, long long count) {
 int sciferry_clone_range(int from, long long from_offset, long long count, int to, long long to_offset) {
     struct file_clone_range range = {.src_fd = from, .src_offset = from_offset, .src_length = count, .dest_offset = to_offset};
     return ioctl(to, FICLONERANGE, &range);
+}
+
+int sciferry_is_mount_point(const char *path) {
+    struct statx info;
+    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, 0, &info) != 0) return 0;
+    return (info.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT) != 0 && (info.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
 }
 
 int sciferry_sync_file_system(int fd) { return (int)syscall(SYS_syncfs, fd); }

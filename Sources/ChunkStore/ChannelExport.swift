@@ -56,20 +56,16 @@ package struct ChannelExport: Sendable {
             for (number, root) in contents.roots.enumerated() { try await add(TrustRoot.key(number + 1)) { root } }
             let reader = RegionReader(regions: [bucket])
             for named in contents.releases {
-                let manifest = named.release.image.manifest
-                let parsed = try await reader.manifest(manifest)
-                let cover = ImageManifest.coverKey(manifest)
-                let coverBytes = try await bucket.get(cover, range: nil, limit: ManifestCover.largest)
-                let indexes = try CanonicalJSON.decode(ManifestCover.self, from: coverBytes, source: cover)
-                let places = try await reader.locations(of: parsed, cover: indexes, source: cover)
-                for pack in Set(places.values.map(\.pack)).sorted() {
+                let needs = try await ChannelContents.needs(of: named.release, in: bucket, reader)
+                let manifest = needs.manifest
+                for pack in needs.packs {
                     try await add(Pack.key(pack)) { try await reader.content(pack, key: Pack.key(pack), size: 32 << 20) }
                 }
-                for index in indexes.indexes {
+                for index in needs.indexes {
                     try await add(PackIndex.key(index)) { try await reader.content(index, key: PackIndex.key(index)) }
                 }
                 try await add(ImageManifest.key(manifest)) { try await reader.content(manifest, key: ImageManifest.key(manifest)) }
-                try await add(cover) { coverBytes }
+                try await add(ImageManifest.coverKey(manifest)) { needs.cover }
                 for key in named.keys {
                     try await add(key) {
                         guard let digest = Digest(key.split(separator: "/").last ?? "") else { return try await bucket.get(key) }

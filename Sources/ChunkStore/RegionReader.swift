@@ -14,7 +14,7 @@ package struct ReadIncident: Sendable, Hashable, Codable {
 /// damaged or late. What went wrong is kept for a report, so that damage never passes in silence.
 package final class RegionReader: Sendable {
     /// Regions in order of preference.
-    private let regions: [any ObjectStore]
+    package let regions: [any ObjectStore]
     private let state = Mutex<[ReadIncident]>([])
     private let rating: Mutex<RegionRating>
     /// So many are kept; more of them tell nothing new.

@@ -32,6 +32,7 @@ struct PullCommand: AsyncParsableCommand {
             let delivery = Delivery(farm: farm, seeds: seed, target: target)
             if dryRun { return try await delivery.quote(release, for: site) }
             let report = try await delivery.bring(release, to: site)
+            try await SiteAccess.followChange(of: site)
             if farm.json { return try Console.json(report) }
             delivery.tell(report, site: site)
         }

@@ -2,7 +2,9 @@ import ChunkStore
 import ArgumentParser
 import FarmModel
 import Foundation
+import HTTPTransport
 import Microarchitecture
+import ObjectStorage
 import SiteDelivery
 import SitePolicy
 import SystemIO
@@ -41,9 +43,24 @@ extension SiteAccess {
 }
 
 extension SiteAccess {
-    /// Brings Lmod's cache up to date with the modules; a failure is told and no more.
-    static func refreshSpiderCache(of site: Site) async throws {
-        do { _ = try await SpiderCache(site).refresh() } catch let error as FarmError { Console.error("sciferry: \(error)") }
+    /// Brings what else shows the site's tools up to date with them; tells failures.
+    @discardableResult
+    static func writeOutputs(of site: Site) async throws -> [SiteOutputs.Result] {
+        let results = try await SiteOutputs(site, environment: ProcessInfo.processInfo.environment).write()
+        tellFailures(results)
+        return results
+    }
+
+    static func tellFailures(_ results: [SiteOutputs.Result]) {
+        for result in results {
+            if let failure = result.failure { Console.error("not written: \(result.output) in \(result.place): \(failure)") }
+        }
+    }
+
+    /// The same after a change of single tools, where the site has any such thing.
+    static func followChange(of site: Site) async throws {
+        let outputs = try SiteOutputs(site, environment: ProcessInfo.processInfo.environment)
+        if !outputs.isEmpty { tellFailures(await outputs.write()) }
     }
 }
 
@@ -96,6 +113,12 @@ struct SiteInitCommand: AsyncParsableCommand {
             # licences:
             #   FS_LICENSE: licences/freesurfer.txt
 
+            # outputs:                  # what each sync writes besides
+            #   menu: system            # or user, or a directory
+            #   shpc: /srv/shpc
+            #   neurodesk: /srv/neurodesk
+            #   mirror: s3:https://store.example/software
+
             # keep: {generations: 3, days: 14}
 
             """
@@ -107,7 +130,7 @@ struct SiteSyncCommand: AsyncParsableCommand {
         commandName: "sync", abstract: "Make a site what its site.yaml says.",
         discussion: """
             Says first what comes and what goes. What runs meanwhile keeps running; a sync that is stopped goes on the next time.
-            Ends with 75 when something could not be brought; the rest is shown nevertheless.
+            Ends with 69 when something could not be brought or written; the rest is shown nevertheless.
             Examples:
               sciferry site sync --site /software --dry-run
               sciferry site sync --site /software --quiet     from cron
@@ -121,31 +144,49 @@ struct SiteSyncCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let site = try Site(site.path)
-            let sync = SiteSync(
-                site, pull: try SiteAccess.pull(site), declaration: try SiteAccess.declaration(of: site), host: try SiteAccess.host())
+            let (declaration, pull) = (try SiteAccess.declaration(of: site), try SiteAccess.pull(site))
+            let sync = SiteSync(site, pull: pull, declaration: declaration, host: try SiteAccess.host())
             let plan = try await sync.plan(now: .now)
             if dryRun, json { return try Console.json(plan) }
-            if !quiet, !json { describe(plan) }
+            if !quiet, !json { describe(plan, declaration.appearance.outputs) }
             if dryRun { return }
             let line = ProgressLine()
             let shows = !quiet && !json && Console.isTerminal
-            let report = try await sync.run(plan, now: .now) { done, total in
+            var report = try await sync.run(plan, now: .now) { done, total in
                 if shows { line.show("\(plan.coming.count) images", share: Double(done) / Double(max(1, total))) }
             }
             line.clear()
-            try await SiteAccess.refreshSpiderCache(of: site)
+            report.outputs = try await SiteAccess.writeOutputs(of: site)
+            if let location = declaration.appearance.outputs.mirror { report.outputs.append(await mirror(plan, to: location, pull)) }
             if json { try Console.json(report) } else { tell(report) }
-            if !report.failures.isEmpty { throw ExitCode(FarmError.Category.unavailable.exitStatus) }
+            if !report.failures.isEmpty || report.outputs.contains(where: { $0.failure != nil }) {
+                throw ExitCode(FarmError.Category.unavailable.exitStatus)
+            }
         }
     }
 
-    private func describe(_ plan: SiteSync.Plan) {
+    /// The channel's objects go where other sites find them.
+    private func mirror(_ plan: SiteSync.Plan, to location: BucketLocation, _ pull: SitePull) async -> SiteOutputs.Result {
+        var result = SiteOutputs.Result(output: "mirror", place: "\(location)")
+        do {
+            let target = try location.open(client: HTTPClient())
+            result.done = try await SiteMirror(Site(site.path), pull: pull, target: target).write(plan, now: .now)
+        } catch { result.failure = "\(error)" }
+        SiteAccess.tellFailures([result])
+        return result
+    }
+
+    private func describe(_ plan: SiteSync.Plan, _ outputs: SiteAppearance.Outputs) {
         for coming in plan.coming {
             Console.print(
                 "comes  \(coming.release.title), \(Console.bytes(coming.imageBytes)), \(Console.bytes(coming.fetchBytes)) to fetch")
         }
         for title in plan.appearing { Console.print("shows  \(title), which is here already") }
         for title in plan.going { Console.print("goes   \(title)") }
+        let places = [
+            ("menu", outputs.menu), ("shpc", outputs.shpc), ("neurodesk", outputs.neurodesk), ("mirror", outputs.mirror.map { "\($0)" }),
+        ]
+        for (output, place) in places { if let place { Console.print("writes \(output) in \(place)") } }
         Console.print(
             "plan   \(plan.coming.count) images come with \(Console.bytes(plan.fetchBytes)) to fetch, \(plan.going.count) tools go, \(plan.staying) stay; channel version \(plan.channel)"
         )
@@ -157,6 +198,7 @@ struct SiteSyncCommand: AsyncParsableCommand {
         }
         for failure in report.failures { Console.error("not brought: \(failure)") }
         if quiet { return }
+        for output in report.outputs { if let done = output.done { Console.print("\(output.output)  \(output.place): \(done)") } }
         if !report.collected.images.isEmpty {
             Console.print("collected  \(report.collected.images.count) images, \(Console.bytes(report.collected.bytes))")
         }
@@ -207,7 +249,7 @@ struct SiteRollbackCommand: AsyncParsableCommand {
         try await reporting {
             let site = try Site(site.path)
             let shown = try site.rollBack(to: generation, now: .now)
-            try await SiteAccess.refreshSpiderCache(of: site)
+            try await SiteAccess.writeOutputs(of: site)
             if json { return try Console.json(shown) }
             Console.print("generation \(shown.number) of \(Console.date(shown.madeAt)) is shown: \(shown.tools.count) tools")
         }

@@ -37,7 +37,8 @@ struct SiteMenuCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "menu", abstract: "Put a site's programs with windows into the desktop's menu.",
         discussion: """
-            For this user, or with --system for all of this machine; again after each sync. Opening an image by a double click finds its viewer.
+            For this user, or with --system for all of this machine. `outputs.menu` in site.yaml has every sync do it. Opening an image by a double
+            click finds its viewer.
             Examples:
               sciferry site menu --site /software
               sciferry site menu --site /software --system
@@ -46,25 +47,23 @@ struct SiteMenuCommand: AsyncParsableCommand {
 
     @OptionGroup var site: SiteOptions
     @Flag(help: "For all users of this machine.") var system = false
+    @Option(help: "A directory, for machines whose XDG_DATA_DIRS has its share and whose XDG_CONFIG_DIRS its xdg.", completion: .directory)
+    var into: String?
     @Flag(help: "Take the entries away.") var remove = false
     @Flag(help: "Print JSON.") var json = false
 
     func run() async throws {
         try await reporting {
-            let environment = ProcessInfo.processInfo.environment
-            let home = environment["HOME"] ?? "/root"
-            let data = system ? "/usr/local/share" : environment["XDG_DATA_HOME"] ?? "\(home)/.local/share"
-            let settings = system ? "/etc/xdg" : environment["XDG_CONFIG_HOME"] ?? "\(home)/.config"
-            let menu = try DesktopMenu(Site(site.path), data: data, settings: settings)
+            let site = try Site(site.path)
+            let place = try DesktopMenu.Place(
+                into ?? (system ? "system" : "user"), site: site, environment: ProcessInfo.processInfo.environment)
+            let menu = try DesktopMenu(site, place)
             let programs = try menu.write(isRemoval: remove)
-            // What keeps a cache of them, where it is installed.
-            for words in [["update-desktop-database", "-q", "\(data)/applications"], ["update-mime-database", "\(data)/mime"]] {
-                _ = try? await ProcessRunner.run(Command(words[0], Array(words.dropFirst()), deadlineSeconds: 60))
-            }
+            await menu.refreshCaches()
             if json { return try Console.json(programs) }
             Console.print(
                 remove
-                    ? "the entries are gone from \(data)"
+                    ? "the entries are gone from \(place.data)"
                     : "\(programs.count) programs are in the menu: \(programs.joined(separator: ", "))")
         }
     }

@@ -68,6 +68,7 @@ struct UninstallCommand: AsyncParsableCommand {
             let (name, version) = SiteAccess.split(release)
             let victims = try Site(site.path).uninstall(name: name, version: version, keepsImage: keepImage, now: .now)
             for release in victims.flatMap(\.releases) where !keepImage { await unmount(release.image.digest) }
+            try await SiteAccess.followChange(of: try Site(site.path))
             if json { return try Console.json(victims) }
             for victim in victims { Console.print("\(victim.title) is gone") }
         }

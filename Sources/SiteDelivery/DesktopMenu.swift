@@ -1,12 +1,44 @@
 import FarmModel
 import Foundation
 import ImageAssembly
+import ProcessRunner
 import SingularityImage
 import SystemIO
 
 /// A site's programs with windows in the menus of desktops (freedesktop.org: Desktop Entry 1.0, Desktop Menu 1.1, Shared MIME-info 0.21,
 /// Icon Theme 0.13).
 package struct DesktopMenu: Sendable {
+    /// Whose menu it is.
+    package struct Place: Sendable {
+        /// What `XDG_DATA_HOME` names, or one of `XDG_DATA_DIRS`.
+        package var data: String
+        /// What `XDG_CONFIG_HOME` names, or one of `XDG_CONFIG_DIRS`.
+        package var settings: String
+        /// What the entries call: where the site is, as those see it who have the menu.
+        package var site: String
+
+        package init(data: String, settings: String, site: String) { (self.data, self.settings, self.site) = (data, settings, site) }
+
+        /// - Parameter name: `user`, `system` (this machine's), or a directory for machines that name it in their environment; a relative one is
+        ///   in the site.
+        package init(_ name: String, site: Site, environment: [String: String]) throws {
+            func value(_ name: String) -> String? { environment[name].flatMap { $0.isEmpty ? nil : $0 } }
+            let here = Disk.realPath(site.root) ?? site.root
+            switch name {
+            case "system": self.init(data: "/usr/local/share", settings: "/etc/xdg", site: here)
+            case "user":
+                let home = value("HOME") ?? "/root"
+                self.init(
+                    data: value("XDG_DATA_HOME") ?? "\(home)/.local/share", settings: value("XDG_CONFIG_HOME") ?? "\(home)/.config",
+                    site: here)
+            default:
+                let seen = try site.appearance().prefix
+                let directory = site.path(name)
+                self.init(data: "\(directory)/share", settings: "\(directory)/xdg", site: seen.isEmpty ? here : seen)
+            }
+        }
+    }
+
     private let site: Site
     private let root: String
     private let data: String
@@ -14,15 +46,17 @@ package struct DesktopMenu: Sendable {
     /// Begins the names of all files of this site, so that two sites can be shown.
     private let prefix: String
 
-    /// - Parameters:
-    ///   - data: what `XDG_DATA_HOME` names, or one of `XDG_DATA_DIRS`.
-    ///   - settings: what `XDG_CONFIG_HOME` names, or one of `XDG_CONFIG_DIRS`.
-    package init(_ site: Site, data: String, settings: String) throws {
+    package init(_ site: Site, _ place: Place) throws {
         self.site = site
-        root = Disk.realPath(site.root) ?? site.root
-        self.data = data
-        self.settings = settings
+        (root, data, settings) = (place.site, place.data, place.settings)
         prefix = "sciferry-\(ModuleTree.slug(try site.configuration().farm))"
+    }
+
+    /// Has desktops' own programs read the entries anew, where they are installed.
+    package func refreshCaches() async {
+        for words in [["update-desktop-database", "-q", "\(data)/applications"], ["update-mime-database", "\(data)/mime"]] {
+            _ = try? await ProcessRunner.run(Command(words[0], Array(words.dropFirst()), deadlineSeconds: 60))
+        }
     }
 
     private struct Program {

@@ -41,6 +41,11 @@ package struct SiteConfiguration: Codable, Sendable, Hashable {
 /// content never changes: who has loaded one keeps it through every update.
 package struct Site: Sendable {
     package let root: String
+    /// What in it is its own, by name: nobody else writes there.
+    package static let parts: Set<String> = [
+        "site.json", "site.yaml", "launch", "state", "bin", "images", "tools", "generations", "current", "modules", "wrappers", "cache",
+        "init",
+    ]
 
     /// Opens a site; throws `site.absent` when the directory is none.
     package init(_ path: String) throws {

@@ -1,4 +1,5 @@
 import FarmModel
+package import ObjectStorage
 
 /// How a site's tools look to its users and run on its machines: what `site.yaml` says of it, and what holds without one.
 package struct SiteAppearance: Codable, Sendable, Hashable {
@@ -49,6 +50,21 @@ package struct SiteAppearance: Codable, Sendable, Hashable {
     /// Where users see the site; empty for where it was made.
     package var prefix = ""
     package var keeps = Keeping()
+    package var outputs = Outputs()
+
+    /// What else shows the site's tools and is kept as the site is. Relative paths are ones in the site.
+    package struct Outputs: Codable, Sendable, Hashable {
+        /// Whose desktop menu: `user`, `system`, or a directory that machines name in `XDG_DATA_DIRS` (with `/share`) and `XDG_CONFIG_DIRS`
+        /// (with `/xdg`).
+        package var menu: String?
+        /// Where registries for singularity-hpc and Neurodesk are written.
+        package var shpc: String?
+        package var neurodesk: String?
+        /// A bucket that holds all that the site's releases need.
+        package var mirror: BucketLocation?
+
+        package init() {}
+    }
 
     /// What of the past stays.
     package struct Keeping: Codable, Sendable, Hashable {

@@ -7,7 +7,7 @@ import SystemIO
 /// Makes a site what its declaration says, from what the channel has.
 package struct SiteSync: Sendable {
     /// What a sync would do.
-    package struct Plan: Codable, Sendable {
+    package struct Plan: Encodable, Sendable {
         /// An image that the site lacks.
         package struct Coming: Codable, Sendable {
             package var release: Release
@@ -17,6 +17,9 @@ package struct SiteSync: Sendable {
 
         /// The version of the channel that it follows.
         package var channel: Int
+        /// That version, and what of it the site carries.
+        var followed: ReleaseChannel
+        var entries: [ChannelEntry]
         package var coming: [Coming]
         /// Tools that the site will carry no more, as `NAME/VERSION`.
         package var going: [String]
@@ -26,6 +29,8 @@ package struct SiteSync: Sendable {
         package var appearing: [String]
         /// All releases that it will carry.
         var releases: [Release]
+
+        private enum CodingKeys: CodingKey { case channel, coming, going, staying, appearing }
 
         package var fetchBytes: Int64 { coming.map(\.fetchBytes).reduce(0, +) }
         package var imageBytes: Int64 { coming.map(\.imageBytes).reduce(0, +) }
@@ -40,6 +45,8 @@ package struct SiteSync: Sendable {
         /// What could not be brought, and why.
         package var failures: [String]
         package var collected: SiteCollection
+        /// What else was written, or not.
+        package var outputs: [SiteOutputs.Result] = []
         package var seconds: Double
     }
 
@@ -91,7 +98,7 @@ package struct SiteSync: Sendable {
         let coming = try await quotes(missing)
         let arriving = Set(missing.map(\.image.digest))
         return Plan(
-            channel: channel.version, coming: coming,
+            channel: channel.version, followed: channel, entries: entries, coming: coming,
             going: before.filter { old in !after.contains { $0.title == old.title } }.map(\.title),
             staying: after.filter(before.contains).count,
             appearing: after.filter { tool in !before.contains(tool) && !tool.releases.contains { arriving.contains($0.image.digest) } }

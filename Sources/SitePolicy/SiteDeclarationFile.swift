@@ -1,5 +1,6 @@
 import FarmModel
 import Microarchitecture
+import ObjectStorage
 import Recipes
 package import SiteDelivery
 
@@ -17,7 +18,7 @@ package enum SiteDeclarationFile {
         let document = try RecipeDocument(bytes, path: path, subject: "site")
         let top = try RecipeMapping(
             document.root, in: document, what: "site.yaml",
-            keys: ["tools", "except", "targets", "modules", "workflows", "run", "licences", "prefix", "keep"])
+            keys: ["tools", "except", "targets", "modules", "workflows", "run", "licences", "prefix", "keep", "outputs"])
         var declaration = SiteDeclaration()
         declaration.rules = try top.nodes("tools").map { try rule($0, document) }
         declaration.except = try words(top["except"], "except", document)
@@ -36,6 +37,7 @@ package enum SiteDeclarationFile {
             throw document.fail("recipe.value", node, "prefix must be an absolute path")
         }
         try readKeep(top["keep"], document, into: &declaration.appearance.keeps)
+        try readOutputs(top["outputs"], document, into: &declaration.appearance.outputs)
         return declaration
     }
 
@@ -155,6 +157,32 @@ package enum SiteDeclarationFile {
             // A path in the site has a slash and does not begin with one; `27000@host` and `/opt/licence` stay as they are.
             let isRelative = !value.hasPrefix("/") && !value.contains("@") && !value.contains(":") && value.contains("/")
             appearance.variables[name] = isRelative ? "@SITE@/\(value)" : value
+        }
+    }
+
+    private static func readOutputs(
+        _ node: RecipeNode?, _ document: RecipeDocument, into outputs: inout SiteAppearance.Outputs
+    ) throws {
+        guard let node, !node.isNull else { return }
+        let block = try RecipeMapping(node, in: document, what: "outputs", keys: ["menu", "shpc", "neurodesk", "mirror"])
+        outputs.menu = try block.text("menu")
+        for (key, path) in [("shpc", \SiteAppearance.Outputs.shpc), ("neurodesk", \SiteAppearance.Outputs.neurodesk)] {
+            outputs[keyPath: path] = try block.text(key)
+        }
+        // What the site itself is made of must not be written over.
+        for (key, place) in [("menu", outputs.menu), ("shpc", outputs.shpc), ("neurodesk", outputs.neurodesk)] {
+            guard let place, let first = place.split(separator: "/").first.map(String.init), !place.hasPrefix("/") else { continue }
+            guard !place.contains(".."), !Site.parts.contains(first) else {
+                throw document.fail("recipe.value", block[key] ?? node, "\(place) is no directory of the site's own that can be written to")
+            }
+        }
+        if let text = try block.text("mirror") {
+            guard text.hasPrefix("file:/") || text.hasPrefix("s3:") else {
+                throw document.fail(
+                    "recipe.value", block["mirror"] ?? node, "mirror: \(text) is no bucket that can be written to",
+                    hint: "file:/directory or s3:https://endpoint/bucket/prefix")
+            }
+            outputs.mirror = BucketLocation(text)
         }
     }
 

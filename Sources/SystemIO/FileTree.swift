@@ -85,7 +85,8 @@ package enum Disk {
         guard mkdir(path, mode) == 0 else { throw failure("make directory", path) }
     }
 
-    /// Removes a file or a whole tree; what is not there is no error. Never follows links or crosses a mount.
+    /// Removes a file or a whole tree; what is not there is no error. Never follows links or crosses a mount:
+    /// what is mounted there throws `file.mounted`.
     package static func remove(_ path: String) throws {
         var info = stat()
         guard lstat(path, &info) == 0 else {
@@ -93,6 +94,9 @@ package enum Disk {
             throw failure("look at", path)
         }
         if info.st_mode & S_IFMT == S_IFDIR {
+            guard sciferry_is_mount_point(path) == 0 else {
+                throw FarmError("file.mounted", .conflict, "cannot remove \(path): something is mounted there", hint: "unmount it")
+            }
             for name in try list(path) { try remove("\(path)/\(name)") }
             guard rmdir(path) == 0 || errno == ENOENT else { throw failure("remove directory", path) }
         } else {

@@ -1,5 +1,6 @@
 import CoordinatorCore
 import FarmModel
+import ObjectStorage
 import Foundation
 import Glibc
 import ProcessRunner
@@ -141,6 +142,69 @@ extension FarmTests {
         let rest = try await farm.sciferry(["site", "sync", "--site", site])
         #expect(rest.succeeded, "\(rest.text)")
         #expect(try Site(site).installed().map(\.title) == ["one/2.0", "two/1.0"])
+    }
+
+    /// One declaration keeps menus, other people's registries and a bucket; the bucket is a region for others, of what the site carries.
+    @Test(.timeLimit(.minutes(4))) func aDeclarationKeepsMenusRegistriesAndAMirror() async throws {
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"])
+        for name in ["tiny", "other"] { #expect(try await farm.sciferry(["build", try await farm.recipe(name)]).succeeded) }
+        let (site, mirror) = ("\(farm.scratch.path)/site", "file:\(farm.scratch.path)/mirror")
+        #expect(try await farm.sciferry(["site", "init", "--site", site]).succeeded)
+        func declare(_ tools: String, mirror: String) throws {
+            let text = "tools: [\(tools)]\noutputs: {menu: desktop, shpc: registry, neurodesk: others, mirror: \"\(mirror)\"}\n"
+            try Disk.replace("\(site)/site.yaml", with: Array(text.utf8))
+        }
+        try declare("tiny", mirror: mirror)
+        let plan = try await farm.sciferry(["site", "sync", "--site", site, "--dry-run"])
+        #expect(plan.text.contains("writes mirror in \(mirror)\n") && !Disk.exists("\(farm.scratch.path)/mirror"), "\(plan.text)")
+        let first = try await farm.sciferry(["site", "sync", "--site", site])
+        #expect(
+            first.succeeded && first.text.contains("shpc  registry: 1 tools\n") && first.text.contains("mirror  \(mirror): "),
+            "\(first.text)")
+        #expect(Disk.exists("\(site)/others/neurodesk/apps.json"))
+        #expect(try await farm.sciferry(["site", "sync", "--site", site]).text.contains("mirror  \(mirror): as it was\n"))
+
+        // Another site, with nothing but the bucket: what is carried is there, the rest is not.
+        let away = "\(farm.scratch.path)/away"
+        var settings = try Site(site).configuration()
+        settings.regions = [BucketLocation(mirror)]
+        _ = try Site.create(away, settings)
+        let taken = try await farm.sciferry(["pull", "tiny", "--site", away])
+        #expect(taken.succeeded, "\(taken.text)")
+        let refused = try await farm.sciferry(["pull", "other", "--site", away])
+        #expect(!refused.succeeded && refused.text.contains("releases/other/"), "\(refused.text)")
+        #expect(try Site(away).installed().map(\.title) == ["tiny/1.0"])
+
+        // A new version and another tool: the bucket follows, and keeps for two days what it needs no more.
+        #expect(try await farm.sciferry(["build", try await farm.recipe("tiny", version: "2.0")]).succeeded)
+        try declare("tiny, other", mirror: mirror)
+        #expect(try await farm.sciferry(["site", "sync", "--site", site, "--quiet"]).text.isEmpty)
+        for name in ["tiny/2.0", "other"] {
+            let pulled = try await farm.sciferry(["pull", name, "--site", away])
+            #expect(pulled.succeeded, "\(pulled.text)")
+        }
+        #expect(Disk.exists("\(farm.scratch.path)/mirror/releases/tiny/1.0"))
+        #expect(try Disk.list("\(site)/registry").isEmpty == false)
+
+        // Neither the farm's own region nor another mirror of it becomes the site's.
+        let own = try #require(try Site(site).configuration().regions.first)
+        try declare("tiny, other", mirror: "\(own)")
+        #expect(try await farm.sciferry(["site", "sync", "--site", site]).text.contains("is a region that the site reads from"))
+        try Disk.remove("\(site)/state/mirror")
+        try declare("tiny, other", mirror: mirror)
+        #expect(try await farm.sciferry(["site", "sync", "--site", site]).text.contains("has a channel already"))
+
+        // A bucket of something else is told, and hinders nothing of the rest.
+        try Disk.makeDirectory("\(farm.scratch.path)/foreign")
+        try Disk.replace("\(farm.scratch.path)/foreign/sciferry.json", with: Array("{}".utf8))
+        try declare("other", mirror: "file:\(farm.scratch.path)/foreign")
+        let foreign = try await farm.sciferry(["site", "sync", "--site", site])
+        #expect(
+            foreign.status == 69 && foreign.text.contains("not written: mirror") && foreign.text.contains("another farm"), "\(foreign.text)"
+        )
+        #expect(try Site(site).installed().map(\.title) == ["other/1.0"])
+        #expect(try Disk.list("\(farm.scratch.path)/foreign") == ["sciferry.json"])
     }
 
     /// One person without a site: what is asked for comes by itself and becomes the command.

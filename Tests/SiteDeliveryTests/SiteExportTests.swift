@@ -101,7 +101,7 @@ import Testing
         let scratch = try Scratch()
         let site = try await probeSite(scratch)
         let (data, settings) = ("\(scratch.path)/data", "\(scratch.path)/settings")
-        let menu = try DesktopMenu(site, data: data, settings: settings)
+        let menu = try DesktopMenu(site, DesktopMenu.Place(data: data, settings: settings, site: site.root))
         #expect(try menu.write() == ["probe 1.0", "probe 1.10"])
         let script = """
             set -e

@@ -1,5 +1,6 @@
 import FarmModel
 import Microarchitecture
+import ObjectStorage
 import SiteDelivery
 import SitePolicy
 import Testing
@@ -34,6 +35,7 @@ import Testing
             licences: {FS_LICENSE: licences/fs.txt, MLM_LICENSE_FILE: 27000@host, OTHER: /opt/licence}
             prefix: /cvmfs/software
             keep: {generations: 5, days: 30}
+            outputs: {menu: desktop, shpc: /srv/shpc, neurodesk: others/neurodesk, mirror: "file:/srv/mirror"}
             """)
         #expect(
             declaration.rules == [
@@ -53,6 +55,9 @@ import Testing
         #expect(
             appearance.variables == ["FS_LICENSE": "@SITE@/licences/fs.txt", "MLM_LICENSE_FILE": "27000@host", "OTHER": "/opt/licence"])
         #expect(appearance.prefix == "/cvmfs/software" && appearance.keeps.generations == 5 && appearance.keeps.days == 30)
+        let outputs = appearance.outputs
+        #expect(outputs.menu == "desktop" && outputs.shpc == "/srv/shpc" && outputs.neurodesk == "others/neurodesk")
+        #expect(outputs.mirror == BucketLocation("file:/srv/mirror"))
     }
 
     @Test(arguments: [
@@ -66,6 +71,9 @@ import Testing
         ("run: {environment: [\"A B\"]}", "site.value", "no variable's name"),
         ("licences: {\"A-B\": x}", "site.value", "no variable's name"),
         ("keep: {days: -1}", "site.value", "days must be"), ("prefix: software", "site.value", "absolute"), ("tools: [", "site.yaml", ":1"),
+        ("outputs:\n  shpc: images/x", "site.value", ":2: images/x is no directory"),
+        ("outputs: {menu: ../x}", "site.value", "no directory"), ("outputs: {mirror: nowhere}", "site.value", "mirror: "),
+        ("outputs: {cvmfs: x}", "site.unknown-key", "\"cvmfs\" is not a key of outputs"),
         ("workflows:\n  - {name: a/b}", "site.value", ":2: a/b"),
     ]) func whatIsWrongIsTold(_ text: String, _ code: String, _ part: String) throws {
         let error = #expect(throws: FarmError.self) { try read(text) }

@@ -23,4 +23,7 @@ int sciferry_clone_range(int from, long long from_offset, long long count, int t
 /// Makes durable what was written to the file system of a file (syncfs(2)). 0, or -1 with errno.
 int sciferry_sync_file_system(int fd);
 
+/// Whether something is mounted at a path, which is not followed if it is a link; false where the kernel does not tell (before 5.8).
+int sciferry_is_mount_point(const char *path);
+
 #endif

@@ -142,7 +142,8 @@ let package = Package(
             "WorkerCore", path: "worker/Core",
             [
                 "Attestation", "CLinux", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
-                "ISAProof", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "SingularityImage", "SiteDelivery",
+                "ISAProof", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Registry", "SingularityImage",
+                "SiteDelivery",
                 "SystemIO",
                 "TestSuites", "Upstream", logging,
                 nioCore, nioPosix, nioSSL, protobuf,

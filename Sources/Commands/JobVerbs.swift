@@ -50,6 +50,7 @@ struct JobCommand: AsyncParsableCommand {
     @Argument(help: "The job, for example j3.") var id: String
     @Flag(help: "List what package managers installed in its image.") var packages = false
     @Flag(help: "Tell what its image's machine code needs of the CPU.") var instructions = false
+    @Flag(help: "List the steps of each build: which layers were there, and how long the others took.") var steps = false
     @Flag(help: "Print what was submitted: the recipe, its files, its lock and the templates that it uses.") var recipe = false
 
     func run() async throws {
@@ -68,6 +69,7 @@ struct JobCommand: AsyncParsableCommand {
             for attempt in view.attempts {
                 let end = attempt.finishedAt.map { " in \(Console.seconds($0.seconds(since: attempt.startedAt)))" } ?? ""
                 Console.print("  \(attempt.id) on \(attempt.worker): \(attempt.state.rawValue)\(end), phase \(attempt.phase.rawValue)")
+                if let steps = attempt.steps, !steps.isEmpty { tell(steps, why: attempt.miss) }
                 if let failure = attempt.failure {
                     Console.print("    \(failure.message) [\(failure.code)]")
                     for line in failure.tail.suffix(12) { Console.print("    | \(line)") }
@@ -121,6 +123,29 @@ struct WhyCommand: AsyncParsableCommand {
 }
 
 extension JobCommand {
+    private func tell(_ steps: [BuildStep], why: String?) {
+        Console.print("    \(steps.title)")
+        if let first = steps.firstMiss, first != steps.first || why != nil {
+            Console.print(
+                "    first run: step \(first.number)/\(first.count) \(first.instruction.printable())\(why.map { ": \($0)" } ?? "")")
+        }
+        guard self.steps else { return }
+        Console.table(
+            ["    STEP", "", "SECONDS", "INSTRUCTION"],
+            steps.map { step in
+                let origin =
+                    switch step.origin {
+                    case .worker: "there"
+                    case .run: "run"
+                    case .failed: "FAILED"
+                    }
+                return [
+                    "    \(step.number)/\(step.count)", origin, step.origin == .worker ? "" : Console.seconds(step.seconds),
+                    step.instruction.printable(),
+                ]
+            })
+    }
+
     private func record<Document: Decodable>(_ kind: ImageRecord.Kind, of view: JobView) async throws -> Document {
         guard let record = view.publication?.result.records.first(where: { $0.kind == kind }) else {
             throw FarmError(

@@ -28,7 +28,7 @@ struct InstallCommand: AsyncParsableCommand {
             let (name, version) = SiteAccess.split(release)
             var installed: InstalledTool
             do {
-                installed = try Site(site.path).reinstall(name: name, version: version, now: .now)
+                installed = try site.open().reinstall(name: name, version: version, now: .now)
             } catch let error as FarmError where ["site.absent", "site.no-image"].contains(error.code) {
                 let site = try await SiteAccess.open(site, farm: farm)
                 let brought: Delivered
@@ -39,6 +39,7 @@ struct InstallCommand: AsyncParsableCommand {
                 guard let tool = try site.installed().first(where: { $0.releases.contains(brought.report.release) }) else { throw error }
                 installed = tool
             }
+            try await SiteAccess.followChange(of: try site.open())
             let linked = try link.map { try links(of: installed, in: $0) } ?? []
             if farm.json { return try Console.json(installed) }
             Console.print("\(installed.title) is installed; commands: \(installed.commands.joined(separator: ", "))")
@@ -50,7 +51,7 @@ struct InstallCommand: AsyncParsableCommand {
     private func links(of tool: InstalledTool, in directory: String) throws -> [String] {
         let mark = "# sciferry \(tool.name)"
         try Disk.makeDirectory(Disk.absolute(directory))
-        let root = try Site(site.path).root
+        let root = try site.open().root
         for command in tool.commands {
             let path = "\(Disk.absolute(directory))/\(command)"
             if Disk.exists(path) {
@@ -94,6 +95,7 @@ extension SiteAccess {
         guard let tool = try site.installed().first(where: { $0.releases.contains(brought.release) }) else {
             throw FarmError("site.not-installed", .fault, "\(text) was brought and is not there")
         }
+        try await followChange(of: site)
         return (site, tool)
     }
 

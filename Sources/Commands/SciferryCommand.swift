@@ -2,6 +2,8 @@ package import ArgumentParser
 import CoordinatorCore
 import FarmModel
 import Foundation
+import Glibc
+import SiteDelivery
 import SystemIO
 
 /// `sciferry`: everything that people do with a farm and a site.
@@ -66,6 +68,19 @@ struct SiteOptions: ParsableArguments {
     var path: String {
         let environment = ProcessInfo.processInfo.environment
         return site ?? environment["SCIFERRY_SITE"] ?? "\(environment["HOME"] ?? ".")/sciferry-site"
+    }
+
+    /// Opens the site; throws `site.absent`.
+    func open() throws -> Site {
+        SiteOptions.showToAll()
+        return try Site(path)
+    }
+
+    /// What a site holds is for all its users to read, whatever mask whoever fills it works with; the mode of the site's own directory
+    /// keeps out who shall not.
+    static func showToAll() {
+        let mask = umask(0)
+        umask(mask & ~0o055)
     }
 }
 

@@ -35,7 +35,9 @@ extension SiteAccess {
                 "site.undeclared", .notFound, "\(site.root) has no site.yaml, which says what the site carries",
                 hint: "sciferry site init --site \(site.root) writes one to begin with")
         }
-        return try SiteDeclarationFile.read(try Disk.read(path, limit: 4 << 20), path: path) { name in
+        return try SiteDeclarationFile.read(
+            try Disk.read(path, limit: 4 << 20), path: path, isFile: { Disk.kind("\(site.root)/\($0)") == .file }
+        ) { name in
             let bytes = try Disk.read(name.hasPrefix("/") ? name : "\(site.root)/\(name)", limit: Int64(SiteDeclarationFile.longestHook))
             return String(decoding: bytes, as: UTF8.self)
         }
@@ -143,13 +145,16 @@ struct SiteSyncCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let site = try Site(site.path)
+            let site = try site.open()
             let (declaration, pull) = (try SiteAccess.declaration(of: site), try SiteAccess.pull(site))
             let sync = SiteSync(site, pull: pull, declaration: declaration, host: try SiteAccess.host())
             let plan = try await sync.plan(now: .now)
-            if dryRun, json { return try Console.json(plan) }
+            if dryRun, json { try Console.json(plan) }
             if !quiet, !json { describe(plan, declaration.appearance.outputs) }
-            if dryRun { return }
+            if dryRun {
+                if !plan.failures.isEmpty { throw ExitCode(FarmError.Category.unavailable.exitStatus) }
+                return
+            }
             let line = ProgressLine()
             let shows = !quiet && !json && Console.isTerminal
             var report = try await sync.run(plan, now: .now) { done, total in
@@ -170,7 +175,7 @@ struct SiteSyncCommand: AsyncParsableCommand {
         var result = SiteOutputs.Result(output: "mirror", place: "\(location)")
         do {
             let target = try location.open(client: HTTPClient())
-            result.done = try await SiteMirror(Site(site.path), pull: pull, target: target).write(plan, now: .now)
+            result.done = try await SiteMirror(site.open(), pull: pull, target: target).write(plan, now: .now)
         } catch { result.failure = "\(error)" }
         SiteAccess.tellFailures([result])
         return result
@@ -183,6 +188,7 @@ struct SiteSyncCommand: AsyncParsableCommand {
         }
         for title in plan.appearing { Console.print("shows  \(title), which is here already") }
         for title in plan.going { Console.print("goes   \(title)") }
+        if dryRun { for failure in plan.failures { Console.error("wrong  \(failure)") } }
         let places = [
             ("menu", outputs.menu), ("shpc", outputs.shpc), ("neurodesk", outputs.neurodesk), ("mirror", outputs.mirror.map { "\($0)" }),
         ]
@@ -218,7 +224,7 @@ struct SiteHistoryCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let site = try Site(site.path)
+            let site = try site.open()
             let history = try site.history()
             if json { return try Console.json(history) }
             let current = try site.current()?.number
@@ -247,7 +253,7 @@ struct SiteRollbackCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let site = try Site(site.path)
+            let site = try site.open()
             let shown = try site.rollBack(to: generation, now: .now)
             try await SiteAccess.writeOutputs(of: site)
             if json { return try Console.json(shown) }
@@ -271,7 +277,7 @@ struct SiteCollectCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let site = try Site(site.path)
+            let site = try site.open()
             let keeps =
                 Disk.exists("\(site.root)/site.yaml") ? try SiteAccess.declaration(of: site).appearance.keeps : try site.appearance().keeps
             let result = try site.collect(keeps, now: .now, isTrial: dryRun)

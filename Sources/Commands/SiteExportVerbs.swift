@@ -26,7 +26,7 @@ struct SiteExportCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let count = try SiteExport(Site(site.path)).write(SiteExport.Format(rawValue: format.rawValue) ?? .shpc, into: into)
+            let count = try SiteExport(site.open()).write(SiteExport.Format(rawValue: format.rawValue) ?? .shpc, into: into)
             if json { return try Console.json(["tools": count]) }
             Console.print("\(count) tools are in \(into)")
         }
@@ -54,7 +54,7 @@ struct SiteMenuCommand: AsyncParsableCommand {
 
     func run() async throws {
         try await reporting {
-            let site = try Site(site.path)
+            let site = try site.open()
             let place = try DesktopMenu.Place(
                 into ?? (system ? "system" : "user"), site: site, environment: ProcessInfo.processInfo.environment)
             let menu = try DesktopMenu(site, place)

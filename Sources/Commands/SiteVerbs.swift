@@ -16,7 +16,8 @@ import WorkerCore
 enum SiteAccess {
     /// The site, made from the farm's description when it does not exist yet.
     static func open(_ options: SiteOptions, farm: FarmOptions) async throws -> Site {
-        if Disk.exists("\(options.path)/site.json") { return try Site(options.path) }
+        if Disk.exists("\(options.path)/site.json") { return try options.open() }
+        SiteOptions.showToAll()
         let view: FarmView = try await farm.client().get("/api/v1/farm")
         return try Site.create(
             options.path,
@@ -66,9 +67,9 @@ struct UninstallCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             let (name, version) = SiteAccess.split(release)
-            let victims = try Site(site.path).uninstall(name: name, version: version, keepsImage: keepImage, now: .now)
+            let victims = try site.open().uninstall(name: name, version: version, keepsImage: keepImage, now: .now)
             for release in victims.flatMap(\.releases) where !keepImage { await unmount(release.image.digest) }
-            try await SiteAccess.followChange(of: try Site(site.path))
+            try await SiteAccess.followChange(of: try site.open())
             if json { return try Console.json(victims) }
             for victim in victims { Console.print("\(victim.title) is gone") }
         }
@@ -81,13 +82,15 @@ struct UninstallCommand: AsyncParsableCommand {
         let names = ["USER", "LOGNAME"].compactMap { environment[$0] } + ["x", "\(getuid())"]
         let mounts =
             environment["SCIFERRY_MOUNTS"].map { [$0] } ?? above.flatMap { place in names.map { "\(place)/sciferry-mounts-\($0)" } }
-        guard let path = mounts.map({ "\($0)/\(image.hex)" }).first(where: Disk.isDirectory) else { return }
+        // Anybody can make a directory or a link of such a name.
+        guard let path = mounts.filter(Disk.isOwnDirectory).map({ "\($0)/\(image.hex)" }).first(where: { Disk.kind($0) == .directory })
+        else { return }
         if let holder = Disk.kernelText("\(path).d/holder")?.split(separator: " ").first.flatMap({ Int32($0) }),
             holder > 1, Disk.isDirectory("/proc/\(holder)/root/.sciferry")
         {
             kill(holder, SIGTERM)
         }
-        for words in [["fusermount", "-u", "-z", path], ["umount", "-l", path]] {
+        for words in [["fusermount", "-u", "-z", path], ["umount", "--no-canonicalize", "-l", path]] {
             if let done = try? await ProcessRunner.run(Command(words[0], Array(words.dropFirst()), deadlineSeconds: 20)), done.succeeded {
                 return
             }
@@ -107,7 +110,7 @@ struct ListCommand: AsyncParsableCommand {
     func run() async throws {
         try await reporting {
             if site.site != nil {
-                let installed = try Site(site.path).installed()
+                let installed = try site.open().installed()
                 if farm.json { return try Console.json(installed) }
                 return Console.table(
                     ["NAME", "VERSION", "CPU", "SIZE", "COMMANDS"],

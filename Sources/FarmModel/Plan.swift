@@ -27,13 +27,32 @@ package struct BaseImage: Codable, Sendable, Hashable {
         self.bootstrap = bootstrap
     }
 
-    /// What stands behind `FROM` in a rendered Dockerfile.
+    /// What tells it from all others, for people and records.
     package var reference: String {
         switch origin {
         case .registry: "\(repository)@sha256:\(digest.hex)"
         case .bootstrap: "sciferry-base:\(digest.hex.prefix(24))"
         case .image: name
         }
+    }
+
+    /// What stands behind `FROM` in a rendered Dockerfile: what engines call it, which get it from the farm and ask no registry. A digest
+    /// may be that of an image for several architectures.
+    package func engineName(_ architecture: String) -> String {
+        switch origin {
+        case .registry: BaseImage.engineName(digest, architecture)
+        case .bootstrap, .image: reference
+        }
+    }
+
+    /// The same for an image of a registry.
+    package static func engineName(_ digest: Digest, _ architecture: String) -> String {
+        "sciferry-base:\(digest.hex.prefix(24))-\(architecture)"
+    }
+
+    /// The farm's own name for the bytes that it keeps of an image that lies in a registry (`LockedInput.archive`).
+    package static func archiveName(_ digest: Digest, _ architecture: String) -> Digest {
+        Digest(hashing: "base image \(architecture) sha256:\(digest.hex)")
     }
 
     /// The name without its tag and without a digest of its own.
@@ -67,6 +86,8 @@ package struct LockedInput: Codable, Sendable, Hashable {
     package var lockedAt: Timestamp
     /// What ran the programs of a base image while it was bootstrapped, where that was not a CPU that they are for.
     package var emulator: String?
+    /// Of an image in a registry: the file in which the farm keeps it. Stands with what `held` gives only.
+    package var archive: IncomingObject?
 
     package init(
         kind: Kind, name: String, architecture: String, digest: Digest, size: Int64, origin: BaseOrigin,
@@ -82,6 +103,18 @@ package struct LockedInput: Codable, Sendable, Hashable {
         self.bootstrap = bootstrap
         self.commit = commit
         self.lockedAt = lockedAt
+    }
+
+    /// Of an image in a registry that the farm keeps: what is remembered of that, whatever becomes of the name that it was found by.
+    package var held: LockedInput {
+        var held = self
+        held.name = "sha256:\(digest.hex)"
+        return held
+    }
+
+    /// The key of that.
+    package static func heldKey(_ digest: Digest, _ architecture: String) -> String {
+        key(kind: .base, name: "sha256:\(digest.hex)", architecture: architecture)
     }
 
     /// The key under which the lock keeps it.
@@ -344,8 +377,17 @@ package struct ResolveOrder: Codable, Sendable, Hashable {
     package var architecture: String
     /// How to bootstrap the base when no registry offers it; `nil` forbids it.
     package var bootstrap: BootstrapSource?
+    /// Of a base image: which of all that had the name is wanted; `nil` for the present one.
+    package var pinned: Digest?
+    /// Hosts that have the same images as another and are asked first, by the host that they stand for.
+    package var mirrors: [String: [String]]?
 
-    package init(kind: LockedInput.Kind, name: String, architecture: String, bootstrap: BootstrapSource?) {
+    package init(
+        kind: LockedInput.Kind, name: String, architecture: String, bootstrap: BootstrapSource?, pinned: Digest? = nil,
+        mirrors: [String: [String]]? = nil
+    ) {
+        self.pinned = pinned
+        self.mirrors = mirrors
         self.kind = kind
         self.name = name
         self.architecture = architecture

@@ -83,6 +83,8 @@ package struct Failure: Codable, Sendable, Hashable {
     package var reason: String?
     /// What is done about it; where it is absent, what befits the class.
     package var retry: RetryRule?
+    /// Of a build that failed: how its steps went.
+    package var steps: [BuildStep]?
 
     package init(
         _ failureClass: FailureClass, code: String, message: String, tail: [String] = [], reason: String? = nil, retry: RetryRule? = nil
@@ -189,12 +191,16 @@ package struct BuildResult: Codable, Sendable, Hashable {
     /// Digest of what the farm signs of the image: equal for images that differ in their signatures only. Absent in results of older
     /// versions.
     package var content: Digest?
+    /// How the build went; absent in results of older versions, and where nothing was built.
+    package var steps: [BuildStep]?
 
     package init(
         image: Digest, imageSize: Int64, manifest: IncomingObject, packs: [IncomingObject], records: [ImageRecord], chunkCount: Int,
         newChunkCount: Int, newBytes: Int64, tests: [TestOutcome], testRuntime: String, commands: [String], hostTarget: String,
-        emulator: String? = nil, phaseSeconds: [String: Double], diskBytes: Int64? = nil, content: Digest? = nil
+        emulator: String? = nil, phaseSeconds: [String: Double], diskBytes: Int64? = nil, content: Digest? = nil,
+        steps: [BuildStep]? = nil
     ) {
+        self.steps = steps
         self.diskBytes = diskBytes
         self.content = content
         self.image = image
@@ -248,6 +254,28 @@ package enum AttemptOutcome: Codable, Sendable, Hashable {
     case resolved(LockedInput)
     case verified(Verification)
     case failed(Failure)
+
+    /// Of a build: how its steps went.
+    package var steps: [BuildStep]? {
+        get {
+            switch self {
+            case .built(let result): result.steps
+            case .failed(let failure): failure.steps
+            case .resolved, .verified: nil
+            }
+        }
+        set {
+            switch self {
+            case .built(var result):
+                result.steps = newValue
+                self = .built(result)
+            case .failed(var failure):
+                failure.steps = newValue
+                self = .failed(failure)
+            case .resolved, .verified: return
+            }
+        }
+    }
 }
 
 /// This program.

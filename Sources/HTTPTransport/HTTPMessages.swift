@@ -109,8 +109,11 @@ package struct RetryPolicy: Sendable {
     }
 
     /// Repeats what failed on its way or was answered with "later"; the last answer is returned as it is.
+    ///
+    /// - Parameter waits: is told, before each wait, for how many seconds, and the answer's status where there was one.
     package func repeating(
-        isolation: isolated (any Actor)? = #isolation, _ body: () async throws -> HTTPResponse
+        isolation: isolated (any Actor)? = #isolation, waits: (Double, Int?) async -> Void = { _, _ in },
+        _ body: () async throws -> HTTPResponse
     ) async throws -> HTTPResponse {
         var number = 1
         while true {
@@ -127,6 +130,7 @@ package struct RetryPolicy: Sendable {
                 retryAfter = known.retryAfter
             }
             guard let delay = delay(beforeTry: number, retryAfter: retryAfter) else { return try outcome.get() }
+            await waits(delay, try? outcome.get().status)
             try await Task.sleep(for: .seconds(delay))
         }
     }

@@ -59,7 +59,8 @@ extension LayeredImage {
         func finish() throws -> TarFile { try lock.withLock { _ in try unpacker.finish(digest: digest, diffID: diffID) } }
     }
 
-    private static func layer(
+    /// One of an image's layers, unpacked.
+    static func layer(
         _ part: Descriptor, _ diffID: Digest, _ image: ImageReference, _ registry: Registry, _ room: Room
     ) async throws -> TarFile {
         let digest = try part.content()

@@ -161,7 +161,7 @@ extension LayeredImage {
             })
     }
 
-    private struct SavedImage: Decodable {
+    struct SavedImage: Codable {
         var Config: String
         var RepoTags: [String]?
         var Layers: [String]
@@ -238,7 +238,7 @@ private struct LayoutDirectory: BlobPlace {
 }
 
 /// A tar archive with an image's parts as members.
-private struct ImageArchive: BlobPlace {
+struct ImageArchive: BlobPlace {
     private let tar: TarFile
     private var members: [String: EntryKind] = [:]
     var name: String { tar.name }

@@ -37,7 +37,7 @@ package final class SquashfsReader {
         /// Names with the same number are one file.
         package var inode: UInt32
         package var attributes: [String: [UInt8]]
-        fileprivate var number: UInt32
+        var number: UInt32
     }
 
     private typealias Inode = UnsafeMutablePointer<sqfs_inode_generic_t>

@@ -48,6 +48,17 @@ struct TarWriter {
         return (bytes + TarWriter.header(path, type, link, size, entry), type == "0" && size > 0)
     }
 
+    /// The header of a file with a short name, of nobody and no time.
+    static func header(_ name: String, size: Int64) -> [UInt8] {
+        let entry = SquashfsReader.Entry(
+            kind: "f", path: [], mode: 0o644, owner: 0, group: 0, modified: Timestamp(seconds: 0), size: size, target: [], inode: 0,
+            attributes: [:], number: 0)
+        let records = size >= 1 << 33 ? record("size", Array("\(size)".utf8)) : []
+        let extended =
+            records.isEmpty ? [] : header(Array("pax".utf8), "x", [], Int64(records.count), entry) + records + padding(Int64(records.count))
+        return extended + header(Array(name.utf8), "0", [], size, entry)
+    }
+
     private static func record(_ key: String, _ value: [UInt8]) -> [UInt8] {
         let rest = key.utf8.count + value.count + 3
         var length = rest + 1

@@ -145,7 +145,7 @@ package struct RecipeDraft: Sendable {
             guard let base = bases.first(where: { $0.name == name }) else {
                 throw FarmError("recipe.unlocked", .fault, "\(name) is not among the base images that were resolved")
             }
-            return base.reference
+            return base.engineName(target.family)
         }
         if !refreshed.isEmpty {
             try RecipeDraft.checkDay(refreshed)

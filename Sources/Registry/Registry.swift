@@ -11,15 +11,19 @@ package actor Registry {
     /// Hosts that have the same images as another and are asked first.
     private let mirrors: [String: [String]]
     private let policy: RetryPolicy
+    private let say: @Sendable (String) async -> Void
     private var tokens: [String: String] = [:]
 
     /// - Parameters:
     ///   - mirrors: by the host that they stand for.
     ///   - policy: how long a registry that is busy is waited for.
+    ///   - say: is told of every wait that is worth a word.
     package init(
         client: HTTPClient, credentials: RegistryCredentials = .none, mirrors: [String: [String]] = [:],
-        policy: RetryPolicy = RetryPolicy(attempts: 8, firstDelay: 0.5, longestDelay: 3600)
+        policy: RetryPolicy = RetryPolicy(attempts: 8, firstDelay: 0.5, longestDelay: 3600),
+        say: @escaping @Sendable (String) async -> Void = { _ in }
     ) {
+        self.say = say
         self.client = client
         self.credentials = credentials
         self.mirrors = mirrors
@@ -47,8 +51,8 @@ package actor Registry {
 
     /// A manifest or an index, with the digest of its bytes, which is the wanted one where one is wanted.
     package func manifest(_ reference: ImageReference) async throws -> (bytes: [UInt8], digest: Digest) {
-        try await anywhere(reference) { host in
-            let response = try await self.ask("GET", reference, at: host, "/manifests/\(reference.selector)")
+        try await anywhere(reference) { host, policy in
+            let response = try await self.ask("GET", reference, at: host, "/manifests/\(reference.selector)", policy: policy)
             let digest = Digest(hashing: response.body)
             for expected in [reference.digest, response.headers["docker-content-digest"].flatMap { Digest($0) }].compactMap(\.self)
             where expected != digest {
@@ -69,23 +73,43 @@ package actor Registry {
     package func blob<Taker: BlobTaker>(
         _ reference: ImageReference, _ digest: Digest, taker make: @escaping @Sendable () throws -> Taker
     ) async throws -> Taker.Result {
-        try await anywhere(reference) { host in
+        try await anywhere(reference) { host, policy in
             let (taker, progress) = (try make(), Progress())
-            _ = try await self.ask("GET", reference, at: host, "/blobs/sha256:\(digest.hex)", progress: progress) { bytes in
+            _ = try await self.ask("GET", reference, at: host, "/blobs/sha256:\(digest.hex)", policy: policy, progress: progress) { bytes in
                 if let new = progress.new(of: bytes) { try taker.take(new) }
             }
             return try taker.finish()
         }
     }
 
-    /// Asks mirrors, then the registry itself.
+    /// Asks mirrors, then the registry itself. One that says "later" is waited for when no other one has answered.
     private func anywhere<Value: Sendable>(
-        _ reference: ImageReference, _ body: @Sendable (String) async throws -> Value
+        _ reference: ImageReference, _ body: @Sendable (_ host: String, _ policy: RetryPolicy) async throws -> Value
     ) async throws -> Value {
-        for mirror in mirrors[reference.host] ?? [] {
-            do { return try await body(mirror) } catch let error as FarmError where error.category != .full { continue }
+        let mirrors = mirrors[reference.host] ?? []
+        var busy: String?
+        for host in mirrors.isEmpty ? [] : mirrors + [reference.host] {
+            do { return try await body(host, Registry.brief) } catch let error as FarmError where error.category != .full {
+                if error.category.isTransient { busy = host }
+                if host == reference.host, busy == nil { throw error }
+                await say("\(host): \(error.message)")
+            }
         }
-        return try await body(reference.host)
+        return try await body(busy ?? reference.host, policy)
+    }
+
+    /// While there are others to ask.
+    private static let brief = RetryPolicy(attempts: 2, firstDelay: 0.2, longestDelay: 1)
+
+    /// Tells of a wait.
+    private func repeating(_ policy: RetryPolicy, _ host: String, _ body: () async throws -> HTTPResponse) async throws -> HTTPResponse {
+        let say = say
+        return try await policy.repeating(
+            waits: { seconds, status in
+                guard seconds >= 1 else { return }
+                let why = status == 429 ? "asks to be left alone" : status.map { "answers with status \($0)" } ?? "does not answer"
+                await say("\(host) \(why); waiting \(Int(seconds.rounded(.up))) s")
+            }, body)
     }
 
     // MARK: - Writing
@@ -136,10 +160,10 @@ package actor Registry {
 
     private func ask(
         _ method: String, _ reference: ImageReference, at host: String, _ path: String, isWriting: Bool = false,
-        progress: Progress? = nil, sink: HTTPClient.Sink? = nil
+        policy: RetryPolicy? = nil, progress: Progress? = nil, sink: HTTPClient.Sink? = nil
     ) async throws -> HTTPResponse {
         let url = reference.address(at: host) + path
-        let response = try await policy.repeating {
+        let response = try await repeating(policy ?? self.policy, host) {
             try await self.perform(method, reference, host, url, isWriting: isWriting, progress: progress, sink: sink)
         }
         // All had come when the line was cut; whoever takes the bytes compares their digest.

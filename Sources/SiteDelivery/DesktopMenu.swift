@@ -49,7 +49,8 @@ package struct DesktopMenu: Sendable {
     package init(_ site: Site, _ place: Place) throws {
         self.site = site
         (root, data, settings) = (place.site, place.data, place.settings)
-        prefix = "sciferry-\(ModuleTree.slug(try site.configuration().farm))"
+        let configuration = try site.configuration()
+        prefix = "sciferry-\(configuration.id ?? ModuleTree.slug(configuration.farm))"
     }
 
     /// Has desktops' own programs read the entries anew, where they are installed.
@@ -76,9 +77,14 @@ package struct DesktopMenu: Sendable {
     ///
     /// - Returns: the titles of the programs.
     package func write(isRemoval: Bool = false) throws -> [String] {
-        try removeAll()
-        if isRemoval { return [] }
-        let programs = try programs()
+        let programs = isRemoval ? [] : try programs()
+        var written: Set<String> = []
+        func put(_ path: String, _ bytes: [UInt8]) throws {
+            try Disk.makeDirectory(Disk.parent(of: path))
+            try Disk.replace(path, with: bytes)
+            written.insert(path)
+        }
+        func put(_ path: String, _ text: String) throws { try put(path, Array(text.utf8)) }
         var categories: [String: String] = [:]
         for program in programs {
             for category in program.tool.release.categories.isEmpty ? ["Other"] : program.tool.release.categories {
@@ -87,30 +93,28 @@ package struct DesktopMenu: Sendable {
             try put("\(data)/applications/\(program.id).desktop", entry(program))
             if let icon = program.icon {
                 let place = icon.suffix == "svg" ? "scalable" : "128x128"
-                try Disk.makeDirectory("\(data)/icons/hicolor/\(place)/apps")
-                try Disk.replace("\(data)/icons/hicolor/\(place)/apps/\(program.id).\(icon.suffix)", with: icon.bytes)
+                try put("\(data)/icons/hicolor/\(place)/apps/\(program.id).\(icon.suffix)", icon.bytes)
             }
         }
-        guard !programs.isEmpty else { return [] }
+        guard !programs.isEmpty else {
+            try removeAll(except: written)
+            return []
+        }
         try put("\(data)/desktop-directories/\(prefix).directory", directory("Science (\(try site.configuration().farm))"))
         for (slug, title) in categories { try put("\(data)/desktop-directories/\(prefix)-\(slug).directory", directory(title.capitalized)) }
         try put("\(settings)/menus/applications-merged/\(prefix).menu", menu(categories))
         try put("\(data)/mime/packages/\(prefix).xml", DesktopMenu.types)
+        try removeAll(except: written)
         return programs.map(\.title)
     }
 
-    private func put(_ path: String, _ text: String) throws {
-        try Disk.makeDirectory(Disk.parent(of: path))
-        try Disk.replace(path, with: Array(text.utf8))
-    }
-
-    private func removeAll() throws {
+    private func removeAll(except written: Set<String>) throws {
         let icons = ["scalable", "128x128"].map { "\(data)/icons/hicolor/\($0)/apps" }
         for directory in [
             "\(data)/applications", "\(data)/desktop-directories", "\(data)/mime/packages", "\(settings)/menus/applications-merged",
         ] + icons {
             for name in (try? Disk.list(directory)) ?? [] where name.hasPrefix("\(prefix)-") || name.hasPrefix("\(prefix).") {
-                try Disk.remove("\(directory)/\(name)")
+                if !written.contains("\(directory)/\(name)") { try Disk.remove("\(directory)/\(name)") }
             }
         }
     }

@@ -50,7 +50,7 @@ extension Launcher {
                 add_mount "$_physical"
             else
                 for _name in $_overridable; do
-                    case $_name in *[!A-Za-z0-9_]*) continue ;; esac
+                    case $_name in [0-9]* | *[!A-Za-z0-9_]*) continue ;; esac
                     eval "[ -z \"\${$_name+set}\" ] || export APPTAINERENV_$_name=\"\$$_name\" SINGULARITYENV_$_name=\"\$$_name\""
                 done
                 # Set for other tools, these would lead the image's own programs astray.

@@ -25,6 +25,8 @@ extension Launcher {
         _overridable='SUBJECTS_DIR FS_LICENSE FSLOUTPUTTYPE TMPDIR TZ OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS
         NUMEXPR_NUM_THREADS ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS MLM_LICENSE_FILE LM_LICENSE_FILE'
         _digest='' _offered='' _cpu='' _lacks='' _offset='' _own='' _arguments='' _runtime='' _bind='' _gpu=auto
+        # Variables that may name a file or a directory of the host.
+        _files='SUBJECTS_DIR FS_LICENSE MLM_LICENSE_FILE LM_LICENSE_FILE'
         # Which runtime the site wants; which of its directories every call shows; whether GPUs are looked for (auto, off).
         runtime() { _runtime=$1; }
         bind() { _bind=$_bind:$1; }
@@ -38,6 +40,7 @@ extension Launcher {
         # A variable that the site sets unless the user has. A value @SITE@/… is a path in the site.
         default() {
             overridable "$1"
+            _files="$_files $1"
             if eval "[ -z \"\${$1+set}\" ]"; then
                 case $2 in
                 @SITE@/*)
@@ -123,6 +126,13 @@ extension Launcher {
             shift 2
         else
             _tool=$_here/..
+            # Somebody's own link to a wrapper.
+            while [ ! -e "$_tool/launch" ] && [ -L "$_self" ]; do
+                _target=$(readlink "$_self")
+                case ${_target##*/} in sciferry-launch) break ;; esac
+                case $_target in /*) _self=$_target ;; *) _self=$_here/$_target ;; esac
+                _here=${_self%/*} _tool=${_self%/*}/..
+            done
             _site=$_tool/../../..
             _command=${_self##*/}
         fi
@@ -200,6 +210,12 @@ extension Launcher {
         done
         set +f
         IFS=$_old_ifs
+        _value=''
+        for _name in $_files; do
+            eval "_value=\${$_name:-}"
+            # Not what would hide a whole directory of the image.
+            case $_value in /*/*) if [ -f "$_value" ] || { [ -d "$_value" ] && [ "${_value#/*/*/}" != "$_value" ]; }; then show "$_value"; fi ;; esac
+        done
         case ${XAUTHORITY:-} in
         /*) if [ -r "$XAUTHORITY" ]; then show "$XAUTHORITY"; else unset XAUTHORITY; fi ;;
         esac

@@ -5,9 +5,7 @@ extension Launcher {
         # --- For tests of strangers' images: the working directory and nothing else of the host.
         if [ -n "${SCIFERRY_CONTAIN:-}" ]; then
             [ "$_runtime" = bwrap ] || fail "only apptainer, singularity and bwrap can contain" 64
-            protect_mounts
-            mount_image
-            exec 9>&-
+            (protect_mounts && mount_image) || exit
             add_entries '' '/dev /proc /sys /tmp'
             add --tmpfs /tmp --bind "$_physical" "$_physical" --clearenv --setenv HOME "$_physical" --setenv PWD "$_physical" --setenv LANG C.UTF-8 \
                 --setenv SCIFERRY_TEST "${SCIFERRY_TEST:-}" --setenv SCIFERRY_ATTEMPT "${SCIFERRY_ATTEMPT:-}" \
@@ -24,7 +22,7 @@ extension Launcher {
         # --- Inside, a call takes the image's variables, but for those that the user's word counts more for.
         _names='_kept=
         for _name in $SCIFERRY_OVERRIDABLE; do
-            case $_name in *[!A-Za-z0-9_]*) continue ;; esac
+            case $_name in [0-9]* | *[!A-Za-z0-9_]*) continue ;; esac
             eval "[ -z \"\${$_name+set}\" ] || { _kept=\"\$_kept $_name\" _kept_$_name=\$$_name; }"
         done
         eval "$SCIFERRY_ENVIRONMENT"
@@ -32,7 +30,9 @@ extension Launcher {
         unset SCIFERRY_OVERRIDABLE SCIFERRY_ENVIRONMENT
         '
         # The image's variables as a shell would set them; nothing of the host's may take part.
-        _clean='for _script in /.singularity.d/env/*.sh; do [ ! -r "$_script" ] || . "$_script"; done
+        _clean='PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+        export PATH
+        for _script in /.singularity.d/env/*.sh; do [ ! -r "$_script" ] || . "$_script"; done
         unset HOME USER PWD OLDPWD SHLVL HOSTNAME TERM _
         export -p'
         SCIFERRY_OVERRIDABLE=$_overridable
@@ -54,15 +54,16 @@ extension Launcher {
         }
         case $_runtime in
         docker | podman)
-            if [ -z "$("$_runtime" image ls --quiet "sciferry:$_digest" 2>/dev/null)" ] || [ ! -e "$_state/group" ]; then
-                protect_mounts
-                mount_image
-                mkdir -p "$_state" || fail "cannot make $_state"
-                write_names
-                if [ -z "$("$_runtime" image ls --quiet "sciferry:$_digest")" ]; then
-                    tar -C "$_root" -cf - . | "$_runtime" import - "sciferry:$_digest" >/dev/null || fail "$_runtime does not take $_image"
-                fi
-                exec 9>&-
+            if [ -L "$_mounts" ] || [ ! -O "$_mounts" ] || [ ! -e "$_state/group" ] || [ -z "$("$_runtime" image ls --quiet "sciferry:$_digest" 2>/dev/null)" ]; then
+                (
+                    protect_mounts
+                    mount_image
+                    mkdir -p "$_state" || fail "cannot make $_state"
+                    write_names
+                    if [ -z "$("$_runtime" image ls --quiet "sciferry:$_digest")" ]; then
+                        tar -C "$_root" -cf - . | "$_runtime" import - "sciferry:$_digest" >/dev/null || fail "$_runtime does not take $_image"
+                    fi
+                ) || exit
             fi
             add run --rm --interactive --network host --pid host --ipc host --user "$(id -u):$(id -g)" --workdir /
             for _group in $(id -G); do add --group-add "$_group"; done

@@ -6,6 +6,8 @@ extension Launcher {
         # by a process that sleeps in it; a call enters it and becomes the command, with the process number, the parent and the signals
         # of its caller.
         _job=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-${JOB_ID:-}}}}
+        # What one step of a job has started ends with that step.
+        _job=$_job${SLURM_STEP_ID:+.$SLURM_STEP_ID}
         _mounts=${SCIFERRY_MOUNTS:-}
         if [ -z "$_mounts" ]; then
             _mounts=/tmp
@@ -21,6 +23,18 @@ extension Launcher {
         _root=$_mounts/$_digest
         _state=$_root.d
         if [ -n "$_extras" ]; then _state=$_state.$(printf %s "$_extras" | cksum | tr ' ' -); fi
+
+        # What goes on after the call must hold none of its files, which may be locks and pipes. Not every shell knows two-digit numbers.
+        _closing='for _number in /proc/self/fd/*; do
+            _number=${_number##*/}
+            case $_number in
+            0 | 1 | 2) ;;
+            ?) eval "exec $_number>&-" ;;
+            *) [ -z "${BASH_VERSION:-}" ] || eval "exec $_number>&-" ;;
+            esac
+        done
+        exec "$@"'
+        _closer=$(command -v bash 2>/dev/null) || _closer=/bin/sh
 
         protect_mounts() {
             (umask 077 && mkdir -p "$_mounts") || fail "cannot make $_mounts"
@@ -38,10 +52,12 @@ extension Launcher {
                 mkdir -p "$_root" || fail "cannot make $_root"
                 if [ -w /dev/fuse ] && command -v squashfuse_ll >/dev/null 2>&1; then
                     # It goes by itself when nothing of the image has been open for a while.
-                    squashfuse_ll -o "offset=$_offset,timeout=$((${SCIFERRY_IDLE:-600} * 3 / 2))" "$_image" "$_root" 9>&- >/dev/null 2>&1 ||
+                    "$_closer" -c "$_closing" sciferry \
+                        squashfuse_ll -o "offset=$_offset,timeout=$((${SCIFERRY_IDLE:-600} * 3 / 2))" "$_image" "$_root" >/dev/null 2>&1 ||
                         fail "cannot mount $_image through squashfuse"
                 elif [ -w /dev/fuse ] && command -v squashfuse >/dev/null 2>&1; then
-                    squashfuse -o "offset=$_offset,ro" "$_image" "$_root" 9>&- >/dev/null 2>&1 || fail "cannot mount $_image through squashfuse"
+                    "$_closer" -c "$_closing" sciferry squashfuse -o "offset=$_offset,ro" "$_image" "$_root" >/dev/null 2>&1 ||
+                        fail "cannot mount $_image through squashfuse"
                 else
                     mount -t squashfs -o "ro,loop,offset=$_offset" "$_image" "$_root" || fail "cannot mount $_image"
                 fi

@@ -32,7 +32,7 @@ extension Launcher {
         }
         hold() {
             protect_mounts
-            if held; then exec 9>&-; return 0; fi
+            if held; then return 0; fi
             mount_image
             (umask 077 && mkdir -p "$_state") || fail "cannot make $_state"
             _user=$(id -u)
@@ -41,22 +41,23 @@ extension Launcher {
             add_entries '' "/dev /proc /sys /run /tmp$_hosts"
             add --tmpfs /run
             if [ -d "$_root/run" ]; then add_entries /run ''; fi
+            for _directory in $_hosts; do add --bind "$_directory" "$_directory"; done
+            # Before what stands in /etc and /var, which may be put together anew for it.
+            each_extra add_extra
             for _file in resolv.conf hosts localtime; do
                 if [ -r "/etc/$_file" ]; then add_file "/etc/$_file" "$_file"; fi
             done
             write_names
             for _file in passwd group; do add_file "$_state/$_file" "$_file"; done
-            for _directory in $_hosts; do add --bind "$_directory" "$_directory"; done
             if [ -d /var/tmp ] && [ -d "$_root/var/tmp" ]; then add --bind /var/tmp /var/tmp; fi
-            each_extra add_extra
             add_gpu
             add --bind "$_state" /.sciferry --chdir /
             printf '%s\n' 'SCIFERRY_ENVIRONMENT=". /.sciferry/environment"' "$_names$_entry" >"$_state/enter"
             : >"$_state/$_digest-$_version"
             echo "$$" >"$_state/used"
             _bwrap=$(command -v bwrap) || fail "bubblewrap is not installed" 127
-            eval "_holder=\$({ setsid env -i \"\$_bwrap\" $_words -- /bin/sh -c \"\$_hold\" sciferry \"\${SCIFERRY_IDLE:-600}\" \"\$_clean\" \
-                </dev/null 2>\"\$_state/problem\" 9>&- & } | head -n 1)"
+            eval "_holder=\$({ setsid \"\$_closer\" -c \"\$_closing\" sciferry env -i \"\$_bwrap\" $_words -- \
+                /bin/sh -c \"\$_hold\" sciferry \"\${SCIFERRY_IDLE:-600}\" \"\$_clean\" </dev/null 2>\"\$_state/problem\" & } | head -n 1)"
             [ -n "$_holder" ] || fail "the name space of $_command cannot be put together: $(tail -n 1 "$_state/problem")"
             _kind=user
             if [ "$(readlink "/proc/$_holder/ns/user")" = "$(readlink /proc/self/ns/user)" ]; then
@@ -64,7 +65,6 @@ extension Launcher {
                 [ "$_user" = 0 ] || fail "bubblewrap is installed with root's rights here, so its name space cannot be entered; install apptainer"
             fi
             echo "$_holder $_kind$_hosts" >"$_state/holder.new" && mv "$_state/holder.new" "$_state/holder"
-            exec 9>&-
         }
         # Puts a file in the place of the image's in /etc, which may be a link: within the image, whatever the host has under that name.
         add_file() {
@@ -83,13 +83,15 @@ extension Launcher {
         # The driver's own libraries must be those of this kernel, so they come from the host.
         add_gpu() {
             [ "$_gpu" = auto ] && [ -e /dev/nvidiactl ] || return 0
-            mkdir -p "$_state/libraries"
-            ldconfig -p 2>/dev/null | sed -n 's/^[[:space:]]*\(lib\(cuda\|nvidia\|nvcuvid\|nvoptix\|GLX_nvidia\|EGL_nvidia\)[^ ]*\) (.*x86-64.*=> \(.*\)$/\3/p' |
-                while read -r _library; do cp -L "$_library" "$_state/libraries/" 2>/dev/null; done
-            add --ro-bind "$_state/libraries" /.singularity.d/libs
+            add --tmpfs /.singularity.d/libs
+            for _library in $(ldconfig -p 2>/dev/null |
+                sed -n 's/^[[:space:]]*lib\(cuda\|nvidia\|nvcuvid\|nvoptix\|GLX_nvidia\|EGL_nvidia\)[^ ]* (libc6,\(x86-64\|AArch64\).*=> \([^ ]*\)$/\3/p'); do
+                add --ro-bind "$_library" "/.singularity.d/libs/${_library##*/}"
+            done
         }
 
-        held || hold
+        # In a shell of its own, so that what it opens takes nothing from the command.
+        held || { (hold) || exit; held || fail "the name space of $_command is gone already"; }
         if [ "$_kind" = user ]; then
             exec nsenter --target "$_holder" --user --mount --preserve-credentials -- /bin/sh /.sciferry/enter "$_logical" "$_command" "$@"
         fi

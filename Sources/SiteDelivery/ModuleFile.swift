@@ -64,6 +64,8 @@ package struct ModuleFile: Sendable, Hashable {
             "-- Written by sciferry; changes are lost with the next one.",
             "local site = myFileName():match(\"^(.*)/modules\(String(repeating: "/[^/]+", count: depth))$\")",
             "local tool = pathJoin(site, \"tools\", \(text(name)), \(text(directory)))",
+            // An update may have come in between; what was loaded is what goes.
+            "if mode() == \"unload\" then tool = os.getenv(\(text(toolVariable))) or tool end",
             "help(\(text(helpText)))",
         ]
         lines += facts.map { "whatis(\(text("\($0.title): \($0.text)")))" }
@@ -71,7 +73,7 @@ package struct ModuleFile: Sendable, Hashable {
         if !commands.isEmpty { lines.append("extensions(\(text(commands.map { "\($0)/\(version)" }.joined(separator: ", "))))") }
         lines += [
             "family(\(text("sciferry_\(variable.lowercased())")))",
-            "prepend_path(\"PATH\", pathJoin(tool, \"bin\"))",
+            "prepend_path(\"PATH\", pathJoin(tool, \"bin\"))", "setenv(\(text(toolVariable)), tool)",
             "setenv(\(text(imageVariable)), pathJoin(site, \"images\", \(text(imageDigest.hex)), \"image.sif\"))",
             "setenv(\(text("SCIFERRY_\(variable)_VERSION")), \(text(version)))",
         ]
@@ -87,12 +89,13 @@ package struct ModuleFile: Sendable, Hashable {
             "set site [file dirname $ModulesCurrentModulefile]",
             "for {set up 0} {$up < \(depth)} {incr up} { set site [file dirname $site] }",
             "set tool [file join $site tools \(text(name)) \(text(directory))]",
+            "if {[module-info mode unload] && [info exists ::env(\(toolVariable))]} { set tool $::env(\(toolVariable)) }",
             "proc ModulesHelp { } { puts stderr \(text(helpText)) }",
         ]
         lines += facts.map { "module-whatis \(text("\($0.title): \($0.text)"))" }
         if !commands.isEmpty { lines.append("module-whatis \(text("Commands: \(commands.joined(separator: ", "))"))") }
         lines += [
-            "conflict \(text(module))", "prepend-path PATH [file join $tool bin]",
+            "conflict \(text(module))", "prepend-path PATH [file join $tool bin]", "setenv \(toolVariable) $tool",
             "setenv \(imageVariable) [file join $site images \(imageDigest.hex) image.sif]",
             "setenv SCIFERRY_\(variable)_VERSION \(text(version))",
         ]
@@ -106,6 +109,8 @@ package struct ModuleFile: Sendable, Hashable {
     }
 
     private var firstLine: String { description.split(separator: "\n").first.map(String.init) ?? name }
+
+    private var toolVariable: String { "SCIFERRY_\(variable)_TOOL" }
 
     private var imageVariable: String { "SCIFERRY_\(variable)_IMAGE" }
 

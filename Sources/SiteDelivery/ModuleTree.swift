@@ -10,12 +10,16 @@ struct ModuleTree {
     /// and fails where the path has a space or a command is none of its own.
     private(set) var modulerc = "#%Module1.0\n"
 
+    /// What is asked for and cannot be, as its tool is not there: by the tool's name, or pattern, and in words.
+    private(set) var unmet: [(name: String, why: String)] = []
+
     private let appearance: SiteAppearance
 
+    /// Throws `site.workflow` for one with the name of a tool.
     init(_ tools: [InstalledTool], _ appearance: SiteAppearance) throws {
         self.appearance = appearance
         for tool in tools { add(tool) }
-        try addDefaults(tools)
+        addDefaults(tools)
         for workflow in appearance.workflows { try add(workflow, tools) }
     }
 
@@ -48,25 +52,24 @@ struct ModuleTree {
     }
 
     /// Which version is meant by a name alone, and which are not shown.
-    private mutating func addDefaults(_ tools: [InstalledTool]) throws {
+    private mutating func addDefaults(_ tools: [InstalledTool]) {
+        for (name, version) in appearance.defaults.sorted(by: { $0.key < $1.key }) {
+            let known = tools.filter { $0.name == name }.map(\.version)
+            guard !known.contains(version) else { continue }
+            let carried = known.isEmpty ? "the site does not carry it" : "the site carries \(known.joined(separator: ", "))"
+            unmet.append((name, "site.yaml: the default of \(name) is \(version), but \(carried)"))
+        }
         for (name, versions) in Dictionary(grouping: tools, by: \.name) {
             let directory = self.directory(name, versions[0].release.categories)
             let module = self.module(directory)
             var newest = versions.filter { !appearance.hides($0) }
             if newest.isEmpty { newest = versions }
-            if let chosen = appearance.defaults[name] {
-                guard versions.contains(where: { $0.version == chosen }) else {
-                    let known = versions.map(\.version).joined(separator: ", ")
-                    throw FarmError(
-                        "site.default", .invalid, "the default of \(name) is \(chosen), which the site does not carry",
-                        hint: "it carries: \(known)")
-                }
-                newest = versions.filter { $0.version == chosen }
-            }
+            let chosen = appearance.defaults[name].flatMap { chosen in versions.first { $0.version == chosen } }
+            if let chosen { newest = [chosen] }
             guard let version = newest.map(\.version).max(by: VersionOrder.precedes) else { continue }
             var lua = ""
             // Both take the newest by themselves.
-            if version != versions.map(\.version).max(by: VersionOrder.precedes) || appearance.defaults[name] != nil {
+            if version != versions.map(\.version).max(by: VersionOrder.precedes) || chosen != nil {
                 lua += "module_version(\(ModuleFile.luaString("\(module)/\(version)")), \"default\")\n"
                 modulerc += "module-version \(ModuleFile.tclString("\(module)/\(version)")) default\n"
             }
@@ -79,13 +82,18 @@ struct ModuleTree {
     }
 
     private mutating func add(_ workflow: SiteAppearance.Workflow, _ tools: [InstalledTool]) throws {
-        let modules = try workflow.modules.map { wanted -> String in
+        var modules: [String] = []
+        for wanted in workflow.modules {
             let pattern = ToolPattern(wanted)
             guard let tool = tools.first(where: { pattern.matches(name: $0.name, version: $0.version) }) else {
-                throw FarmError("site.workflow", .invalid, "the workflow \(workflow.name) needs \(wanted), which the site does not carry")
+                unmet.append((pattern.name, "site.yaml: the workflow \(workflow.name) needs \(wanted), which the site does not carry"))
+                continue
             }
-            return self.module(self.directory(tool.name, tool.release.categories)) + (pattern.version == nil ? "" : "/\(tool.version)")
+            modules.append(
+                self.module(self.directory(tool.name, tool.release.categories)) + (pattern.version == nil ? "" : "/\(tool.version)"))
         }
+        // One that lacks a part would seem to work.
+        guard modules.count == workflow.modules.count else { return }
         let directory =
             appearance.naming == .flat ? workflow.name : "\(appearance.naming == .easybuild ? "all" : "workflows")/\(workflow.name)"
         let help = "\(workflow.description)\n\nLoads: \(modules.joined(separator: ", "))\n"

@@ -6,12 +6,12 @@ import SystemIO
 /// They find the site from their own place where the shell tells it; else `SCIFERRY_SITE` does. Lmod is told where the spider cache is,
 /// and not to list every command of every tool in `module avail`; Environment Modules where defaults and hidden versions stand.
 enum ShellSetup {
-    static func files(_ naming: SiteAppearance.Naming) -> [String: String] {
-        let below = naming == .easybuild ? "modules/all" : "modules"
-        return ["sh": sh(below), "csh": csh(below), "fish": fish(below)]
-    }
+    static let files = ["sh": sh, "csh": csh, "fish": fish]
 
-    private static func sh(_ below: String) -> String {
+    /// A file in a generation whose modules begin in `modules/all`.
+    static let belowAll = "modules-all"
+
+    private static let sh =
         """
         # Written by sciferry. Read by bash, zsh and other shells of the POSIX kind; these others need SCIFERRY_SITE.
         if [ -n "${BASH_VERSION:-}" ]; then _sciferry_site=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -24,13 +24,12 @@ enum ShellSetup {
         else
             export MODULERCFILE="${MODULERCFILE:+$MODULERCFILE:}$_sciferry_site/current/modulerc"
         fi
-        module use "$_sciferry_site/\(below)"
+        if [ -e "$_sciferry_site/current/\(belowAll)" ]; then module use "$_sciferry_site/modules/all"; else module use "$_sciferry_site/modules"; fi
         unset _sciferry_site
 
         """
-    }
 
-    private static func csh(_ below: String) -> String {
+    private static let csh =
         """
         # Written by sciferry. csh does not tell a file its own place: set SCIFERRY_SITE before.
         if ($?LMOD_CMD) then
@@ -41,12 +40,15 @@ enum ShellSetup {
         else
             setenv MODULERCFILE "$SCIFERRY_SITE/current/modulerc"
         endif
-        module use "$SCIFERRY_SITE/\(below)"
+        if (-e "$SCIFERRY_SITE/current/\(belowAll)") then
+            module use "$SCIFERRY_SITE/modules/all"
+        else
+            module use "$SCIFERRY_SITE/modules"
+        endif
 
         """
-    }
 
-    private static func fish(_ below: String) -> String {
+    private static let fish =
         """
         # Written by sciferry.
         set -gx SCIFERRY_SITE (realpath (dirname (status filename))/..)
@@ -58,8 +60,11 @@ enum ShellSetup {
         else
             set -gx MODULERCFILE "$SCIFERRY_SITE/current/modulerc"
         end
-        module use "$SCIFERRY_SITE/\(below)"
+        if test -e "$SCIFERRY_SITE/current/\(belowAll)"
+            module use "$SCIFERRY_SITE/modules/all"
+        else
+            module use "$SCIFERRY_SITE/modules"
+        end
 
         """
-    }
 }

@@ -17,6 +17,8 @@ package struct SiteConfiguration: Codable, Sendable, Hashable {
     package var regions: [BucketLocation]
     /// Files on this machine that may share chunks with images, for example an older collection, and directories of such.
     package var seeds: [String]?
+    /// Tells it from other sites in menus that show several. Absent in sites of older versions.
+    package var id: String?
     /// Whom it trusts to begin with; newer roots that follow from it are taken from the buckets.
     package var root: TrustRoot
 
@@ -25,17 +27,18 @@ package struct SiteConfiguration: Codable, Sendable, Hashable {
         self.channel = channel
         self.regions = regions
         self.root = root
+        id = Nonce.hex(bytes: 4)
     }
 }
 
 /// A directory that carries images, wrappers and modules:
 ///
-///     site.json  site.yaml  launch  state/
+///     site.json  site.yaml  state/
 ///     bin/sciferry-launch
 ///     images/DIGEST/{image.sif,manifest,release.json,launch}
 ///     tools/NAME/VERSION-DIGEST/{bin/COMMAND,launch,tool.json,image}
-///     generations/NUMBER/{modules/NAME/VERSION{.lua,},wrappers/NAME/VERSION,generation.json}
-///     current -> generations/NUMBER   modules -> current/modules   wrappers -> current/wrappers
+///     generations/NUMBER/{modules/NAME/VERSION{.lua,},wrappers/NAME/VERSION,launch,appearance.json,generation.json}
+///     current -> generations/NUMBER   modules -> current/modules   wrappers -> current/wrappers   launch -> current/launch
 ///
 /// Nothing in it names its own place, so it may be moved, mounted elsewhere and read-only. Modules lead to directories of `tools`, whose
 /// content never changes: who has loaded one keeps it through every update.
@@ -44,7 +47,7 @@ package struct Site: Sendable {
     /// What in it is its own, by name: nobody else writes there.
     package static let parts: Set<String> = [
         "site.json", "site.yaml", "launch", "state", "bin", "images", "tools", "generations", "current", "modules", "wrappers", "cache",
-        "init",
+        "caches", "init",
     ]
 
     /// Opens a site; throws `site.absent` when the directory is none.
@@ -83,17 +86,11 @@ package struct Site: Sendable {
 
     private var trustPath: String { "\(root)/state/trust.json" }
 
-    private var appearancePath: String { "\(root)/state/appearance.json" }
-
-    /// What `site.yaml` said when it was last followed.
+    /// What `site.yaml` said when what users see was made.
     package func appearance() throws -> SiteAppearance {
-        guard Disk.exists(appearancePath) else { return SiteAppearance() }
-        return try CanonicalJSON.decodeSettings(
-            try Disk.read(appearancePath, limit: 1 << 24), defaults: SiteAppearance(), source: appearancePath)
-    }
-
-    package func remember(_ appearance: SiteAppearance) throws {
-        if try self.appearance() != appearance { try Disk.replace(appearancePath, with: try CanonicalJSON.encode(appearance)) }
+        let path = "\(root)/current/appearance.json"
+        guard Disk.exists(path) else { return SiteAppearance() }
+        return try CanonicalJSON.decodeSettings(try Disk.read(path, limit: 1 << 24), defaults: SiteAppearance(), source: path)
     }
 
     /// Where an image lies, whether or not it is there.
@@ -115,6 +112,19 @@ package struct Site: Sendable {
             path in
             (try? FileLock("\(path)/\(Site.stagingLock)", holder: "a look", hint: "")) != nil
         }
+    }
+
+    /// Gives a staged image its name, unless another pull has been faster: what lies there is in use.
+    func settle(_ staging: String, as digest: Digest) throws {
+        let held = try lock("a pull")
+        defer { withExtendedLifetime(held) {} }
+        let directory = imageDirectory(digest)
+        if Disk.exists("\(directory)/image.sif") { return try Disk.remove(staging) }
+        if Disk.exists(directory) { try putAway(directory) }
+        try Disk.rename(staging, to: directory)
+        try Disk.syncDirectory(Disk.parent(of: directory))
+        // Until now it has told others that this is no remains of a pull.
+        try Disk.remove("\(directory)/\(Site.stagingLock)")
     }
 
     /// Directories of images, those of the release's tool first, the newest of them before the others.

@@ -17,13 +17,9 @@ extension Site {
         let current = try current()?.number ?? 0
         let others = try history().filter { $0.number != current }
         let kept = Set(others.map(\.number).sorted().suffix(max(0, keeps.generations)))
-        return others.filter { !kept.contains($0.number) && now.seconds(since: endOfShow($0, in: others)) > Double(keeps.days) * 86400 }
-    }
-
-    /// When a generation ceased to be the one that users see: whoever loaded it until then may still run it.
-    private func endOfShow(_ generation: SiteGeneration, in others: [SiteGeneration]) -> Timestamp {
-        let later = ((try? history()) ?? others).filter { $0.number > generation.number }
-        return later.min { $0.number < $1.number }?.madeAt ?? generation.madeAt
+        return others.filter {
+            !kept.contains($0.number) && now.seconds(since: hiddenAt($0.number) ?? $0.madeAt) > Double(keeps.days) * 86400
+        }
     }
 
     /// Seconds for which an image stays that no generation has ever shown: whoever brings it may be about to.
@@ -38,7 +34,7 @@ extension Site {
     package func collect(_ keeps: SiteAppearance.Keeping, now: Timestamp, isTrial: Bool = false, keepsImages: Bool = false) throws
         -> SiteCollection
     {
-        let lock = try self.lock("a collection")
+        let lock = isTrial ? nil : try self.lock("a collection")
         defer { withExtendedLifetime(lock) {} }
         var result = SiteCollection()
         let gone = try past(keeps, now: now)
@@ -58,15 +54,16 @@ extension Site {
             result.bytes += Disk.size("\(root)/images/\(name)/image.sif") ?? 0
         }
         if isTrial { return result }
-        for generation in gone { try Disk.remove("\(root)/generations/\(generation.number)") }
+        for generation in gone { try putAway("\(root)/generations/\(generation.number)") }
         for name in try Disk.list("\(root)/generations") where name.hasPrefix(".") { try Disk.remove("\(root)/generations/\(name)") }
         for name in try Disk.list("\(root)/tools") {
             for directory in try Disk.list("\(root)/tools/\(name)") where !wrappers.contains("\(name)/\(directory)") {
-                try Disk.remove("\(root)/tools/\(name)/\(directory)")
+                let path = "\(root)/tools/\(name)/\(directory)"
+                if directory.hasPrefix(".") { try Disk.remove(path) } else { try putAway(path) }
             }
             rmdir("\(root)/tools/\(name)")
         }
-        for image in result.images { try Disk.remove(imageDirectory(image)) }
+        for image in result.images { try putAway(imageDirectory(image)) }
         try sweepStaging()
         return result
     }

@@ -19,8 +19,11 @@ package struct SiteDeclaration: Sendable, Hashable {
         /// A category in which the tool must be, in any spelling; `nil` for any.
         package var category: String?
         package var versions: Versions
+        /// Where it stands in the declaration; `nil` for one that stands in no file.
+        package var line: Int?
 
-        package init(name: String, category: String? = nil, versions: Versions) {
+        package init(name: String, category: String? = nil, versions: Versions, line: Int? = nil) {
+            self.line = line
             self.name = name
             self.category = category
             self.versions = versions
@@ -39,7 +42,8 @@ package struct SiteDeclaration: Sendable, Hashable {
     /// Whether release documents must be read to tell what is carried.
     var asksForCategories: Bool { rules.contains { $0.category != nil } }
 
-    /// The entries of a channel that the site carries: of each chosen version the best for every kind of machine.
+    /// The entries of a channel that the site carries: for every kind of machine the versions that are wanted of those which it runs, each
+    /// in its best build.
     ///
     /// - Parameters:
     ///   - hosts: the machines' CPU targets.
@@ -47,35 +51,63 @@ package struct SiteDeclaration: Sendable, Hashable {
     package func choose(_ entries: [ChannelEntry], hosts: [Microarchitecture], categories: (String) -> [String]) -> [ChannelEntry] {
         var chosen: Set<ChannelEntry> = []
         for (name, all) in Dictionary(grouping: entries, by: \.name) {
-            let usable = all.filter { entry in !except.contains { ToolPattern($0).matches(name: entry.name, version: entry.version) } }
-                .filter { entry in Microarchitecture.named(entry.target).map { target in hosts.contains { $0.dominates(target) } } ?? false
+            let carried = all.filter { entry in !except.contains { ToolPattern($0).matches(name: entry.name, version: entry.version) } }
+            let rules = rules.filter { $0.isAbout(name, categories) }
+            for host in hosts {
+                let usable = carried.filter { entry in Microarchitecture.named(entry.target).map(host.dominates) ?? false }
+                let versions = Set(usable.map(\.version)).sorted { VersionOrder.precedes($1, $0) }
+                for version in Set(rules.flatMap { $0.versions.choose(versions) }) {
+                    if let best = SiteDeclaration.best(usable.filter({ $0.version == version }), for: host) { chosen.insert(best) }
                 }
-            let versions = Set(usable.map(\.version)).sorted { VersionOrder.precedes($1, $0) }
-            var wanted: Set<String> = []
-            for rule in rules where ToolPattern.matches(rule.name[...], name[...]) {
-                if let category = rule.category {
-                    guard categories(name).contains(where: { ModuleTree.slug($0) == ModuleTree.slug(category) }) else { continue }
-                }
-                switch rule.versions {
-                case .newest(let count): wanted.formUnion(versions.prefix(count))
-                case .all: wanted.formUnion(versions)
-                case .matching(let patterns):
-                    for pattern in patterns {
-                        wanted.formUnion(versions.first { ToolPattern.matches(pattern[...], $0[...]) }.map { [$0] } ?? [])
-                    }
-                }
-            }
-            for version in wanted {
-                let offers = usable.filter { $0.version == version }
-                for host in hosts { if let best = SiteDeclaration.best(offers, for: host) { chosen.insert(best) } }
             }
         }
         return chosen.sorted { ($0.name, $0.version, $0.target) < ($1.name, $1.version, $1.target) }
+    }
+
+    /// Rules that give nothing, with what is wrong: slips of the pen, or tools that the channel has lost.
+    func unmet(
+        _ entries: [ChannelEntry], hosts: [Microarchitecture], categories: (String) -> [String]
+    ) -> [(rule: Rule, why: String)] {
+        rules.compactMap { rule in
+            var alone = self
+            (alone.rules, alone.except) = ([rule], [])
+            guard alone.choose(entries, hosts: hosts, categories: categories).isEmpty else { return nil }
+            let named = entries.filter { rule.isAbout($0.name, categories) }
+            let place = rule.line.map { "site.yaml:\($0)" } ?? "site.yaml"
+            let what = rule.category.map { "\(rule.name) in the category \($0)" } ?? rule.name
+            if named.isEmpty { return (rule, "\(place): the channel has no tool \(what); sciferry list shows what it has") }
+            let versions = Set(named.map(\.version)).sorted { VersionOrder.precedes($0, $1) }
+            if rule.versions.choose(versions).isEmpty {
+                return (rule, "\(place): the channel has no such version of \(what), only \(versions.joined(separator: ", "))")
+            }
+            let targets = Set(named.map(\.target)).sorted().joined(separator: ", ")
+            return (rule, "\(place): the channel has \(what) for \(targets) only, which none of the site's machines runs")
+        }
     }
 
     /// The offer with the highest target that a host runs.
     static func best(_ offers: [ChannelEntry], for host: Microarchitecture) -> ChannelEntry? {
         offers.compactMap { offer in Microarchitecture.named(offer.target).map { (offer, $0) } }.filter { host.dominates($0.1) }
             .max { ($0.1.ancestors.count, $0.1.features.count) < ($1.1.ancestors.count, $1.1.features.count) }?.0
+    }
+}
+
+extension SiteDeclaration.Rule {
+    /// Whether it speaks of a tool, in some version.
+    func isAbout(_ name: String, _ categories: (String) -> [String]) -> Bool {
+        guard ToolPattern.matches(self.name[...], name[...]) else { return false }
+        return category.map { wanted in categories(name).contains { ModuleTree.slug($0) == ModuleTree.slug(wanted) } } ?? true
+    }
+}
+
+extension SiteDeclaration.Versions {
+    /// Those of some versions, the newest first, that are wanted.
+    func choose(_ versions: [String]) -> [String] {
+        switch self {
+        case .newest(let count): Array(versions.prefix(count))
+        case .all: versions
+        case .matching(let patterns):
+            patterns.compactMap { pattern in versions.first { ToolPattern.matches(pattern[...], $0[...]) } }
+        }
     }
 }

@@ -17,10 +17,14 @@ package struct SiteExport: Sendable {
 
     private let site: Site
     private let farm: String
+    /// Where users see the site.
+    private let seen: String
 
     package init(_ site: Site) throws {
         self.site = site
         farm = try site.configuration().farm
+        let prefix = try site.appearance().prefix
+        seen = prefix.isEmpty ? Disk.realPath(site.root) ?? site.root : prefix
     }
 
     /// Writes all tools in place of what an earlier export wrote. Images are links into the site.
@@ -28,8 +32,8 @@ package struct SiteExport: Sendable {
     /// - Returns: how many tools were written.
     package func write(_ format: Format, into directory: String) throws -> Int {
         let tools = try site.installed()
-        let files = try format == .shpc ? shpc(tools) : neurodesk(tools)
         let target = Disk.absolute(directory)
+        let files = try (format == .shpc ? shpc(tools) : neurodesk(tools)).map { placed($0, in: target) }
         let list = "\(target)/.sciferry-\(format.rawValue)"
         // What the last one wrote and this one does not.
         let before =
@@ -45,6 +49,7 @@ package struct SiteExport: Sendable {
             switch file.content {
             case .text(let text, let mode):
                 if (try? Disk.read(path)) != Array(text.utf8) { try Disk.replace(path, with: Array(text.utf8), mode: mode) }
+            case .siteLink, .call: preconditionFailure("placed before")
             case .link(let to): if (try? FileManager.default.destinationOfSymbolicLink(atPath: path)) != to { try Disk.link(path, to: to) }
             }
         }
@@ -56,6 +61,10 @@ package struct SiteExport: Sendable {
         enum Content {
             case text(String, mode_t)
             case link(String)
+            /// To a path in the site.
+            case siteLink(String)
+            /// A script that becomes a program of the site.
+            case call(String)
         }
         var path: String
         var content: Content
@@ -65,13 +74,27 @@ package struct SiteExport: Sendable {
             content = .text(text, mode)
         }
 
-        init(_ path: String, link: String) {
+        init(_ path: String, _ content: Content) {
             self.path = path
-            content = .link(link)
+            self.content = content
         }
     }
 
-    private func image(_ release: Release) -> String { "\(site.imageDirectory(release.image.digest))/image.sif" }
+    /// What leads into the site does so from its own place where it is in the site itself, which may be moved; else to where users see it.
+    private func placed(_ file: File, in target: String) -> File {
+        let isInside = target.hasPrefix("\(site.root)/")
+        let above = isInside ? "\(target.dropFirst(site.root.count + 1))/\(file.path)".split(separator: "/").count - 1 : 0
+        let way = isInside ? (0..<above).map { _ in ".." }.joined(separator: "/") : seen
+        switch file.content {
+        case .text, .link: return file
+        case .siteLink(let path): return File(file.path, .link("\(way)/\(path)"))
+        case .call(let path):
+            let program = isInside ? "\"${0%/*}/\(way)/\"\(Launcher.quoted(path))" : Launcher.quoted("\(way)/\(path)")
+            return File(file.path, "#!/bin/sh\nexec \(program) \"$@\"\n", mode: 0o755)
+        }
+    }
+
+    private func image(_ release: Release) -> String { "images/\(release.image.digest.hex)/image.sif" }
 
     // MARK: singularity-hpc
 
@@ -83,7 +106,7 @@ package struct SiteExport: Sendable {
             for (index, tool) in newestFirst.enumerated() {
                 let directory = "\(farm)/\(index == 0 ? name : "\(name)-\(tool.version)")"
                 let file = "sha256:\(tool.release.image.digest.hex).sif"
-                files.append(File("\(directory)/\(file)", link: image(tool.release)))
+                files.append(File("\(directory)/\(file)", .siteLink(image(tool.release))))
                 files.append(File("\(directory)/container.yaml", shpcEntry(tool, file)))
             }
         }
@@ -165,14 +188,13 @@ package struct SiteExport: Sendable {
         let directory = "containers/\(image)"
         let release = tool.release
         var files = [
-            File("\(directory)/\(image).simg", link: self.image(release)),
+            File("\(directory)/\(image).simg", .siteLink(self.image(release))),
             File("\(directory)/commands.txt", tool.commands.map { $0 + "\n" }.joined()),
-            File("\(directory)/env.txt", try SiteExport.deployed(self.image(release)).map { $0 + "\n" }.joined()),
+            File("\(directory)/env.txt", try SiteExport.deployed("\(site.root)/\(self.image(release))").map { $0 + "\n" }.joined()),
             File("\(directory)/README.md", release.description + "\n"),
         ]
         for command in tool.commands {
-            let wrapper = "\(site.root)/tools/\(tool.name)/\(tool.directory)/bin/\(command)"
-            files.append(File("\(directory)/\(command)", "#!/bin/sh\nexec \(Launcher.quoted(wrapper)) \"$@\"\n", mode: 0o755))
+            files.append(File("\(directory)/\(command)", .call("tools/\(tool.name)/\(tool.directory)/bin/\(command)")))
         }
         let module = ModuleFile.luaString
         let lines = [

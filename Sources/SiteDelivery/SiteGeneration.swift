@@ -33,10 +33,8 @@ extension Site {
         return try CanonicalJSON.decode(from: try Disk.read(path, limit: 1 << 28), source: path)
     }
 
-    /// All that are kept, oldest first.
-    package func history() throws -> [SiteGeneration] {
-        try numbers().compactMap { try? generation(at: directory($0)) }
-    }
+    /// All that are kept, oldest first. Throws for one that cannot be read: nobody knows what it needs.
+    package func history() throws -> [SiteGeneration] { try numbers().map { try generation(at: directory($0)) } }
 
     private func numbers() throws -> [Int] {
         guard Disk.isDirectory(generations) else { return [] }
@@ -49,8 +47,7 @@ extension Site {
     /// Holds the site against other changes, which are short: waits for half a minute, then throws `home.locked`.
     package func lock(_ title: String) throws -> FileLock {
         for _ in 0..<600 {
-            if let lock = try? takeLock(title) { return lock }
-            usleep(50_000)
+            do { return try takeLock(title) } catch let error as FarmError where error.code == "home.locked" { usleep(50_000) }
         }
         return try takeLock(title)
     }
@@ -65,11 +62,13 @@ extension Site {
     /// - Parameters:
     ///   - title: what does it, for people.
     ///   - lock: from `lock`, when the caller holds it already.
+    ///   - look: how tools look and run from now on; as before where nothing is said.
     ///   - change: gets what is carried now, in any order, and leaves what shall be.
     /// - Returns: the generation that users see now.
     @discardableResult
     package func apply(
-        _ title: String, now: Timestamp, lock held: FileLock? = nil, _ change: (inout [InstalledTool]) throws -> Void
+        _ title: String, now: Timestamp, lock held: FileLock? = nil, look: SiteAppearance? = nil,
+        _ change: (inout [InstalledTool]) throws -> Void
     ) throws -> SiteGeneration {
         let lock = try held ?? self.lock(title)
         defer { withExtendedLifetime(lock) {} }
@@ -77,16 +76,16 @@ extension Site {
         try prepare()
         try change(&tools)
         tools.sort { ($0.name, $0.version) < ($1.name, $1.version) }
-        let appearance = try appearance()
+        let appearance = try look ?? appearance()
         let modules = try ModuleTree(tools, appearance)
         let before = try current()
-        let fingerprint = try fingerprint(tools, modules)
+        let fingerprint = try fingerprint(tools, modules, appearance)
+        try write(tools)
         if let before, before.fingerprint == fingerprint { return before }
-        for tool in tools { try write(tool) }
         let next = SiteGeneration(
             number: (try numbers().last ?? 0) + 1, madeAt: now, title: title, tools: tools, fingerprint: fingerprint)
-        try write(next, modules)
-        try show(next.number)
+        try write(next, modules, appearance)
+        try show(next.number, now: now)
         return next
     }
 
@@ -111,7 +110,8 @@ extension Site {
                     hint: "sciferry pull \(release.name)/\(release.version) --site \(root) brings it back")
             }
         }
-        try show(target)
+        try write(generation.tools)
+        try show(target, now: now)
         return generation
     }
 
@@ -139,16 +139,11 @@ extension Site {
     func prepare() throws {
         for directory in ["state", "bin", "init", "images", "tools", "generations"] { try Disk.makeDirectory("\(root)/\(directory)") }
         try installLauncher()
-        for (name, text) in ShellSetup.files(try appearance().naming) {
+        for (name, text) in ShellSetup.files {
             let path = "\(root)/init/\(name)"
             if (try? Disk.read(path, limit: 1 << 20)) != Array(text.utf8) { try Disk.replace(path, with: Array(text.utf8)) }
         }
-        let launch = try appearance().launch
-        if launch.isEmpty {
-            try Disk.remove("\(root)/launch")
-        } else if (try? Disk.read("\(root)/launch", limit: 1 << 20)) != Array(launch.utf8) {
-            try Disk.replace("\(root)/launch", with: Array(launch.utf8))
-        }
+        if Disk.kind("\(root)/launch") != .link { try Disk.link("\(root)/launch", to: "current/launch") }
         for name in ["modules", "wrappers"] {
             // A site of version 0.1 has directories here.
             if Disk.kind("\(root)/\(name)") == .directory {
@@ -160,34 +155,59 @@ extension Site {
         }
     }
 
-    private func fingerprint(_ tools: [InstalledTool], _ modules: ModuleTree) throws -> Digest {
+    private func fingerprint(_ tools: [InstalledTool], _ modules: ModuleTree, _ appearance: SiteAppearance) throws -> Digest {
         struct Seen: Encodable {
             var tools: [String]
             var files: [String: String]
             var links: [String: String]
             var modulerc: String
+            var appearance: SiteAppearance
         }
         return Digest(
             hashing: try CanonicalJSON.encode(
                 Seen(
                     tools: tools.map { "\($0.name)/\($0.directory)" }, files: modules.files, links: modules.links,
-                    modulerc: modules.modulerc)))
+                    modulerc: modules.modulerc, appearance: appearance)))
     }
 
-    /// A tool's wrappers, in a directory whose name says what is in it.
-    private func write(_ tool: InstalledTool) throws {
-        let path = "\(root)/tools/\(tool.name)/\(tool.directory)"
-        if Disk.exists(path) { return }
-        let staging = "\(root)/tools/\(tool.name)/.\(tool.directory).\(Nonce.hex(bytes: 4))"
-        try Disk.makeDirectory("\(staging)/bin")
-        for command in tool.commands { try Disk.link("\(staging)/bin/\(command)", to: "../../../../bin/sciferry-launch") }
-        try Disk.link("\(staging)/image", to: "../../../images/\(tool.release.image.digest.hex)")
-        try Disk.write("\(staging)/launch", Array(tool.launch.utf8))
-        try Disk.write("\(staging)/tool.json", try CanonicalJSON.encode(tool))
-        try Disk.rename(staging, to: path)
+    /// Tools' wrappers, each in a directory whose name says what is in it. One that is there in part, after a loss of power or a collection
+    /// that was killed, is made whole.
+    private func write(_ tools: [InstalledTool]) throws {
+        var fresh: [(staging: String, path: String)] = []
+        for tool in tools {
+            let path = "\(root)/tools/\(tool.name)/\(tool.directory)"
+            if isWhole(tool, at: path) { continue }
+            let staging = "\(root)/tools/\(tool.name)/.\(tool.directory).\(Nonce.hex(bytes: 4))"
+            try Disk.makeDirectory("\(staging)/bin")
+            for command in tool.commands { try Disk.link("\(staging)/bin/\(command)", to: "../../../../bin/sciferry-launch") }
+            try Disk.link("\(staging)/image", to: "../../../images/\(tool.release.image.digest.hex)")
+            try Disk.write("\(staging)/launch", Array(tool.launch.utf8))
+            try Disk.write("\(staging)/tool.json", try CanonicalJSON.encode(tool))
+            fresh.append((staging, path))
+        }
+        guard !fresh.isEmpty else { return }
+        try Disk.syncFileSystem(at: root)
+        for (staging, path) in fresh {
+            if Disk.exists(path) { try putAway(path) }
+            try Disk.rename(staging, to: path)
+        }
     }
 
-    private func write(_ generation: SiteGeneration, _ modules: ModuleTree) throws {
+    private func isWhole(_ tool: InstalledTool, at path: String) -> Bool {
+        guard (try? Disk.read("\(path)/launch", limit: 1 << 24)) == Array(tool.launch.utf8),
+            let names = try? Disk.list("\(path)/bin"), Disk.exists("\(path)/tool.json")
+        else { return false }
+        return Set(names) == Set(tool.commands)
+    }
+
+    /// Removes a directory that has a name which means something: from the first moment on it has that name no more.
+    func putAway(_ path: String) throws {
+        let aside = "\(Disk.parent(of: path))/.gone.\(Nonce.hex(bytes: 4))"
+        try Disk.rename(path, to: aside)
+        try Disk.remove(aside)
+    }
+
+    private func write(_ generation: SiteGeneration, _ modules: ModuleTree, _ appearance: SiteAppearance) throws {
         let staging = "\(generations)/.\(generation.number).\(Nonce.hex(bytes: 4))"
         for name in ["modules", "wrappers"] { try Disk.makeDirectory("\(staging)/\(name)") }
         for tool in generation.tools {
@@ -203,6 +223,10 @@ extension Site {
             try Disk.link("\(staging)/modules/\(path)", to: target)
         }
         try Disk.write("\(staging)/modulerc", Array(modules.modulerc.utf8))
+        try Disk.write("\(staging)/launch", Array(appearance.launch.utf8))
+        try Disk.write("\(staging)/appearance.json", try CanonicalJSON.encode(appearance))
+        // What shells read tells by this where the modules begin.
+        if appearance.naming == .easybuild { try Disk.write("\(staging)/\(ShellSetup.belowAll)", []) }
         // A module file finds the site above `modules`, by whatever path it was reached.
         for name in ["tools", "images"] { try Disk.link("\(staging)/\(name)", to: "../../\(name)") }
         try Disk.write("\(staging)/generation.json", try CanonicalJSON.encode(generation))
@@ -210,7 +234,17 @@ extension Site {
         try Disk.syncFileSystem(at: root)
     }
 
-    private func show(_ number: Int) throws {
+    /// When a generation was last taken from view; `nil` for one that never was.
+    func hiddenAt(_ number: Int) -> Timestamp? {
+        guard let bytes = try? Disk.read("\(directory(number))/hidden", limit: 64) else { return nil }
+        return Int64(String(decoding: bytes, as: UTF8.self)).map { Timestamp(milliseconds: $0) }
+    }
+
+    private func show(_ number: Int, now: Timestamp) throws {
+        // Before it happens: whoever loads something in between is covered by the days for which it is kept.
+        if let before = try current()?.number, before != number {
+            try Disk.replace("\(directory(before))/hidden", with: Array("\(now.milliseconds)".utf8))
+        }
         try Disk.link("\(root)/current", to: "generations/\(number)")
         try Disk.syncDirectory(root)
     }

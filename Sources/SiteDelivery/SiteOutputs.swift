@@ -30,7 +30,7 @@ package struct SiteOutputs: Sendable {
     }
 
     /// Whether anything is kept.
-    package var isEmpty: Bool { !Disk.exists("\(site.root)/cache") && appearance.outputs == SiteAppearance.Outputs() }
+    package var isEmpty: Bool { !Disk.exists("\(site.root)/caches") && appearance.outputs == SiteAppearance.Outputs() }
 
     /// Writes all of them anew; one that cannot be written keeps nobody from the others.
     package func write() async -> [Result] {

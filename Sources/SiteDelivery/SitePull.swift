@@ -230,10 +230,7 @@ package struct SitePull: Sendable {
             try Disk.replace("\(staging)/release.json", with: try CanonicalJSON.encode(release))
             let launch = try ImageLayout("\(staging)/image.sif").launch(release)
             try Disk.replace("\(staging)/launch", with: Array(launch.utf8))
-            try Disk.remove("\(staging)/\(Site.stagingLock)")
-            try Disk.remove(directory)
-            try Disk.rename(staging, to: directory)
-            try Disk.syncDirectory(Disk.parent(of: directory))
+            try site.settle(staging, as: release.image.digest)
         } catch {
             // What came is of use to the next try.
             if !error.mayPass { try? Disk.remove(staging) }

@@ -27,10 +27,14 @@ package struct SiteSync: Sendable {
         package var staying: Int
         /// Tools of which the images are there, and which the site will show anew.
         package var appearing: [String]
+        /// What is wrong, with the declaration or with single tools of the channel. The rest is done.
+        package var failures: [String]
+        /// Tools that keep what is there of them, because something is wrong.
+        var late: Set<String>
         /// All releases that it will carry.
         var releases: [Release]
 
-        private enum CodingKeys: CodingKey { case channel, coming, going, staying, appearing }
+        private enum CodingKeys: CodingKey { case channel, coming, going, staying, appearing, failures }
 
         package var fetchBytes: Int64 { coming.map(\.fetchBytes).reduce(0, +) }
         package var imageBytes: Int64 { coming.map(\.imageBytes).reduce(0, +) }
@@ -77,50 +81,60 @@ package struct SiteSync: Sendable {
         }
     }
 
-    /// Compares the channel with what is there; changes nothing. Throws what `SitePull.channel` does, and `site.empty` for a rule that
-    /// nothing meets.
+    /// Compares the channel with what is there; changes nothing. Throws what `SitePull.channel` does, and `site.workflow`.
     package func plan(now: Timestamp) async throws -> Plan {
         let channel = try await pull.channel(now: now)
+        let findings = Findings()
         let documents = Mutex<[Digest: Release]>([:])
-        if declaration.asksForCategories { try await read(channel.entries, into: documents) }
+        if declaration.asksForCategories { try await read(channel.entries, into: documents, findings) }
         let categories = Dictionary(documents.withLock { $0.values.map { ($0.name, $0.categories) } }) { $0 + $1 }
-        let entries = declaration.choose(channel.entries, hosts: try hosts()) { categories[$0] ?? [] }
-        try checkRules(channel.entries, categories)
-        try await read(entries, into: documents)
-        let releases = documents.withLock { known in entries.compactMap { known[$0.release] } }
-        for release in releases { try SitePull.check(release) }
+        let hosts = try hosts()
+        let entries = declaration.choose(channel.entries, hosts: hosts) { categories[$0] ?? [] }
         let before = try site.installed()
-        let after = SiteSync.tools(releases, before: before, now: now)
+        for (rule, why) in declaration.unmet(channel.entries, hosts: hosts, categories: { categories[$0] ?? [] }) {
+            let meant = before.filter { tool in rule.isAbout(tool.name) { _ in tool.release.categories } }
+            // Nobody knows what a slip of the pen meant to keep.
+            findings.add(why, about: (meant.isEmpty ? before : meant).map(\.name))
+        }
+        try await read(entries, into: documents, findings)
+        var releases = documents.withLock { known in entries.compactMap { known[$0.release] } }
         var missing: [Release] = []
         for release in releases where !Disk.exists("\(site.imageDirectory(release.image.digest))/image.sif") {
             if !missing.contains(where: { $0.image.digest == release.image.digest }) { missing.append(release) }
         }
-        let coming = try await quotes(missing)
-        let arriving = Set(missing.map(\.image.digest))
+        let coming = try await quotes(missing, findings)
+        let arriving = Set(coming.map(\.release.image.digest))
+        let damaged = Set(missing.map(\.image.digest)).subtracting(arriving)
+        releases.removeAll { damaged.contains($0.image.digest) }
+        let after = SiteSync.kept(SiteSync.tools(releases, before: before, now: now), before, late: findings.tools)
+        for (name, why) in try ModuleTree(after, declaration.appearance).unmet
+        where !findings.tools.contains(where: { ToolPattern.matches(name[...], $0[...]) }) { findings.add(why, about: []) }
         return Plan(
             channel: channel.version, followed: channel, entries: entries, coming: coming,
             going: before.filter { old in !after.contains { $0.title == old.title } }.map(\.title),
             staying: after.filter(before.contains).count,
             appearing: after.filter { tool in !before.contains(tool) && !tool.releases.contains { arriving.contains($0.image.digest) } }
                 .map(\.title),
-            releases: releases)
+            failures: findings.words, late: findings.tools, releases: releases)
     }
 
-    /// A rule that names a tool which nobody has ever released is a slip of the pen.
-    private func checkRules(_ entries: [ChannelEntry], _ categories: [String: [String]]) throws {
-        for rule in declaration.rules {
-            let met = entries.contains { entry in
-                ToolPattern.matches(rule.name[...], entry.name[...])
-                    && (rule.category.map { wanted in
-                        (categories[entry.name] ?? []).contains { ModuleTree.slug($0) == ModuleTree.slug(wanted) }
-                    } ?? true)
+    /// What is wrong with single tools, and which these are.
+    private final class Findings: Sendable {
+        private let state = Mutex<(words: [String], tools: Set<String>)>(([], []))
+        var words: [String] { state.withLock { $0.words } }
+        var tools: Set<String> { state.withLock { $0.tools } }
+
+        func add(_ words: String, about tools: [String]) {
+            state.withLock { state in
+                if !state.words.contains(words) { state.words.append(words) }
+                state.tools.formUnion(tools)
             }
-            guard !met else { continue }
-            throw FarmError(
-                "site.empty", .notFound,
-                "the channel has no tool \(rule.name)\(rule.category.map { " in the category \($0)" } ?? ""), which site.yaml names",
-                hint: "sciferry list shows what it has")
         }
+    }
+
+    /// What is shown with what stays of tools of which something is wrong.
+    private static func kept(_ tools: [InstalledTool], _ before: [InstalledTool], late: Set<String>) -> [InstalledTool] {
+        tools + before.filter { old in late.contains(old.name) && !tools.contains { $0.title == old.title } }
     }
 
     /// What the site will carry, each as it is there where it is there.
@@ -131,23 +145,36 @@ package struct SiteSync: Sendable {
         }
     }
 
-    private func read(_ entries: [ChannelEntry], into documents: borrowing Mutex<[Digest: Release]>) async throws {
+    private func read(
+        _ entries: [ChannelEntry], into documents: borrowing Mutex<[Digest: Release]>, _ findings: Findings
+    ) async throws {
         let missing = documents.withLock { known in entries.filter { known[$0.release] == nil } }
-        for (digest, release) in try await SiteSync.each(
-            missing, atOnce: SiteSync.documentsAtOnce,
-            { [pull] entry in
-                (entry.release, try await pull.release(entry))
-            })
-        {
-            documents.withLock { $0[digest] = release }
+        let found = try await SiteSync.each(missing, atOnce: SiteSync.documentsAtOnce) { [pull] entry -> (Digest, Release)? in
+            do {
+                let release = try await pull.release(entry)
+                try SitePull.check(release)
+                return (entry.release, release)
+            } catch let error as FarmError where SiteSync.isItsOwn(error) {
+                findings.add("\(entry.name)/\(entry.version) for \(entry.target): \(error)", about: [entry.name])
+                return nil
+            }
         }
+        documents.withLock { known in for (digest, release) in found.compactMap(\.self) { known[digest] = release } }
     }
 
-    private func quotes(_ releases: [Release]) async throws -> [Plan.Coming] {
-        try await SiteSync.each(releases, atOnce: SiteSync.documentsAtOnce) { [pull] release in
-            let quote = try await pull.quote(release)
-            return Plan.Coming(release: release, imageBytes: quote.imageBytes, fetchBytes: quote.fetchBytes)
-        }
+    /// Whether an error says something of one tool and nothing of the others.
+    private static func isItsOwn(_ error: FarmError) -> Bool { error.category != .full && error.category != .cancelled }
+
+    private func quotes(_ releases: [Release], _ findings: Findings) async throws -> [Plan.Coming] {
+        try await SiteSync.each(releases, atOnce: SiteSync.documentsAtOnce) { [pull] release -> Plan.Coming? in
+            do {
+                let quote = try await pull.quote(release)
+                return Plan.Coming(release: release, imageBytes: quote.imageBytes, fetchBytes: quote.fetchBytes)
+            } catch let error as FarmError where SiteSync.isItsOwn(error) {
+                findings.add("\(release.title): \(error)", about: [release.name])
+                return nil
+            }
+        }.compactMap(\.self)
     }
 
     /// Does something for each, so many at once; results in the order of their causes.
@@ -195,32 +222,38 @@ package struct SiteSync: Sendable {
                     progress(sum, total)
                 }
                 return (quote.fetchBytes, nil)
-            } catch let error as FarmError where error.category != .full && error.category != .cancelled {
+            } catch let error as FarmError where SiteSync.isItsOwn(error) {
                 return (0, "\(release.title): \(error)")
             }
         }
         let generation = try await Blocking.run { [site, declaration] in
-            try site.remember(declaration.appearance)
-            return try site.apply("sync with version \(plan.channel) of the channel", now: now) { tools in
-                tools = try SiteSync.shown(plan.releases, before: tools, site: site, now: now)
+            try site.apply("sync with version \(plan.channel) of the channel", now: now, look: declaration.appearance) { tools in
+                tools = try SiteSync.shown(plan, before: tools, site: site, now: now)
             }
         }
         let collected = try await Blocking.run { [site, declaration] in try site.collect(declaration.appearance.keeps, now: now) }
         return Report(
             generation: generation.number, images: results.filter { $0.1 == nil }.count, fetchedBytes: results.map(\.0).reduce(0, +),
-            incidents: pull.reader.incidents, failures: results.compactMap(\.1), collected: collected,
+            incidents: pull.reader.incidents, failures: plan.failures + results.compactMap(\.1), collected: collected,
             seconds: Timestamp.now.seconds(since: started))
     }
 
-    /// What can be shown of what is wanted: whole tools; of one whose new version is not there yet, what was.
-    private static func shown(_ releases: [Release], before: [InstalledTool], site: Site, now: Timestamp) throws -> [InstalledTool] {
-        let there = try releases.filter { release in
+    /// What can be shown of what is wanted: tools with all images that are wanted of them; of others what was there, or where nothing was,
+    /// what has come.
+    private static func shown(_ plan: Plan, before: [InstalledTool], site: Site, now: Timestamp) throws -> [InstalledTool] {
+        let there = try plan.releases.filter { release in
             guard Disk.exists("\(site.imageDirectory(release.image.digest))/image.sif") else { return false }
             try site.describe(release)
             return true
         }
-        let late = Set(releases.filter { !there.contains($0) }.map(\.name))
-        let now = tools(there, before: before, now: now)
-        return now + before.filter { old in late.contains(old.name) && !now.contains { $0.title == old.title } }
+        var late = plan.late
+        var shown: [Release] = []
+        for wanted in Dictionary(grouping: plan.releases, by: { "\($0.name)/\($0.version)" }).values {
+            let come = wanted.filter(there.contains)
+            let name = wanted[0].name
+            if come.count < wanted.count { late.insert(name) }
+            if come.count == wanted.count || !before.contains(where: { $0.name == name }) { shown += come }
+        }
+        return kept(tools(shown, before: before, now: now), before, late: late)
     }
 }

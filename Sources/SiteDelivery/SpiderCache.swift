@@ -1,5 +1,6 @@
 import FarmModel
 import Foundation
+import Glibc
 import ProcessRunner
 import SystemIO
 
@@ -16,7 +17,9 @@ package struct SpiderCache: Sendable {
         prefix = seen.isEmpty ? Disk.realPath(site.root) ?? site.root : seen
     }
 
-    private var directory: String { "\(site.root)/cache" }
+    /// A link to the newest of `caches`.
+    private var link: String { "\(site.root)/cache" }
+    private var directory: String { "\(site.root)/caches" }
 
     /// Where Lmod keeps the program that makes one; `nil` where Lmod is not installed.
     package static func program() -> String? {
@@ -36,7 +39,11 @@ package struct SpiderCache: Sendable {
     ///
     /// - Returns: whether there is one now; without Lmod on this machine there is none.
     package func refresh() async throws -> Bool {
+        // Whoever comes last has seen the newest state.
+        let lock = try await lock()
+        defer { withExtendedLifetime(lock) {} }
         guard let program = SpiderCache.program() else {
+            try Disk.remove(link)
             try Disk.remove(directory)
             return false
         }
@@ -56,8 +63,8 @@ package struct SpiderCache: Sendable {
         guard result.succeeded, let bytes = try? Disk.read("\(made)/spiderT.lua") else {
             throw FarmError("site.cache", .failed, "Lmod's cache cannot be made: \(result.text.suffix(500))")
         }
-        let staging = "\(site.root)/.cache.\(Nonce.hex(bytes: 4))"
-        defer { try? Disk.remove(staging) }
+        let name = Nonce.hex(bytes: 4)
+        let staging = "\(directory)/\(name)"
         try Disk.makeDirectory(staging)
         let text = String(decoding: bytes, as: UTF8.self).replacing("\(alias)/", with: SpiderCache.escaped("\(prefix)/"))
         try Disk.write("\(staging)/spiderT.lua", Array(text.utf8))
@@ -67,10 +74,23 @@ package struct SpiderCache: Sendable {
         }
         try Disk.write("\(staging)/lmodrc.lua", Array(description.utf8))
         try Disk.syncFileSystem(at: staging)
-        // A directory cannot take another one's place in one step; without a cache Lmod reads the modules for a moment.
-        try Disk.remove(directory)
-        try Disk.rename(staging, to: directory)
+        let before = try? FileManager.default.destinationOfSymbolicLink(atPath: link)
+        // A site of an earlier version has a directory here.
+        if Disk.kind(link) == .directory { try Disk.remove(link) }
+        try Disk.link(link, to: "caches/\(name)")
+        // Who has begun to read the last one may go on.
+        for old in try Disk.list(directory) where old != name && before != "caches/\(old)" { try Disk.remove("\(directory)/\(old)") }
         return true
+    }
+
+    private func lock() async throws -> FileLock {
+        for _ in 0..<1200 {
+            do {
+                return try FileLock(
+                    "\(site.root)/state/cache.lock", holder: "a refresh of the cache, process \(getpid())", hint: "let it finish")
+            } catch let error as FarmError where error.code == "home.locked" { try await Task.sleep(for: .milliseconds(250)) }
+        }
+        throw FarmError("home.locked", .conflict, "another refresh of \(link) has not ended in five minutes", hint: "let it finish")
     }
 
     /// Writes beside the cache what is read faster, where Lua's own programs are there: all of it compiled, and, in `names`, compiled, too,

@@ -13,8 +13,11 @@ package enum SiteDeclarationFile {
     ///
     /// - Parameters:
     ///   - path: for errors.
+    ///   - isFile: whether the site has a file of that name.
     ///   - hook: gives the text of a hook's file, by its name in the site; throws when it cannot be read.
-    package static func read(_ bytes: [UInt8], path: String, hook: (String) throws -> String) throws -> SiteDeclaration {
+    package static func read(
+        _ bytes: [UInt8], path: String, isFile: (String) -> Bool = { _ in false }, hook: (String) throws -> String
+    ) throws -> SiteDeclaration {
         let document = try RecipeDocument(bytes, path: path, subject: "site")
         let top = try RecipeMapping(
             document.root, in: document, what: "site.yaml",
@@ -31,7 +34,7 @@ package enum SiteDeclarationFile {
         try readModules(top["modules"], document, hook, into: &declaration.appearance)
         declaration.appearance.workflows = try top.nodes("workflows").map { try workflow($0, document) }
         try readRun(top["run"], document, into: &declaration.appearance)
-        try readLicences(top["licences"], document, into: &declaration.appearance)
+        try readLicences(top["licences"], document, isFile, into: &declaration.appearance)
         declaration.appearance.prefix = try top.text("prefix") ?? ""
         if let node = top["prefix"], !declaration.appearance.prefix.hasPrefix("/") {
             throw document.fail("recipe.value", node, "prefix must be an absolute path")
@@ -54,7 +57,8 @@ package enum SiteDeclarationFile {
         if let text = node.text {
             let pattern = ToolPattern(text)
             guard !pattern.name.isEmpty else { throw document.fail("recipe.value", node, "an entry of tools is empty") }
-            return SiteDeclaration.Rule(name: pattern.name, versions: pattern.version.map { .matching([$0]) } ?? .newest(1))
+            return SiteDeclaration.Rule(
+                name: pattern.name, versions: pattern.version.map { .matching([$0]) } ?? .newest(1), line: node.line)
         }
         let entry = try RecipeMapping(node, in: document, what: "an entry of tools", keys: ["name", "category", "versions"])
         let name = try entry.text("name")
@@ -73,7 +77,7 @@ package enum SiteDeclarationFile {
                 versions = .matching(try words(wanted, "versions", document))
             }
         }
-        return SiteDeclaration.Rule(name: name ?? "*", category: category, versions: versions)
+        return SiteDeclaration.Rule(name: name ?? "*", category: category, versions: versions, line: node.line)
     }
 
     private static func readModules(
@@ -146,7 +150,9 @@ package enum SiteDeclarationFile {
         return name.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "_") }
     }
 
-    private static func readLicences(_ node: RecipeNode?, _ document: RecipeDocument, into appearance: inout SiteAppearance) throws {
+    private static func readLicences(
+        _ node: RecipeNode?, _ document: RecipeDocument, _ isFile: (String) -> Bool, into appearance: inout SiteAppearance
+    ) throws {
         guard let node, !node.isNull else { return }
         for entry in try RecipeMapping(node, in: document, what: "licences", keys: nil).entries {
             let name = entry.key.text ?? ""
@@ -154,8 +160,9 @@ package enum SiteDeclarationFile {
             guard let value = entry.value.text, !value.isEmpty, !value.contains("\n") else {
                 throw document.fail("recipe.type", entry.value, "the value of \(name) must be a text")
             }
-            // A path in the site has a slash and does not begin with one; `27000@host` and `/opt/licence` stay as they are.
-            let isRelative = !value.hasPrefix("/") && !value.contains("@") && !value.contains(":") && value.contains("/")
+            // A path in the site has a slash and does not begin with one, or is that of a file which is there; `27000@host` and
+            // `/opt/licence` stay as they are.
+            let isRelative = !value.hasPrefix("/") && !value.contains("@") && !value.contains(":") && (value.contains("/") || isFile(value))
             appearance.variables[name] = isRelative ? "@SITE@/\(value)" : value
         }
     }

@@ -169,6 +169,12 @@ package enum Disk {
         }
     }
 
+    /// Whether a path is a directory of the caller's, and no link to one.
+    package static func isOwnDirectory(_ path: String) -> Bool {
+        var status = stat()
+        return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR && status.st_uid == geteuid()
+    }
+
     /// Whether the path leads to a regular file that the caller may execute.
     package static func isExecutable(_ path: String) -> Bool {
         var info = stat()

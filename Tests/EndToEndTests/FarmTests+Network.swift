@@ -10,6 +10,7 @@ extension FarmTests {
     /// Packets vanish in both directions: both connections stay open, half of each. The job is finished elsewhere, once.
     @Test(.enabled(if: TestNetwork.isPossible), .timeLimit(.minutes(3))) func aCutOffWorkerLosesItsJobAndComesBack() async throws {
         let network = try await TestNetwork(1)
+        try network.offer(try await TestRegistry.port())
         let farm = try await TestFarm(network: network)
         try await farm.up(workers: ["w1", "w2"])
         #expect(try await farm.sciferry(["worker", "drain", "w2"]).succeeded)
@@ -39,6 +40,7 @@ extension FarmTests {
     /// An upload that fills a thin line for many times the silence limit keeps no word of the worker's from coming through.
     @Test(.enabled(if: TestNetwork.isPossible), .timeLimit(.minutes(3))) func aSlowNetworkCostsTimeAndNothingElse() async throws {
         let network = try await TestNetwork(2)
+        try network.offer(try await TestRegistry.port())
         let farm = try await TestFarm(network: network)
         try await farm.up(workers: ["w1"])
         #expect(try await farm.sciferry(["build", try await farm.recipe("warm")]).succeeded)

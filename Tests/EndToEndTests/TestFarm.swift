@@ -57,6 +57,12 @@ enum TestRegistry {
         return image
     }
 
+    /// Where it listens, once it has something.
+    static func port() async throws -> Int {
+        _ = try await base()
+        return try start()
+    }
+
     private static func start() throws -> Int {
         if let there = started.withLock({ $0?.port }) { return there }
         try Disk.makeDirectory("\(root)/data")
@@ -176,10 +182,10 @@ final class TestFarm: Sendable {
     }
 
     @discardableResult
-    func sciferry(_ arguments: [String], deadline: Double = 120) async throws -> CommandResult {
+    func sciferry(_ arguments: [String], mask: String = "022", deadline: Double = 120) async throws -> CommandResult {
         try await ProcessRunner.run(
             Command(
-                "\(Self.bin)/sciferry", arguments,
+                "sh", ["-c", "umask \(mask); exec \"$0\" \"$@\"", "\(Self.bin)/sciferry"] + arguments,
                 environment: environment.merging(["SCIFERRY_HOME": home, "PATH": Self.path, "XDG_CACHE_HOME": "\(scratch.path)/cache"]) {
                     $1
                 },
@@ -245,10 +251,12 @@ final class TestFarm: Sendable {
     /// A recipe on the tiny base; `run` are further build steps.
     func recipe(
         _ name: String = "tiny", version: String = "1.0", run: [String] = [], tests: String? = nil, architecture: String = "x86_64",
-        settings: String = ""
+        settings: String = "", base: String? = nil
     ) async throws -> String {
         let directory = "\(scratch.path)/recipes/\(name)-\(version)"
         try Disk.makeDirectory(directory)
+        let tiny = try await TestRegistry.base(architecture)
+        let base = base ?? tiny
         let steps = (["echo \(version) > /opt/data"] + run).map { "        - \(ShellWord.quoted($0))" }.joined(separator: "\n")
         let text = """
             name: \(name)
@@ -257,7 +265,7 @@ final class TestFarm: Sendable {
             description: A tiny tool.
             build:
               kind: neurodocker
-              base-image: \(try await TestRegistry.base(architecture))
+              base-image: \(base)
               add-default-template: false
               directives:
                 - file:

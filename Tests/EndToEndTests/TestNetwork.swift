@@ -2,6 +2,7 @@ import FarmModel
 import Glibc
 import ProcessRunner
 import Support
+import Synchronization
 
 /// A network namespace with a link to this one, so that a test can cut or slow down what goes between a worker and its coordinator.
 final class TestNetwork: Sendable {
@@ -9,6 +10,7 @@ final class TestNetwork: Sendable {
     /// The address under which this side of the link is reached from the other.
     let here: String
     private let link: String
+    private let offers = Mutex<[Child]>([])
 
     /// Whether this machine allows namespaces.
     static var isPossible: Bool { geteuid() == 0 && ProcessRunner.find("ip") != nil && ProcessRunner.find("iptables") != nil }
@@ -29,7 +31,18 @@ final class TestNetwork: Sendable {
         }
     }
 
+    /// What listens on a port of this machine is there on the other side, too, under the same address.
+    func offer(_ port: Int) throws {
+        let socket = "/tmp/\(name)-\(port).sock"
+        let log = "/dev/null"
+        let near = try Child("/usr/bin/socat", ["UNIX-LISTEN:\(socket),fork,unlink-early", "TCP:127.0.0.1:\(port)"], log: log)
+        let far = inside(["/usr/bin/socat", "TCP-LISTEN:\(port),bind=127.0.0.1,fork,reuseaddr", "UNIX-CONNECT:\(socket)"])
+        let other = try Child(far.program, far.arguments, log: log)
+        offers.withLock { $0 += [near, other] }
+    }
+
     deinit {
+        for child in offers.withLock({ $0 }) { child.kill() }
         for words in [["netns", "del", name], ["link", "del", link]] { _ = try? Child("/usr/sbin/ip", words, log: "/dev/null").wait() }
     }
 

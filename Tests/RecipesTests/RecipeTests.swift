@@ -95,6 +95,31 @@ import Testing
         #expect(shared(try layers(steps.joined(separator: "\n"), base: moved)) == 0)
     }
 
+    @Test func whereAPlanLeavesAnEarlierOneIsSaid() throws {
+        func plan(_ lines: [String], _ file: String = "one", base: String = "a") -> Plan {
+            Plan(
+                name: "tool", version: "1", architecture: "x86_64", target: "x86_64",
+                base: BaseImage(name: "debian:bookworm", digest: Digest(hashing: base), origin: .registry, size: 0, bootstrap: nil),
+                dockerfile: (["FROM x"] + lines).joined(separator: "\n") + "\n",
+                context: [ContextFile(path: "a.txt", digest: Digest(hashing: file), size: 3, executable: false)], commands: [],
+                commandPaths: [], description: "", categories: [], licences: [], suite: TestSuite(), diskBytes: 0)
+        }
+        let lines = ["ENV A=b", "RUN one", "WORKDIR /", "COPY a.txt /a", "RUN two \\\n  more"]
+        func difference(_ new: Plan) throws -> BuildLayers.Difference? { try BuildLayers.difference(of: new, from: plan(lines)) }
+        #expect(try difference(plan(lines)) == nil)
+        let base = try difference(plan(lines, base: "b"))
+        #expect(base?.sameSteps == 0 && base?.why.hasPrefix("the base image debian:bookworm is another one, ") == true)
+        #expect(try difference(plan(lines, "two")) == .init(sameSteps: 1, why: "COPY a.txt /a takes in a.txt, which has changed"))
+        #expect(try difference(plan(lines + ["RUN three"])) == .init(sameSteps: 3, why: "RUN three is new"))
+        #expect(
+            try difference(plan(Array(lines.dropLast()) + ["RUN two \\\n  less"]))
+                == .init(sameSteps: 2, why: "RUN two \\ goes on otherwise than before"))
+        #expect(
+            try difference(plan(["ENV A=c"] + lines.dropFirst())) == .init(sameSteps: 0, why: "ENV A=c stands where ENV A=b stood"))
+        #expect(
+            try difference(plan([lines[0]] + lines.dropFirst(2))) == .init(sameSteps: 0, why: "WORKDIR / stands elsewhere than before"))
+    }
+
     @Test(arguments: [
         ("name: tool\n  version: [", "recipe.yaml", "build.yaml:2:"),
         ("nmae: tool", "recipe.unknown-key", "recipes/tool/build.yaml:1: \"nmae\" is not a key of the recipe"),

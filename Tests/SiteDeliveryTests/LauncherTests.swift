@@ -135,8 +135,15 @@ import Testing
         appearance.variables = ["FS_LICENSE": "@SITE@/licences/it's.txt", "MLM_LICENSE_FILE": "27000@host"]
         appearance.environment = ["IMAGE_SAYS"]
         appearance.runtime = "bwrap"
-        try site.remember(appearance)
-        try site.apply("settings", now: Timestamp(seconds: 2)) { _ in }
+        // A licence where no directory of the host is shown.
+        let licences = "/opt/sciferry-test-\(Nonce.hex(bytes: 4))"
+        if getuid() == 0 {
+            try Disk.makeDirectory(licences)
+            try Disk.replace("\(licences)/key", with: Array("secret".utf8))
+            appearance.variables["OUR_LICENCE"] = "\(licences)/key"
+        }
+        defer { if getuid() == 0 { try? Disk.remove(licences) } }
+        try site.apply("settings", now: Timestamp(seconds: 2), look: appearance) { _ in }
         let probe = "\(site.root)/wrappers/probe/1.0/bin/probe"
         let words = [probe, "env", "FS_LICENSE", "MLM_LICENSE_FILE", "IMAGE_SAYS", "THEIRS_FIRST"]
         let ours = try await call(words, scratch, ["SCIFERRY_RUNTIME": nil])
@@ -149,6 +156,46 @@ import Testing
         #expect(theirs.text == "FS_LICENSE=/mine\nMLM_LICENSE_FILE=27000@host\nIMAGE_SAYS=mine\nTHEIRS_FIRST=mine\n", "\(theirs.text)")
         let told = try await call(["\(site.root)/bin/sciferry-launch", "--runtime"], scratch, ["SCIFERRY_RUNTIME": nil])
         #expect(told.text == "bwrap\n")
+        if getuid() == 0 {
+            let read = try await call(
+                ["\(site.root)/bin/sciferry-launch", "\(site.root)/wrappers/probe/1.0", "/bin/sh", "-c", "cat \"$OUR_LICENCE\""], scratch)
+            #expect(read.text == "secret", "\(read.text)")
+        }
+        // They are the generation's: going back goes back on them.
+        _ = try site.rollBack(to: nil, now: Timestamp(seconds: 3))
+        #expect(try site.appearance() == SiteAppearance())
+        #expect(try await call(words, scratch, ["FS_LICENSE": nil]).text.contains("MLM_LICENSE_FILE unset"))
+        await letGo("\(scratch.path)/mounts")
+    }
+
+    /// What goes on after the first call holds none of its files; a call takes none of its caller's.
+    @Test func nothingOfTheCallerIsHeld() async throws {
+        let scratch = try Scratch()
+        let (site, _) = try await probeSite(scratch)
+        let probe = "\(site.root)/wrappers/probe/1.0/bin/probe"
+        try Disk.link("\(scratch.path)/mine", to: probe)
+        let script = """
+            cd "$2"; ( exec 12>pipe 9>nine; flock 8; "$1" args a; echo kept >&9 ) 8>lock
+            flock -n lock echo free; cat nine; ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c " $2/pipe\\$"; ./mine args b
+            """
+        let said = try await call(["bash", "-c", script, "bash", probe, scratch.path], scratch)
+        #expect(said.text == "1\n<a>\nfree\nkept\n0\n1\n<b>\n", "\(said.text)")
+        await letGo("\(scratch.path)/mounts")
+    }
+
+    /// A directory of the host in one that the image also has hides nothing else of it.
+    @Test(.enabled(if: getuid() == 0)) func directoriesAmongTheImagesOwnHideNothing() async throws {
+        let scratch = try Scratch()
+        let (site, _) = try await probeSite(scratch)
+        let name = "sciferry-test-\(Nonce.hex(bytes: 4))"
+        for place in ["/etc", "/var"] { try Disk.makeDirectory("\(place)/\(name)") }
+        defer { for place in ["/etc", "/var"] { try? Disk.remove("\(place)/\(name)") } }
+        let script = "cat /etc/hosts; id -un; touch /var/tmp/\(name) && rm /var/tmp/\(name) && ls -d /etc/\(name) /var/\(name)"
+        let said = try await call(
+            ["\(site.root)/bin/sciferry-launch", "\(site.root)/wrappers/probe/1.0", "/bin/sh", "-c", script], scratch,
+            ["SCIFERRY_BIND": "/etc/\(name):/var/\(name)"])
+        let hosts = Disk.kernelText("/etc/hosts") ?? ""
+        #expect(said.text == "\(hosts)root\n/etc/\(name)\n/var/\(name)\n", "\(said.text)")
         await letGo("\(scratch.path)/mounts")
     }
 

@@ -132,9 +132,10 @@ import Testing
         #expect(done.text.contains("  menu Science (F)\n") || done.text.contains("  menu Science (f)\n"), "\(done.text)")
         #expect(
             done.text.contains("menu Visualization\n") && done.text.components(separatedBy: "entry probe 1.10").count == 3, "\(done.text)")
-        #expect(done.text.contains("sciferry-f-probe-1-10-probegui.desktop") && done.text.contains("application/x-nifti"), "\(done.text)")
+        let name = "sciferry-\(try #require(try site.configuration().id))-probe-1-10-probegui.desktop"
+        #expect(done.text.contains(name) && done.text.contains("application/x-nifti"), "\(done.text)")
         // The command line, as a desktop would take it apart.
-        let entry = String(decoding: try Disk.read("\(data)/applications/sciferry-f-probe-1-10-probegui.desktop"), as: UTF8.self)
+        let entry = String(decoding: try Disk.read("\(data)/applications/\(name)"), as: UTF8.self)
         #expect(
             entry.contains("Exec=\"\(Disk.realPath(site.root) ?? "")/bin/sciferry-launch\" ")
                 && entry.contains(" \"probe\" \"args\" \"--window\" %F\n"), "\(entry)")

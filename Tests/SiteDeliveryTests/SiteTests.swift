@@ -54,9 +54,47 @@ import Testing
         #expect(back.tools.map(\.version) == ["1.2"] && Disk.exists("\(site.root)/modules/tool/1.2.lua"))
         #expect(throws: FarmError.self) { try site.rollBack(to: 1, now: now) }
         (keeps.generations, keeps.days) = (0, 0)
-        let rest = try site.collect(keeps, now: now)
+        let rest = try site.collect(keeps, now: now.adding(seconds: 1))
         #expect(Set(rest.images) == [Digest(hashing: "b"), Digest(hashing: "d")], "what is shown stays")
         #expect(try site.history().map(\.number) == [5])
+        #expect(try Disk.list("\(site.root)/tools/tool").count == 1)
+    }
+
+    /// One that was gone back to is kept from the day on which it was taken from view, not from the day of its successor.
+    @Test func whatWasShownAgainIsKeptForItsDays() throws {
+        let scratch = try Scratch()
+        let site = try site(scratch)
+        let day: Int64 = 86400
+        for index in 0..<6 {
+            try place("\(index)", in: site)
+            try site.apply("\(index)", now: Timestamp(seconds: Int64(index) * day)) { tools in
+                tools = []
+                tools.add(release("tool", "1.\(index)", image: "\(index)"), now: Timestamp(seconds: 0))
+            }
+        }
+        _ = try site.rollBack(to: 1, now: Timestamp(seconds: 6 * day))
+        try place("new", in: site)
+        try site.install(release("tool", "2.0", image: "new"), now: Timestamp(seconds: 60 * day))
+        let keeps = SiteAppearance.Keeping()
+        #expect(try site.collect(keeps, now: Timestamp(seconds: 61 * day), isTrial: true).generations == [2, 3])
+        #expect(try site.collect(keeps, now: Timestamp(seconds: 75 * day), isTrial: true).generations == [1, 2, 3])
+        // Nobody knows what one that cannot be read needs.
+        try Disk.replace("\(site.root)/generations/4/generation.json", with: [])
+        #expect(throws: FarmError.self) { try site.collect(keeps, now: Timestamp(seconds: 75 * day)) }
+    }
+
+    /// A collection that was killed, or a loss of power, may leave a tool in part; whoever shows it again makes it whole.
+    @Test func aToolThatIsThereInPartIsMadeWhole() throws {
+        let scratch = try Scratch()
+        let site = try site(scratch)
+        try place("i", in: site)
+        try site.install(release(), now: Timestamp(seconds: 1))
+        let tool = try #require(Disk.realPath("\(site.root)/wrappers/tool/1.0"))
+        for damage in ["bin/other", "launch"] {
+            try Disk.remove("\(tool)/\(damage)")
+            try site.apply("again", now: Timestamp(seconds: 2)) { _ in }
+            #expect(Disk.kind("\(tool)/bin/other") == .link && Disk.exists("\(tool)/launch"))
+        }
         #expect(try Disk.list("\(site.root)/tools/tool").count == 1)
     }
 

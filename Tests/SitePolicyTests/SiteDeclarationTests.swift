@@ -39,10 +39,10 @@ import Testing
             """)
         #expect(
             declaration.rules == [
-                .init(name: "fsl", versions: .newest(1)), .init(name: "afni", versions: .matching(["24.*"])),
-                .init(name: "ants*", versions: .newest(2)),
-                .init(name: "*", category: "functional imaging", versions: .all),
-                .init(name: "mrtrix3", versions: .matching(["3.0.10", "2.*"])),
+                .init(name: "fsl", versions: .newest(1), line: 2), .init(name: "afni", versions: .matching(["24.*"]), line: 3),
+                .init(name: "ants*", versions: .newest(2), line: 4),
+                .init(name: "*", category: "functional imaging", versions: .all, line: 5),
+                .init(name: "mrtrix3", versions: .matching(["3.0.10", "2.*"]), line: 6),
             ])
         let appearance = declaration.appearance
         #expect(declaration.except == ["fsl/5.*"] && declaration.targets == ["zen4", "x86_64_v2"])
@@ -103,6 +103,17 @@ import Testing
         #expect(chosen(try read("tools: [\"a*/24.*\"]"), ["x86_64_v2"]) == ["afni 24.1 x86_64"])
         #expect(chosen(try read("tools: [{category: functional-imaging}]"), ["x86_64_v2"]) == ["spm 12 x86_64"])
         #expect(chosen(try read("tools: [\"*\"]\nexcept: [afni/25.*, fsl]"), ["x86_64_v2"]) == ["afni 24.1 x86_64", "spm 12 x86_64"])
+        // Old machines keep what runs on them until there is something newer that does.
+        #expect(
+            chosen(try read("tools: [afni, {name: fsl, versions: 6.0.9}]"), ["x86_64_v3", "x86_64_v2"]) == [
+                "afni 25.0 x86_64", "fsl 6.0.9 x86_64_v3",
+            ])
+        let early = channel + [entry("fsl", "6.0.11", "zen4")]
+        let hosts = ["zen4", "x86_64_v2"].compactMap(Microarchitecture.named)
+        #expect(
+            try read("tools: [fsl]").choose(early, hosts: hosts) { _ in [] }.map { "\($0.version) \($0.target)" } == [
+                "6.0.10 x86_64_v2", "6.0.11 zen4",
+            ])
         #expect(chosen(try read("tools: [{name: fsl, versions: all}]"), ["x86_64_v3"]) == ["fsl 6.0.10 x86_64_v3", "fsl 6.0.9 x86_64_v3"])
     }
 }

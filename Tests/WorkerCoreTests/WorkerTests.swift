@@ -173,6 +173,38 @@ import WorkerCore
         #expect(failure.tail.contains("E: Unable to locate package nosuch"))
     }
 
+    /// As Docker 20.10 tells of it: each step several times, those that were there in any order.
+    @Test func howEachStepWentIsTold() {
+        let went = output(
+            """
+            #8 [internal] load metadata for docker.io/library/x
+            #8 DONE 0.0s
+            #9 [stage-1 1/4] FROM x
+            #9 CACHED
+            #5 [stage-1 3/4] COPY --from=build /a /a
+            #5 sha256:0706
+            #5 CACHED
+            #4 [build 2/2] RUN make
+            #4 0.334 make: nothing to be done
+            #4 DONE 0.5s
+            #6 [stage-1 2/4] RUN one
+            #6 CACHED
+            #7 [stage-1 4/4] RUN false
+            #7 1.25 no
+            #7 ERROR: executor failed running [/bin/sh -c false]: exit code: 1
+
+            """
+        ).outcome
+        #expect(
+            went == [
+                BuildStep(number: 2, count: 4, instruction: "RUN one", seconds: 0, origin: .worker),
+                BuildStep(number: 3, count: 4, instruction: "COPY --from=build /a /a", seconds: 0, origin: .worker),
+                BuildStep(number: 4, count: 4, instruction: "RUN false", seconds: 1.25, origin: .failed),
+                BuildStep(number: 2, count: 2, instruction: "RUN make", seconds: 0.5, origin: .run),
+            ])
+        #expect(went.title == "2 of 4 steps were there, 2 took 1.8 s" && went.firstMiss?.instruction == "RUN false")
+    }
+
     @Test func aFullDiskIsTheWorkersTrouble() {
         let failure = output("#5 [1/1] RUN dd\n#5 1.2 cp: error writing: No space left on device\n#5 ERROR: x: exit code: 1\n")
             .failure(status: 1, engineAnswers: true)

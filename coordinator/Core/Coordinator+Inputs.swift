@@ -34,14 +34,28 @@ extension Coordinator {
     }
 
     private func archiveInputs() async throws {
-        let wanted = state.inputs.values.filter { input in
-            (input.kind == .download || input.origin == .bootstrap) && archived[input.digest] == nil && blobs.contains(input.digest)
+        for input in state.inputs.values {
+            guard let object = Coordinator.object(of: input), archived[object.digest] == nil, blobs.contains(object.digest) else {
+                continue
+            }
+            try await firstRegion.put(Coordinator.key(object.digest), .file(path: blobs.path(object.digest), size: object.size))
+            archived[object.digest] = object.size
+            logger.info("input archived", metadata: ["name": "\(input.name)", "digest": "\(object.digest.hex)"])
         }
-        for input in wanted {
-            try await firstRegion.put(Coordinator.key(input.digest), .file(path: blobs.path(input.digest), size: input.size))
-            archived[input.digest] = input.size
-            logger.info("input archived", metadata: ["name": "\(input.name)", "digest": "\(input.digest.hex)"])
-        }
+    }
+
+    /// The file that the farm keeps of an input; `nil` where it keeps none.
+    private static func object(of input: LockedInput) -> IncomingObject? {
+        if let archive = input.archive { return archive }
+        guard input.kind == .download || input.kind == .base && input.origin == .bootstrap else { return nil }
+        return IncomingObject(digest: input.digest, size: input.size)
+    }
+
+    /// The blob that a worker means: base images of registries go by a name of their own.
+    func blob(named digest: Digest) -> Digest {
+        if blobs.contains(digest) || archived[digest] != nil { return digest }
+        let held = state.inputs.values.first { $0.archive != nil && BaseImage.archiveName($0.digest, $0.architecture) == digest }
+        return held?.archive?.digest ?? digest
     }
 
     /// A published record's bytes; throws `storage.absent`.

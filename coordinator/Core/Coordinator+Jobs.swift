@@ -131,10 +131,21 @@ extension Coordinator {
                 createdAt: .now)
     }
 
+    private struct Missing {
+        var kind: LockedInput.Kind
+        var name: String
+        /// Of a base image in a registry: the one that the farm lacks.
+        var pinned: Digest?
+
+        init(_ input: (kind: LockedInput.Kind, name: String), pinned: Digest? = nil) {
+            (kind, name, self.pinned) = (input.kind, input.name, pinned)
+        }
+    }
+
     /// A draft's inputs: those that are known, and those that must be resolved first.
     private struct Inputs {
         var known: [String: LockedInput] = [:]
-        var missing: [(kind: LockedInput.Kind, name: String)] = []
+        var missing: [Missing] = []
         /// Locked by the recipe, not to be had any more, and resolved to other bytes.
         var changed: [(locked: LockedInput, now: LockedInput)] = []
     }
@@ -155,9 +166,9 @@ extension Coordinator {
             let key = LockedInput.key(kind: input.kind, name: input.name, architecture: draft.definition.architecture)
             let resolved = state.inputs[key].flatMap { $0.emulator == nil || allowsEmulation ?? false ? $0 : nil }
             if updates || renews.contains(input.name) {
-                inputs.missing.append(input)
+                inputs.missing.append(Missing(input))
             } else if isCandidate {
-                if let resolved { inputs.known[key] = resolved } else { inputs.missing.append(input) }
+                if let resolved { inputs.known[key] = resolved } else { inputs.missing.append(Missing(input)) }
                 if let pinned = lock?.entry(key), let resolved, pinned.digest != resolved.digest {
                     inputs.changed.append((pinned, resolved))
                 }
@@ -165,14 +176,22 @@ extension Coordinator {
                 if isAtHand(pinned) || resolved?.digest == pinned.digest {
                     inputs.known[key] = pinned
                 } else {
-                    inputs.missing.append(input)
+                    inputs.missing.append(Missing(input))
                     if let resolved { inputs.changed.append((pinned, resolved)) }
                 }
             } else if let resolved {
                 inputs.known[key] = resolved
             } else {
-                inputs.missing.append(input)
+                inputs.missing.append(Missing(input))
             }
+        }
+        // Builds get images from the farm, which fetches each once, and ask no registry.
+        for (key, input) in inputs.known.sorted(by: { $0.key < $1.key })
+        where input.kind == .base && input.origin == .registry
+            && state.inputs[LockedInput.heldKey(input.digest, input.architecture)]?.archive == nil
+        {
+            inputs.known[key] = nil
+            inputs.missing.append(Missing((input.kind, input.name), pinned: input.digest))
         }
         return inputs
     }
@@ -203,11 +222,15 @@ extension Coordinator {
         return LockAnswer(lock: RecipeLock(lasting, shared: draft.definition.shared), waitsFor: waits)
     }
 
-    private func orders(_ inputs: [(kind: LockedInput.Kind, name: String)], _ architecture: String) -> [ResolveOrder] {
+    private func orders(_ inputs: [Missing], _ architecture: String) -> [ResolveOrder] {
         inputs.map { input in
-            ResolveOrder(
-                kind: input.kind, name: input.name, architecture: architecture,
-                bootstrap: input.kind == .base ? configuration.bootstrap[input.name] : nil)
+            guard input.kind == .base else {
+                return ResolveOrder(kind: input.kind, name: input.name, architecture: architecture, bootstrap: nil)
+            }
+            return ResolveOrder(
+                kind: .base, name: input.name, architecture: architecture,
+                bootstrap: input.pinned == nil ? configuration.bootstrap[input.name] : nil, pinned: input.pinned,
+                mirrors: configuration.registryMirrors)
         }
     }
 
@@ -215,13 +238,16 @@ extension Coordinator {
     private static func resolveJob(
         _ order: ResolveOrder, by who: String, allowsEmulation: Bool, isCandidate: Bool = false, in state: inout FarmState
     ) -> JobID {
-        let key = Digest(hashing: "resolve \(LockedInput.key(kind: order.kind, name: order.name, architecture: order.architecture))")
+        let pinned = order.pinned.map { " sha256:\($0.hex)" } ?? ""
+        let key = Digest(
+            hashing: "resolve \(LockedInput.key(kind: order.kind, name: order.name, architecture: order.architecture))\(pinned)")
         if let there = state.leader(of: JobRecord.lead(key, allowsEmulation: allowsEmulation)) {
             if !isCandidate { state.hasten(there.id) }
             return there.id
         }
         var job = state.newJob(
-            kind: .resolve, title: "resolve \(order.name)", recipe: "", version: "", target: order.architecture,
+            kind: .resolve, title: "resolve \(order.name)\(order.pinned.map { ", \($0.short)" } ?? "")", recipe: "", version: "",
+            target: order.architecture,
             requestedBy: who, now: .now)
         job.resolve = order
         job.allowsEmulation = allowsEmulation

@@ -68,7 +68,8 @@ package struct WorkerDesk: LinkServerDelegate {
         }
     }
 
-    private func send(_ digest: Digest, from offset: Int64, piece: @Sendable ([UInt8]) async throws -> Void) async throws {
+    private func send(_ name: Digest, from offset: Int64, piece: @Sendable ([UInt8]) async throws -> Void) async throws {
+        let digest = await coordinator.blob(named: name)
         try await coordinator.recall(digest)
         let file = try coordinator.blobs.open(digest)
         defer { file.close() }

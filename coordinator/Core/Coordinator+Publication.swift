@@ -219,7 +219,7 @@ extension Coordinator {
         try transition { $0.advance(result.record, result.changes, now: .now) }
     }
 
-    private func plan(_ digest: Digest) throws -> Plan { try Plan.read(try blobs.get(digest)) }
+    func plan(_ digest: Digest) throws -> Plan { try Plan.read(try blobs.get(digest)) }
 
     private func point(_ record: PublicationRecord) async throws {
         let first = configuration.regions[0].name

@@ -110,8 +110,10 @@ extension Coordinator {
                 }
             }
         }
+        var attempts = source.attempts
+        if explains { for index in attempts.indices { attempts[index].miss = miss(of: attempts[index], source.job) } }
         return JobView(
-            job: shown, attempts: source.attempts, obstacles: obstacles, publication: source.publication,
+            job: shown, attempts: attempts, obstacles: obstacles, publication: source.publication,
             verifyJobs: tests)
     }
 

@@ -86,6 +86,8 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var retrySeconds: Double
     /// Base images that may be bootstrapped when no registry offers them.
     package var bootstrap: [String: BootstrapSource]
+    /// Registries that have the same images as another and are asked first, by the host that they stand for, for example `docker.io`.
+    package var mirrors: [String: [String]]
     package var scheduling: SchedulingRules
     /// How candidates of the untrusted pool become releases.
     package var promotion: PromotionPolicy
@@ -119,9 +121,17 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         nightly = NightlySettings()
         retention = RetentionPolicy()
         audits = AuditPolicy()
+        mirrors = [:]
         bootstrap = [
             "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
         ]
+    }
+
+    /// The same by the names under which registries are asked; `nil` for none.
+    var registryMirrors: [String: [String]]? {
+        let named = mirrors.map { host, others in (["docker.io", "index.docker.io"].contains(host) ? "registry-1.docker.io" : host, others)
+        }
+        return named.isEmpty ? nil : Dictionary(named) { $0 + $1 }
     }
 
     package static func read(_ path: String) throws -> FarmConfiguration {

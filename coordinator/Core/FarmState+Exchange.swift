@@ -177,6 +177,9 @@ extension FarmState {
 
     private mutating func settle(_ attempt: AttemptRecord, _ outcome: AttemptOutcome, now: Timestamp) {
         guard let job = jobs[attempt.id.job] else { return }
+        var (attempt, outcome) = (attempt, outcome)
+        attempt.steps = outcome.steps?.bounded
+        outcome.steps = nil
         switch outcome {
         case .built(let result):
             guard job.kind == .build, let plan = job.key else { return refuse(attempt, "a build for another kind of job", now: now) }
@@ -201,8 +204,16 @@ extension FarmState {
                 order.architecture == input.architecture
             else { return refuse(attempt, "an answer to another question", now: now) }
             input.lockedAt = now
+            if input.kind == .base, input.origin == .registry {
+                guard order.pinned.map({ $0 == input.digest }) ?? true, input.archive != nil else {
+                    return refuse(attempt, "a base image that it did not bring, or another one; upgrade it", now: now)
+                }
+                put(input.held)
+                input.archive = nil
+            }
             end(attempt, .succeeded, failure: nil, now: now)
-            put(input)
+            // One that was asked for by its digest says nothing of what its name stands for now.
+            if order.pinned == nil { put(input) }
             finish(job.id, .succeeded, now: now)
         case .verified(let found):
             guard let order = job.verify, found.asked == order.on, areTestsOfBuild(found.tests, of: job) else {

@@ -113,6 +113,10 @@ package struct AttemptRecord: Codable, Sendable, Hashable {
     package var expectedSeconds: Double?
     /// Why this worker was chosen, in words.
     package var choice: String?
+    /// How the steps of the build went, once it has ended. Absent in attempts of older versions.
+    package var steps: [BuildStep]?
+    /// Why the first of them that was run had to be; for views only.
+    package var miss: String?
     /// When phase, progress or note changed last; for this process only.
     package var movedAt: Timestamp?
 

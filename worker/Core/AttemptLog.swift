@@ -29,6 +29,16 @@ package final class AttemptLog: Sendable {
     func say(_ text: String) async { await write(Array("\(text)\n".utf8)) }
 }
 
+/// How the steps of an attempt's build went, as far as it came.
+final class StepRecord: Sendable {
+    private let state = Mutex<[BuildStep]>([])
+
+    var steps: [BuildStep] {
+        get { state.withLock(\.self) }
+        set { state.withLock { $0 = newValue } }
+    }
+}
+
 /// How long each phase took.
 final class PhaseClock: Sendable {
     private let state = Mutex<(current: Phase?, since: Timestamp, seconds: [String: Double])>((nil, .now, [:]))

@@ -1,54 +1,49 @@
 package import FarmModel
 import Foundation
+import ImageAssembly
 import ProcessRunner
+package import Registry
 import SystemIO
 
 /// Finds out what a base image is, or makes it: the resolve step, on a trusted worker.
 package struct BaseProvider: Sendable {
-    private let engine: DockerEngine
+    private let registry: Registry
     private let scratch: String
     private let marks: [String: String]
     private let emulator: String?
 
-    /// - Parameter emulator: what runs the base's programs, where it is for another architecture than the host's.
-    package init(engine: DockerEngine, scratch: String, marks: [String: String], emulator: String?) {
-        self.engine = engine
+    /// - Parameters:
+    ///   - scratch: an empty directory with room for the image.
+    ///   - emulator: what runs the base's programs, where it is for another architecture than the host's.
+    package init(registry: Registry, scratch: String, marks: [String: String], emulator: String?) {
+        self.registry = registry
         self.emulator = emulator
         self.scratch = scratch
         self.marks = marks
     }
 
-    /// A resolved base and, for a bootstrapped one, the tar of its root file system.
+    /// A resolved base and what the farm keeps of it: the tar of a root file system that was bootstrapped, or a `BaseArchive`.
     package struct Resolved: Sendable {
         package var input: LockedInput
-        package var tar: String?
+        package var tar: String
     }
 
-    /// The registry's digest when one answers, else a bootstrapped root file system. Throws `base.unavailable`.
+    /// The registry's image when one answers, else a bootstrapped root file system. Throws `base.unavailable`, `base.unreachable`.
     package func resolve(_ order: ResolveOrder, onOutput: @escaping @Sendable ([UInt8]) async -> Void) async throws -> Resolved {
         func say(_ text: String) async { await onOutput(Array("\(text)\n".utf8)) }
-        await say("asking registries for \(order.name)")
-        let answer = try await engine.pullDigest(order.name, order.architecture, onOutput: onOutput)
-        if case .digest(let digest) = answer {
-            await say("\(order.name) is sha256:\(digest.hex)")
-            return Resolved(
-                input: LockedInput(
-                    kind: .base, name: order.name, architecture: order.architecture, digest: digest, size: 0, origin: .registry,
-                    bootstrap: nil, lockedAt: .now), tar: nil)
-        }
-        guard let source = order.bootstrap else {
-            if case .unreachable(let says) = answer {
-                throw FarmError(
-                    "base.unreachable", .unavailable, "no registry answers for the base image \(order.name): \(says)",
-                    hint: "check the worker's network, or let the farm bootstrap it: \"bootstrap\" in farm.json")
-            }
+        guard var reference = ImageReference(order.name) else {
             throw AttemptFailure(
-                Failure(
-                    .recipe, code: "base.unavailable",
-                    message:
-                        "no registry offers the base image \(order.name), and the farm may not bootstrap it; check the name, or add it under \"bootstrap\" in farm.json"
-                ))
+                Failure(.recipe, code: "base.unavailable", message: "\(order.name) is no name of an image; correct base-image"))
         }
+        if let pinned = order.pinned { reference.digest = pinned }
+        await say("asking \(reference.host) for \(order.name)")
+        do { return try await fetch(reference, order, say) } catch let error as FarmError
+            where error.category != .full && error.category != .cancelled
+        {
+            await say("\(reference.host): \(error.message)")
+            guard order.bootstrap != nil, order.pinned == nil else { throw BaseProvider.refusal(order, error) }
+        }
+        guard let source = order.bootstrap else { preconditionFailure("who may not bootstrap has thrown") }
         await say("no registry offers \(order.name); bootstrapping \(source.title)")
         let tar = try await bootstrap(source, order.architecture, onOutput: onOutput)
         let digest = try await Blocking.run { try BaseProvider.digest(of: tar) }
@@ -58,6 +53,40 @@ package struct BaseProvider: Sendable {
                 kind: .base, name: order.name, architecture: order.architecture, digest: digest, size: Disk.size(tar) ?? 0,
                 origin: .bootstrap, bootstrap: emulator.map { "\(source.title), emulated by \($0)" } ?? source.title, lockedAt: .now,
                 emulator: emulator), tar: tar)
+    }
+
+    private func fetch(
+        _ reference: ImageReference, _ order: ResolveOrder, _ say: (String) async -> Void
+    ) async throws -> Resolved {
+        let tar = "\(scratch)/base.tar"
+        let digest = try await BaseArchive.write(
+            reference, from: registry, machine: order.architecture, to: tar, room: .init(scratch: scratch)
+        ) { BaseImage.engineName($0, order.architecture) }
+        let archive = IncomingObject(digest: try await Blocking.run { try BaseProvider.digest(of: tar) }, size: Disk.size(tar) ?? 0)
+        await say("\(order.name) is sha256:\(digest.hex), \(archive.size >> 20) MiB")
+        var input = LockedInput(
+            kind: .base, name: order.name, architecture: order.architecture, digest: digest, size: 0, origin: .registry, bootstrap: nil,
+            lockedAt: .now)
+        input.archive = archive
+        return Resolved(input: input, tar: tar)
+    }
+
+    /// What a registry's refusal means for the recipe.
+    private static func refusal(_ order: ResolveOrder, _ error: FarmError) -> any Error {
+        if error.category.isTransient {
+            return FarmError(
+                "base.unreachable", .unavailable, "no registry answers for the base image \(order.name): \(error.message)",
+                hint:
+                    "check the worker's network, name a mirror under \"mirrors\" in farm.json, or let the farm bootstrap it: \"bootstrap\" there"
+            )
+        }
+        let which = order.pinned.map { " sha256:\($0.hex)" } ?? ""
+        return AttemptFailure(
+            Failure(
+                .recipe, code: "base.unavailable",
+                message:
+                    "no registry offers the base image \(order.name)\(which), and the farm may not bootstrap it (\(error.message)); check the name, or add it under \"bootstrap\" in farm.json"
+            ))
     }
 
     private func bootstrap(

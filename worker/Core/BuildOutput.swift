@@ -10,11 +10,15 @@ package struct BuildOutput: Sendable {
         package var number: Int
         package var count: Int
         package var instruction: String
+        /// Empty where there is but one.
+        var stage = ""
     }
 
     /// The step that began last.
     package private(set) var step = Step(number: 0, count: 0, instruction: "")
     private var steps: [Substring: Step] = [:]
+    /// How they went, in the order in which they were first named.
+    private var went: [(vertex: Substring, stage: String, step: BuildStep)] = []
     private var failed: Step?
     private var lines: [String] = []
     private var partial: [UInt8] = []
@@ -50,16 +54,43 @@ package struct BuildOutput: Sendable {
         if rest.hasPrefix("["), let step = BuildOutput.step(rest) {
             steps[vertex] = step
             self.step = step
+            begin(step, vertex)
             return true
         }
         let word = rest.prefix { $0 != " " }
+        if word == "CACHED" { note(vertex) { $0.origin = .worker } }
+        if word == "DONE", rest.hasSuffix("s"), let seconds = Double(rest.dropFirst(5).dropLast()) {
+            note(vertex) { ($0.origin, $0.seconds) = (.run, seconds) }
+        }
         if word == "ERROR:" {
             failed = steps[vertex] ?? failed
             keep(String(rest))
         } else if word.allSatisfy({ $0.isNumber || $0 == "." }), !word.isEmpty {
+            // What fails never says how long it took.
+            if let seconds = Double(word) { note(vertex) { $0.seconds = max($0.seconds, seconds) } }
             keep(String(rest.dropFirst(word.count + 1)))
         }
         return false
+    }
+
+    /// Told several times of each step; how it ended is told once.
+    private mutating func begin(_ step: Step, _ vertex: Substring) {
+        guard !step.instruction.hasPrefix("FROM "), went.count < BuildStep.most, !went.contains(where: { $0.vertex == vertex }) else {
+            return
+        }
+        let record = BuildStep(number: step.number, count: step.count, instruction: step.instruction, seconds: 0, origin: .failed)
+        went.append((Substring(String(vertex)), step.stage, record))
+    }
+
+    private mutating func note(_ vertex: Substring, _ change: (inout BuildStep) -> Void) {
+        if let index = went.firstIndex(where: { $0.vertex == vertex }) { change(&went[index].step) }
+    }
+
+    /// How the build's steps went, the base's aside, stage after stage; engines tell of them as it comes.
+    package var outcome: [BuildStep] {
+        var stages: [String] = []
+        for item in went where !stages.contains(item.stage) { stages.append(item.stage) }
+        return stages.flatMap { stage in went.filter { $0.stage == stage }.map(\.step).sorted { $0.number < $1.number } }
     }
 
     private mutating func keep(_ line: String) {
@@ -70,10 +101,12 @@ package struct BuildOutput: Sendable {
     /// `[stage-0 2/5] RUN …`
     private static func step(_ text: Substring) -> Step? {
         guard let close = text.firstIndex(of: "]") else { return nil }
-        let place = text[text.index(after: text.startIndex)..<close].split(separator: " ").last ?? ""
-        let numbers = place.split(separator: "/")
+        let place = text[text.index(after: text.startIndex)..<close].split(separator: " ")
+        let numbers = (place.last ?? "").split(separator: "/")
         guard numbers.count == 2, let number = Int(numbers[0]), let count = Int(numbers[1]) else { return nil }
-        return Step(number: number, count: count, instruction: text[text.index(after: close)...].drop { $0 == " " }.description)
+        return Step(
+            number: number, count: count, instruction: text[text.index(after: close)...].drop { $0 == " " }.description,
+            stage: place.count > 1 ? String(place[0]) : "")
     }
 
     /// Why a build failed. The recipe is to blame when a step of it returned an error, or when an engine that still

@@ -101,24 +101,28 @@ extension BuildPipeline {
     }
 
     func provideBase(_ base: BaseImage, _ architecture: String) async throws {
-        if try await engine.has(base.reference, architecture) { return await log.say("\(base.reference) is there") }
-        let log = log
+        let name = base.engineName(architecture)
+        if try await engine.has(name, architecture) { return await log.say("\(name) is there") }
+        let tar = "\(directory)/base.tar"
+        await log.say("fetching the base image \(base.reference) from the farm")
         switch base.origin {
-        case .registry: try await engine.pull(base.reference, architecture) { await log.write($0) }
-        case .bootstrap:
-            let tar = "\(directory)/base.tar"
-            await log.say("fetching the bootstrapped base from the farm")
-            try await context.line.fetch(base.digest, to: tar)
-            try await importBase(base, tar, architecture)
-            try Disk.remove(tar)
+        case .registry: try await context.line.fetch(BaseImage.archiveName(base.digest, architecture), to: tar, isAlias: true)
+        case .bootstrap: try await context.line.fetch(base.digest, to: tar)
         // Only a finished image has none.
         case .image: throw FarmError("plan.base", .invalid, "the plan builds upon \(base.name), which is no base image")
         }
+        try await importBase(base, tar, architecture)
+        try Disk.remove(tar)
     }
 
     func importBase(_ base: BaseImage, _ tar: String, _ architecture: String) async throws {
-        if try await engine.has(base.reference, architecture) { return }
-        try await engine.importBase(tar, digest: base.digest, as: base.reference, architecture, scratch: directory)
+        let name = base.engineName(architecture)
+        if try await engine.has(name, architecture) { return }
+        guard base.origin == .registry else {
+            return try await engine.importBase(tar, digest: base.digest, as: name, architecture, scratch: directory)
+        }
+        try await Blocking.run { try BaseArchive.check(tar, digest: base.digest, machine: architecture, name: name) }
+        try await engine.load(tar)
     }
 
     /// Builds and gives the image's identifier, which no other build can take over as it could a name.
@@ -134,6 +138,7 @@ extension BuildPipeline {
         let hours = plan.limits.wallHours > 0 ? min(allowed, Double(plan.limits.wallHours) * patience) : allowed
         let output = Mutex(BuildOutput())
         let (context, log) = (context, log)
+        defer { went.steps = output.withLock(\.outcome) }
         let result = try await ProcessRunner.run(
             engine.command(
                 [

@@ -1,6 +1,8 @@
+import Foundation
 import Glibc
 import HTTPTransport
 import FarmModel
+import Registry
 import SystemIO
 import Upstream
 
@@ -10,22 +12,28 @@ extension BuildPipeline {
         let log = log
         switch order.kind {
         case .base:
+            let context = context
+            let registry = Registry(
+                client: context.client, credentials: try RegistryCredentials(environment: ProcessInfo.processInfo.environment),
+                mirrors: order.mirrors ?? [:]
+            ) { words in
+                await log.say(words)
+                await context.report(.base, 0, words)
+            }
             let provider = BaseProvider(
-                engine: engine, scratch: directory, marks: marks,
+                registry: registry, scratch: directory, marks: marks,
                 emulator: order.bootstrap == nil ? nil : try emulator(for: order.architecture)?.emulator)
             let resolved = try await provider.resolve(order) { await log.write($0) }
-            if let tar = resolved.tar {
-                try await importBase(
-                    BaseImage(
-                        name: order.name, digest: resolved.input.digest, origin: .bootstrap, size: resolved.input.size, bootstrap: nil),
-                    tar,
-                    order.architecture)
-                await enter(.upload, "the base image")
-                _ = try await uploader.send(
-                    .file(path: tar, offset: 0, count: resolved.input.size), kind: "input", digest: resolved.input.digest,
-                    size: resolved.input.size)
-            }
-            return resolved.input
+            let input = resolved.input
+            // The worker that will build is often this one.
+            try await importBase(
+                BaseImage(name: order.name, digest: input.digest, origin: input.origin, size: input.size, bootstrap: nil), resolved.tar,
+                order.architecture)
+            await enter(.upload, "the base image")
+            let kept = input.archive ?? IncomingObject(digest: input.digest, size: input.size)
+            _ = try await uploader.send(
+                .file(path: resolved.tar, offset: 0, count: kept.size), kind: "input", digest: kept.digest, size: kept.size)
+            return input
         case .git:
             let commit: String
             do { commit = try await GitReferences.commit(order.name, client: context.client) } catch let error as FarmError {

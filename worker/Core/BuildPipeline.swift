@@ -35,6 +35,7 @@ package struct BuildPipeline: Sendable {
     let engine: DockerEngine
     let marks: [String: String]
     let clock = PhaseClock()
+    let went = StepRecord()
 
     package init(_ context: Context) throws {
         self.context = context
@@ -51,7 +52,7 @@ package struct BuildPipeline: Sendable {
         let isOver = Switch()
         let (attempt, line, path) = (context.attempt, context.line, log.path)
         let forwarder = Task { try await line.forwardLog(attempt, from: path, isOver: isOver) }
-        let outcome: AttemptOutcome
+        var outcome: AttemptOutcome
         do {
             switch order {
             case .build(let plan): outcome = .built(try await build(plan))
@@ -70,6 +71,7 @@ package struct BuildPipeline: Sendable {
             await cleanUp()
             throw CancellationError()
         }
+        if !went.steps.isEmpty { outcome.steps = went.steps }
         _ = isOver.raise()
         // The log is whole before the outcome is heard; a coordinator that is away for long must not hold the slot.
         await withTaskGroup(of: Void.self) { tasks in

@@ -123,48 +123,11 @@ package struct DockerEngine: Sendable {
         return seen.succeeded && seen.text.split(whereSeparator: \.isWhitespace).contains { $0 == DockerEngine.platform(architecture) }
     }
 
-    /// What a registry says of an image.
-    package enum PullAnswer: Sendable {
-        case digest(Digest)
-        /// The registry was asked and has no such image.
-        case absent(String)
-        /// Nobody answered, or not for us now.
-        case unreachable(String)
-    }
-
-    /// Pulls an image for its registry digest.
-    package func pullDigest(
-        _ name: String, _ architecture: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void
-    ) async throws -> PullAnswer {
-        let pulled = try await ProcessRunner.run(
-            command(["pull", "--platform", DockerEngine.platform(architecture), name], deadlineSeconds: 1800), onOutput: onOutput)
-        guard pulled.succeeded else {
-            let says = DockerEngine.lastLine(pulled.text)
-            let isAbsent = ["manifest unknown", "not found", "does not exist", "invalid reference"].contains { says.contains($0) }
-            return isAbsent && !says.contains("lookup") ? .absent(says) : .unreachable(says)
-        }
-        // What the engine has under another name of the same image says nothing of this one.
-        for line in pulled.text.split(separator: "\n") where line.hasPrefix("Digest: sha256:") {
-            if let digest = Digest(line.dropFirst("Digest: ".count)) { return .digest(digest) }
-        }
-        let text = try await ProcessRunner.require(
-            command(["image", "inspect", "--format", "{{join .RepoDigests \" \"}}", name], deadlineSeconds: 60))
-        for word in text.split(whereSeparator: \.isWhitespace) {
-            if let at = word.firstIndex(of: "@"), let digest = Digest(word[word.index(after: at)...]) { return .digest(digest) }
-        }
-        return .absent("the registry gave no digest")
-    }
-
-    /// Pulls an image; throws `base.unavailable`.
-    package func pull(
-        _ reference: String, _ architecture: String, onOutput: @escaping @Sendable ([UInt8]) async -> Void
-    ) async throws {
-        let result = try await ProcessRunner.run(
-            command(["pull", "--platform", DockerEngine.platform(architecture), reference], deadlineSeconds: 3600), onOutput: onOutput)
-        guard result.succeeded else {
-            throw FarmError(
-                "base.unavailable", .unavailable, "the base image \(reference) cannot be pulled: \(DockerEngine.lastLine(result.text))")
-        }
+    /// Takes an image in from an archive that names it.
+    package func load(_ path: String) async throws {
+        let result = try await ProcessRunner.run(command(["load", "--quiet", "--input", path], deadlineSeconds: 3600))
+        guard !result.succeeded else { return }
+        throw DockerEngine.failure("take in \(path)", result.text)
     }
 
     /// Makes an image of a root file system, with the same bytes everywhere. `docker import` would call it the engine's own
@@ -215,10 +178,14 @@ package struct DockerEngine: Sendable {
     package func save(_ reference: String, to path: String) async throws {
         let result = try await ProcessRunner.run(command(["save", "-o", path, reference], deadlineSeconds: 3600))
         guard !result.succeeded else { return }
-        if result.text.lowercased().contains("no space left on device") {
-            throw FarmError("disk.full", .full, "the worker's disk is full: \(path) cannot be written", hint: "free space on the worker")
+        throw DockerEngine.failure("save the image to \(path)", result.text)
+    }
+
+    private static func failure(_ deed: String, _ says: String) -> FarmError {
+        if says.lowercased().contains("no space left on device") {
+            return FarmError("disk.full", .full, "the worker's disk is full: the engine cannot \(deed)", hint: "free space on the worker")
         }
-        throw FarmError("engine.failed", .unavailable, "the engine cannot save the image: \(DockerEngine.lastLine(result.text))")
+        return FarmError("engine.failed", .unavailable, "the engine cannot \(deed): \(lastLine(says))")
     }
 
     private static func lastLine(_ text: String) -> String { text.split(separator: "\n").last.map(String.init) ?? "" }

@@ -40,16 +40,16 @@ import Testing
             "dockerfile", ["Dockerfile": dockerfile, "run.sh": "#!/bin/sh\n", "fulltest.yaml": "tests:\n  - {name: a, command: b}\n"])
         #expect(draft.inputs.map(\.name) == ["debian:12", "alpine:latest", "busybox:1.36"])
         let rendered = try draft.render(lock: lock(draft), suite: TestSuite())
-        func pinned(_ name: String, _ tagged: String) -> String { "\(name)@sha256:\(Digest(hashing: tagged).hex)" }
+        func pinned(_ tagged: String) -> String { BaseImage.engineName(Digest(hashing: tagged), "x86_64") }
         #expect(
             rendered.plan.dockerfile == """
                 ARG VERSION=12
-                FROM \(pinned("debian", "debian:12")) AS build
+                FROM \(pinned("debian:12")) AS build
                 RUN make \\
                   install
-                FROM \(pinned("alpine", "alpine:latest"))
+                FROM \(pinned("alpine:latest"))
                 COPY --from=build /a /a
-                COPY --from=\(pinned("busybox", "busybox:1.36")) /bin/busybox /b
+                COPY --from=\(pinned("busybox:1.36")) /bin/busybox /b
                 COPY run.sh /usr/bin/tool
                 ENV DEPLOY_BINS="tool"
 

@@ -100,3 +100,7 @@ int sciferry_is_mount_point(const char *path) {
 }
 
 int sciferry_sync_file_system(int fd) { return (int)syscall(SYS_syncfs, fd); }
+
+int sciferry_exchange(const char *one, const char *other) {
+    return (int)syscall(SYS_renameat2, AT_FDCWD, one, AT_FDCWD, other, 1 << 1 /* RENAME_EXCHANGE */);
+}

@@ -85,7 +85,7 @@ struct Delivery {
             if shows { line.show(pace.text(title, done: done, total: total), share: Double(done) / Double(max(1, total))) }
         }
         line.clear()
-        return Delivered(report: report, targets: offer.targets, host: offer.host, wanted: wish.version)
+        return Delivered(report: report, targets: offer.targets, host: offer.host, wanted: wish.version, yanked: offer.yanked)
     }
 
     func tell(_ delivered: Delivered, site: Site) {
@@ -106,6 +106,7 @@ struct Delivery {
                 "target  \(release.image.target), the highest of \(delivered.targets.joined(separator: ", ")) that this machine (\(delivered.host)) runs"
             )
         }
+        if let yanked = delivered.yanked { Console.error("note    \(release.name)/\(release.version) is yanked: \(yanked)") }
         if let emulator = release.emulator, release.verified?.allSatisfy({ $0.emulator != nil }) ?? true {
             Console.print("note    built and tested by an emulator, \(emulator), never on a CPU of \(release.image.target)")
         }
@@ -132,6 +133,8 @@ struct Delivered: Encodable {
     var host: String
     /// The version that was asked for.
     var wanted: String?
+    /// Why nobody should begin to use it.
+    var yanked: String?
 
     func encode(to encoder: any Encoder) throws { try report.encode(to: encoder) }
 }

@@ -84,8 +84,10 @@ extension SiteAccess {
     static func tool(_ text: String, _ options: SiteOptions, farm: FarmOptions) async throws -> (site: Site, tool: InstalledTool) {
         let (name, version) = split(text)
         func found(_ site: Site) throws -> InstalledTool? {
-            try site.installed().filter { $0.name == name && (version == nil || $0.version == version) }
-                .max { VersionOrder.precedes($0.version, $1.version) }
+            let named = try site.installed().filter { $0.name == name && (version == nil || $0.version == version) }
+            // What a name alone means is the site's to say, as for modules.
+            let usual = version == nil ? try site.appearance().defaults[name] : nil
+            return named.first { $0.version == usual } ?? named.max { VersionOrder.precedes($0.version, $1.version) }
         }
         let site = try await open(options, farm: farm)
         if let tool = try found(site) { return (site, tool) }
@@ -104,6 +106,11 @@ extension SiteAccess {
         let launcher = "\(site.root)/bin/sciferry-launch"
         let all = [launcher, "\(site.root)/tools/\(tool.name)/\(tool.directory)"] + words
         let pointers = all.map { strdup($0) } + [nil]
+        // What this program does for itself is not the command's: threads of its own hold signals off, and what is fetched is for all to read.
+        umask(SiteOptions.ownMask)
+        var none = sigset_t()
+        sigemptyset(&none)
+        pthread_sigmask(SIG_SETMASK, &none, nil)
         execv(launcher, pointers)
         throw Disk.failure("run", launcher)
     }

@@ -25,7 +25,7 @@ package struct SciferryCommand: AsyncParsableCommand {
         version: Program.version,
         subcommands: [
             InitCommand.self, UpCommand.self, DownCommand.self, BuildCommand.self, JobsCommand.self, JobCommand.self, WhyCommand.self,
-            CandidatesCommand.self, PromoteCommand.self, NightlyCommand.self,
+            CandidatesCommand.self, PromoteCommand.self, YankCommand.self, NightlyCommand.self,
             LogsCommand.self, CancelCommand.self, WorkersCommand.self, WorkerCommand.self, RecipeCommand.self,
             SiteCommand.self, PullCommand.self, InstallCommand.self, UninstallCommand.self, RunCommand.self, ExecCommand.self,
             ShellCommand.self, ListCommand.self, ShowCommand.self,
@@ -78,10 +78,14 @@ struct SiteOptions: ParsableArguments {
 
     /// What a site holds is for all its users to read, whatever mask whoever fills it works with; the mode of the site's own directory
     /// keeps out who shall not.
-    static func showToAll() {
+    static func showToAll() { umask(ownMask & ~0o055) }
+
+    /// The mask that this process was started with.
+    static let ownMask: mode_t = {
         let mask = umask(0)
-        umask(mask & ~0o055)
-    }
+        umask(mask)
+        return mask
+    }()
 }
 
 /// Runs a verb's body and turns our errors into messages and exit statuses.

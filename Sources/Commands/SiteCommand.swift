@@ -156,9 +156,11 @@ struct SiteSyncCommand: AsyncParsableCommand {
                 return
             }
             let line = ProgressLine()
+            let pace = TransferPace()
             let shows = !quiet && !json && Console.isTerminal
             var report = try await sync.run(plan, now: .now) { done, total in
-                if shows { line.show("\(plan.coming.count) images", share: Double(done) / Double(max(1, total))) }
+                let text = pace.text("\(plan.coming.count) images", done: done, total: total)
+                if shows { line.show(text, share: Double(done) / Double(max(1, total))) }
             }
             line.clear()
             report.outputs = try await SiteAccess.writeOutputs(of: site)
@@ -188,13 +190,17 @@ struct SiteSyncCommand: AsyncParsableCommand {
         }
         for title in plan.appearing { Console.print("shows  \(title), which is here already") }
         for title in plan.going { Console.print("goes   \(title)") }
+        for (title, reason) in plan.yanked.sorted(by: { $0.key < $1.key }) { Console.print("yanked \(title), which stays, hidden: \(reason)") }
+        let shared = plan.shared.sorted { $0.key < $1.key }
+        for (command, tools) in shared.prefix(10) { Console.print("shared \(command) is a command of \(tools.joined(separator: ", "))") }
+        if shared.count > 10 { Console.print("shared \(shared.count - 10) more commands are those of several tools: --json lists them") }
         if dryRun { for failure in plan.failures { Console.error("wrong  \(failure)") } }
         let places = [
             ("menu", outputs.menu), ("shpc", outputs.shpc), ("neurodesk", outputs.neurodesk), ("mirror", outputs.mirror.map { "\($0)" }),
         ]
         for (output, place) in places { if let place { Console.print("writes \(output) in \(place)") } }
         Console.print(
-            "plan   \(plan.coming.count) images come with \(Console.bytes(plan.fetchBytes)) to fetch, \(plan.going.count) tools go, \(plan.staying) stay; channel version \(plan.channel)"
+            "plan   \(plan.coming.count) images come with \(plan.coming.count > 1 ? "at most " : "")\(Console.bytes(plan.fetchBytes)) to fetch, \(plan.going.count) tools go, \(plan.staying) stay; channel version \(plan.channel)"
         )
     }
 

@@ -90,7 +90,7 @@ struct UninstallCommand: AsyncParsableCommand {
         {
             kill(holder, SIGTERM)
         }
-        for words in [["fusermount", "-u", "-z", path], ["umount", "--no-canonicalize", "-l", path]] {
+        for words in [["fusermount3", "-u", "-z", path], ["fusermount", "-u", "-z", path], ["umount", "--no-canonicalize", "-l", path]] {
             if let done = try? await ProcessRunner.run(Command(words[0], Array(words.dropFirst()), deadlineSeconds: 20)), done.succeeded {
                 return
             }
@@ -131,7 +131,7 @@ struct ListCommand: AsyncParsableCommand {
                         release.name, release.version, release.image.target, Console.bytes(release.image.size),
                         "\(release.base.name) (\(release.imported.map { $0.isVerified ? "imported" : "imported, unverified" } ?? release.base.origin.rawValue))",
                         Console.date(release.publishedAt),
-                        release.image.digest.short,
+                        release.image.digest.short + (record.yanked == nil ? "" : "  yanked"),
                     ]
                 })
         }

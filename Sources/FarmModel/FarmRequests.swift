@@ -56,6 +56,20 @@ package struct PromotionRequest: Codable, Sendable, Hashable {
     }
 }
 
+/// Asks that a version be yanked, or be as others again.
+package struct YankRequest: Codable, Sendable, Hashable {
+    package var name: String
+    package var version: String
+    /// Why; `nil` to take it back.
+    package var reason: String?
+
+    package init(name: String, version: String, reason: String?) {
+        self.name = name
+        self.version = version
+        self.reason = reason
+    }
+}
+
 /// Asks for an API token.
 package struct AccessRequest: Codable, Sendable, Hashable {
     package var name: String

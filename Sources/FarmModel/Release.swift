@@ -75,7 +75,7 @@ package struct Release: Codable, Sendable, Hashable {
             base.digest = result.image
             base.size = result.imageSize
         }
-        let found = result.commands.filter { CommandName.isValid($0) && !plan.commands.contains($0) }
+        let found = result.commands.filter { CommandName.isValid($0) && !CommandName.isCommon($0) && !plan.commands.contains($0) }
         // Of an image that was taken in, those that could be called there.
         commands = (plan.source == nil ? plan.commands : result.commands.filter(plan.commands.contains)) + Set(found).sorted()
         description = plan.description
@@ -134,8 +134,11 @@ package struct ChannelEntry: Codable, Sendable, Hashable {
     package var target: String
     /// SHA-256 of the signed release document.
     package var release: Digest
+    /// Why nobody should begin to use it; absent where nothing is wrong. It stays where it is, to be had by its version.
+    package var yanked: String?
 
-    package init(name: String, version: String, target: String, release: Digest) {
+    package init(name: String, version: String, target: String, release: Digest, yanked: String? = nil) {
+        self.yanked = yanked
         self.name = name
         self.version = version
         self.target = target

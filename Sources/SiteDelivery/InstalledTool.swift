@@ -11,6 +11,8 @@ package struct InstalledTool: Codable, Sendable, Hashable {
     package var installedAt: Timestamp
     /// The name of its directory in `tools/NAME`, made from its content.
     package var directory: String
+    /// Why nobody should begin to use it; absent where nothing is wrong.
+    package var yanked: String?
 
     /// - Parameter releases: of one name and version, for different CPU targets, in any order; not empty.
     package init(_ releases: [Release], installedAt: Timestamp) {
@@ -20,8 +22,15 @@ package struct InstalledTool: Codable, Sendable, Hashable {
         commands = self.releases.flatMap(\.commands).filter { seen.insert($0).inserted }
         self.installedAt = installedAt
         directory = ""
-        directory = "\(version)-\(Digest(hashing: launch + commands.joined(separator: " ")).hex.prefix(12))"
+        directory = name(of: launch)
     }
+
+    private func name(of launch: String) -> String {
+        "\(version)-\(Digest(hashing: launch + commands.joined(separator: " ")).hex.prefix(12))"
+    }
+
+    /// Whether that is what its directory should say: what its name was made from, or what would be said now.
+    func isWritten(as text: String) -> Bool { name(of: text) == directory || text == launch }
 
     /// Of the image that runs on most machines: what is said of all of them.
     package var release: Release { releases[releases.count - 1] }

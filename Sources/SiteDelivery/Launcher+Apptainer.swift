@@ -26,15 +26,15 @@ extension Launcher {
                 _words="$_words '$_replaced'"
             done
         }
-        # each_extra FUNCTION: calls it with each.
-        each_extra() {
-            _list=$_extras
+        # each LIST FUNCTION: calls it with each line but the first, which is empty.
+        each() {
+            _list=$1
             while [ -n "$_list" ]; do
                 _list=${_list#?}
-                _extra=${_list%%
+                _line=${_list%%
         *}
-                _list=${_list#"$_extra"}
-                "$1" "$_extra"
+                _list=${_list#"$_line"}
+                "$2" "$_line"
             done
         }
 
@@ -58,12 +58,13 @@ extension Launcher {
                 for _directory in $_hosts; do
                     [ "$_directory" = /tmp ] || _words="$_words --mount type=bind,src=$_directory,dst=$_directory"
                 done
-                each_extra add_mount
+                each "$_extras" add_mount
                 if [ "$_gpu" = auto ]; then
                     [ ! -e /dev/nvidiactl ] || add --nv
                     [ ! -e /dev/kfd ] || add --rocm
                 fi
-                for _word in $_arguments; do add "$_word"; done
+                # GPUs are looked for above, whatever a recipe says.
+                for _word in $_arguments; do case $_word in --nv | --rocm) ;; *) add "$_word" ;; esac; done
             fi
             add --pwd "$_physical" "$_image"
             eval "exec \"\$_runtime\" --silent exec --no-eval $_words /bin/sh -c \"\$_entry\" sciferry \"\$_logical\" \"\$_command\" \"\$@\""

@@ -3,7 +3,7 @@ extension Launcher {
     static let choice =
         #"""
         #!/bin/sh
-        # Sciferry launcher 2. Every command of a site leads here, so a fix here reaches all of them.
+        # Sciferry launcher 3. Every command of a site leads here, so a fix here reaches all of them.
         #
         # SCIFERRY_RUNTIME   apptainer, singularity, bwrap, podman or docker (default: the first that works here)
         # SCIFERRY_BIND      further directories to show inside, separated by colons
@@ -15,7 +15,14 @@ extension Launcher {
         #
         # Names of its own begin with an underscore: what the user exports must arrive inside as it is.
         set -u
-        _version=2
+        _version=3
+        # Modules put wrappers first, which may have the names of programs that are used here: they would lead here again.
+        _rest=${PATH:-/usr/bin:/bin}: _found=
+        while [ -n "$_rest" ]; do
+            _place=${_rest%%:*} _rest=${_rest#*:}
+            if [ -n "$_place" ] && ! [ -e "$_place/../tool.json" ]; then _found=$_found${_found:+:}$_place; fi
+        done
+        export PATH="$_found"
         fail() {
             printf 'sciferry: %s\n' "$1" >&2
             exit "${2:-126}"
@@ -169,12 +176,15 @@ extension Launcher {
         [ -n "$_logical" ] || _logical=$_physical
 
         # --- Host settings that would lead tools astray inside.
-        unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PERL5LIB PERL5OPT R_LIBS R_LIBS_USER R_LIBS_SITE R_HOME R_PROFILE R_ENVIRON \
+        overridable "${SCIFERRY_ENV:-}"
+        for _name in PYTHONPATH PYTHONHOME PYTHONSTARTUP PERL5LIB PERL5OPT R_LIBS R_LIBS_USER R_LIBS_SITE R_HOME R_PROFILE R_ENVIRON \
             LD_LIBRARY_PATH LD_PRELOAD LD_AUDIT JULIA_LOAD_PATH JULIA_DEPOT_PATH JULIA_PROJECT CONDA_PREFIX CONDA_DEFAULT_ENV \
-            VIRTUAL_ENV RUBYLIB GEM_HOME GEM_PATH NODE_PATH TCLLIBPATH GCONV_PATH QT_PLUGIN_PATH GTK_PATH BASH_ENV ENV
+            VIRTUAL_ENV RUBYLIB GEM_HOME GEM_PATH NODE_PATH TCLLIBPATH GCONV_PATH QT_PLUGIN_PATH GTK_PATH BASH_ENV ENV; do
+            # Who names one of them means it.
+            case " $_overridable " in *" $_name "*) ;; *) unset "$_name" ;; esac
+        done
         PYTHONNOUSERSITE=1
         export PYTHONNOUSERSITE
-        overridable "${SCIFERRY_ENV:-}"
 
         # --- What of the host is shown inside: every directory of its root that is neither the system's nor the image's own.
         _system='/bin /boot /dev /etc /init /lib /lib32 /lib64 /libx32 /lost+found /opt /proc /run /sbin /snap /sys /usr /var'

@@ -74,7 +74,7 @@ extension Launcher {
             add_volume "$_state/passwd" /etc/passwd
             add_volume "$_state/group" /etc/group
             for _directory in $_hosts /var/tmp; do add_volume "$_directory"; done
-            each_extra add_volume
+            each "$_extras" add_volume
             for _name in $(export -p | sed -n 's/^export \([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p'); do
                 case $_name in PATH | PWD | OLDPWD | DOCKER_* | CONTAINER_*) ;; *) add --env "$_name" ;; esac
             done

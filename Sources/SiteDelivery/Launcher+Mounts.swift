@@ -45,10 +45,22 @@ extension Launcher {
             if command -v flock >/dev/null 2>&1; then flock 9; fi
         }
 
+        let_go() { fusermount3 -u -z "$1" || fusermount -u -z "$1" || umount -l "$1"; } >/dev/null 2>&1
+        # What killed jobs left: a user may have so many mounts and no more.
+        sweep_mounts() {
+            [ -z "${SCIFERRY_MOUNTS:-}" ] || return 0
+            for _dead in "${_mounts%/*}/sciferry-mounts-${USER:-x}"/* "${_mounts%/*}/sciferry-mounts-${USER:-x}"-*/*; do
+                case $_dead in *'*' | *.d | *.d.*) continue ;; esac
+                # Of one without a server nothing can be known, not even that it is there.
+                if [ ! -e "$_dead" ] && let_go "$_dead"; then rmdir "$_dead"; fi
+            done
+        }
+
         mount_image() {
             if [ ! -e "$_root/bin/sh" ] && [ ! -L "$_root/bin/sh" ]; then
                 # A mount whose server was killed must go before a new one can come.
-                fusermount -u -z "$_root" >/dev/null 2>&1
+                let_go "$_root"
+                sweep_mounts
                 mkdir -p "$_root" || fail "cannot make $_root"
                 if [ -w /dev/fuse ] && command -v squashfuse_ll >/dev/null 2>&1; then
                     # It goes by itself when nothing of the image has been open for a while.
@@ -79,22 +91,23 @@ extension Launcher {
                 case " $2 " in *" $_place "*) ;; *) add_entry "$_place" ;; esac
             done
         }
-        # A directory in one that the image also has: that one is put together anew, around it.
-        _opened=' '
-        add_extra() {
+        # Directories in which something stands that the image does not have are put together anew, those above before those in them.
+        _opened=
+        find_opened() {
             _above=${1%/*}
             while [ -n "$_above" ] && [ ! -d "$_root$_above" ]; do _above=${_above%/*}; done
             if [ -n "$_above" ] && [ ! -e "$_root$1" ] && [ "$_above" != /run ]; then
-                case $_opened in
-                *" $_above "*) ;;
-                *)
-                    add --tmpfs "$_above"
-                    add_entries "$_above" ''
-                    _opened="$_opened$_above "
-                    ;;
-                esac
+                _opened="$_opened
+        $_above"
             fi
-            add --bind "$1" "$1"
         }
+        open_directory() {
+            add --tmpfs "$1"
+            add_entries "$1" ''
+        }
+        open_directories() {
+            if [ -n "$_opened" ]; then each "$(printf '%s\n' "$_opened" | LC_ALL=C sort -u)" open_directory; fi
+        }
+        add_extra() { add --bind "$1" "$1"; }
         """#
 }

@@ -4,7 +4,7 @@ extension Launcher {
         #"""
         # --- Entering the name space that is there.
         # What keeps it: writes down the image's variables, says who it is, and goes when nobody has called for a while.
-        _hold='/bin/sh -c "$2" >/.sciferry/environment || exit 1
+        _hold='/bin/sh -c "$2" >/.sciferry/environment.new || exit 1
         echo "$$"
         exec </dev/null >/dev/null 2>&1
         _last=
@@ -28,8 +28,13 @@ extension Launcher {
             read -r _holder _kind _seen 2>/dev/null <"$_state/holder" || return 1
             [ " $_seen" = "$_hosts" ] && [ -e "/proc/$_holder/root/.sciferry/$_digest-$_version" ] || return 1
             # Where the mount's own process was killed, nothing of the image can be seen.
-            [ -e "/proc/$_holder/root/bin/sh" ] || [ -L "/proc/$_holder/root/bin/sh" ]
+            [ -e "/proc/$_holder/root/bin/sh" ] || [ -L "/proc/$_holder/root/bin/sh" ] || return 1
+            # A directory or file that was made anew since is another one.
+            _same=yes
+            if [ -n "$_extras" ]; then each "$_extras" is_same; fi
+            [ "$_same" = yes ]
         }
+        is_same() { [ "/proc/$_holder/root$1" -ef "$1" ] || _same=; }
         hold() {
             protect_mounts
             if held; then return 0; fi
@@ -43,7 +48,9 @@ extension Launcher {
             if [ -d "$_root/run" ]; then add_entries /run ''; fi
             for _directory in $_hosts; do add --bind "$_directory" "$_directory"; done
             # Before what stands in /etc and /var, which may be put together anew for it.
-            each_extra add_extra
+            each "$_extras" find_opened
+            open_directories
+            each "$_extras" add_extra
             for _file in resolv.conf hosts localtime; do
                 if [ -r "/etc/$_file" ]; then add_file "/etc/$_file" "$_file"; fi
             done
@@ -52,7 +59,8 @@ extension Launcher {
             if [ -d /var/tmp ] && [ -d "$_root/var/tmp" ]; then add --bind /var/tmp /var/tmp; fi
             add_gpu
             add --bind "$_state" /.sciferry --chdir /
-            printf '%s\n' 'SCIFERRY_ENVIRONMENT=". /.sciferry/environment"' "$_names$_entry" >"$_state/enter"
+            printf '%s\n' 'SCIFERRY_ENVIRONMENT=". /.sciferry/environment"' "$_names$_entry" >"$_state/enter.new"
+            mv "$_state/enter.new" "$_state/enter"
             : >"$_state/$_digest-$_version"
             echo "$$" >"$_state/used"
             _bwrap=$(command -v bwrap) || fail "bubblewrap is not installed" 127
@@ -64,6 +72,8 @@ extension Launcher {
                 _kind=root
                 [ "$_user" = 0 ] || fail "bubblewrap is installed with root's rights here, so its name space cannot be entered; install apptainer"
             fi
+            # Calls that found what was there before may be reading it.
+            mv "$_state/environment.new" "$_state/environment" || fail "cannot write below $_state"
             echo "$_holder $_kind$_hosts" >"$_state/holder.new" && mv "$_state/holder.new" "$_state/holder"
         }
         # Puts a file in the place of the image's in /etc, which may be a link: within the image, whatever the host has under that name.
@@ -83,7 +93,12 @@ extension Launcher {
         # The driver's own libraries must be those of this kernel, so they come from the host.
         add_gpu() {
             [ "$_gpu" = auto ] && [ -e /dev/nvidiactl ] || return 0
-            add --tmpfs /.singularity.d/libs
+            if [ -d "$_root/.singularity.d/libs" ]; then
+                add --tmpfs /.singularity.d/libs
+            else
+                add --tmpfs /.singularity.d
+                add_entries /.singularity.d ''
+            fi
             for _library in $(ldconfig -p 2>/dev/null |
                 sed -n 's/^[[:space:]]*lib\(cuda\|nvidia\|nvcuvid\|nvoptix\|GLX_nvidia\|EGL_nvidia\)[^ ]* (libc6,\(x86-64\|AArch64\).*=> \([^ ]*\)$/\3/p'); do
                 add --ro-bind "$_library" "/.singularity.d/libs/${_library##*/}"

@@ -13,6 +13,8 @@ package struct ModuleFile: Sendable, Hashable {
     let imageDigest: Digest
     /// Where the image comes from, if the farm did not build it.
     let origin: String?
+    /// Why nobody should begin to use it.
+    let yanked: String?
     let citation: String
     /// The DOIs in it.
     let cited: [String]
@@ -39,6 +41,7 @@ package struct ModuleFile: Sendable, Hashable {
         images = tool.releases.map { "sha256:\($0.image.digest.hex) for \($0.image.target)" }
         imageDigest = release.image.digest
         origin = release.imported?.title
+        yanked = tool.yanked
         citation = release.citation ?? ""
         cited = release.cited
         directory = tool.directory
@@ -50,7 +53,7 @@ package struct ModuleFile: Sendable, Hashable {
     /// What both say about the tool, in pairs of a title and a text.
     private var facts: [(title: String, text: String)] {
         [
-            ("Name", name), ("Version", version), ("Category", categories.joined(separator: ", ")), ("Description", firstLine),
+            ("Yanked", yanked ?? ""), ("Name", name), ("Version", version), ("Category", categories.joined(separator: ", ")), ("Description", firstLine),
             ("Licence", licences.joined(separator: ", ")), ("Image", images.joined(separator: "; ")), ("Origin", origin ?? ""),
             ("Citation", citation.split(separator: "\n").joined(separator: " ")), ("DOI", cited.joined(separator: ", ")),
         ]
@@ -77,6 +80,7 @@ package struct ModuleFile: Sendable, Hashable {
             "setenv(\(text(imageVariable)), pathJoin(site, \"images\", \(text(imageDigest.hex)), \"image.sif\"))",
             "setenv(\(text("SCIFERRY_\(variable)_VERSION")), \(text(version)))",
         ]
+        if let warning { lines.append("if mode() == \"load\" then LmodMessage(\(text(warning))) end") }
         if !luaHook.isEmpty { lines.append(luaHook) }
         return lines.joined(separator: "\n") + "\n"
     }
@@ -99,9 +103,12 @@ package struct ModuleFile: Sendable, Hashable {
             "setenv \(imageVariable) [file join $site images \(imageDigest.hex) image.sif]",
             "setenv SCIFERRY_\(variable)_VERSION \(text(version))",
         ]
+        if let warning { lines.append("if {[module-info mode load]} { puts stderr \(text(warning)) }") }
         if !tclHook.isEmpty { lines.append(tclHook) }
         return lines.joined(separator: "\n") + "\n"
     }
+
+    private var warning: String? { yanked.map { "\(name)/\(version) is yanked: \($0)" } }
 
     private var helpText: String {
         "\(description.isEmpty ? name : description)\n\nCommands: \(commands.joined(separator: ", "))\n"

@@ -62,7 +62,8 @@ struct ModuleTree {
         for (name, versions) in Dictionary(grouping: tools, by: \.name) {
             let directory = self.directory(name, versions[0].release.categories)
             let module = self.module(directory)
-            var newest = versions.filter { !appearance.hides($0) }
+            func isHidden(_ tool: InstalledTool) -> Bool { appearance.hides(tool) || tool.yanked != nil }
+            var newest = versions.filter { !isHidden($0) }
             if newest.isEmpty { newest = versions }
             let chosen = appearance.defaults[name].flatMap { chosen in versions.first { $0.version == chosen } }
             if let chosen { newest = [chosen] }
@@ -73,7 +74,7 @@ struct ModuleTree {
                 lua += "module_version(\(ModuleFile.luaString("\(module)/\(version)")), \"default\")\n"
                 modulerc += "module-version \(ModuleFile.tclString("\(module)/\(version)")) default\n"
             }
-            for tool in versions where appearance.hides(tool) {
+            for tool in versions where isHidden(tool) {
                 lua += "hide_version(\(ModuleFile.luaString("\(module)/\(tool.version)")))\n"
                 modulerc += "module-hide \(ModuleFile.tclString("\(module)/\(tool.version)"))\n"
             }

@@ -38,7 +38,11 @@ enum ShellSetup {
             endif
             if (! $?LMOD_AVAIL_EXTENSIONS) setenv LMOD_AVAIL_EXTENSIONS no
         else
-            setenv MODULERCFILE "$SCIFERRY_SITE/current/modulerc"
+            if ($?MODULERCFILE) then
+                setenv MODULERCFILE "${MODULERCFILE}:$SCIFERRY_SITE/current/modulerc"
+            else
+                setenv MODULERCFILE "$SCIFERRY_SITE/current/modulerc"
+            endif
         endif
         if (-e "$SCIFERRY_SITE/current/\(belowAll)") then
             module use "$SCIFERRY_SITE/modules/all"
@@ -58,7 +62,11 @@ enum ShellSetup {
             end
             set -q LMOD_AVAIL_EXTENSIONS; or set -gx LMOD_AVAIL_EXTENSIONS no
         else
-            set -gx MODULERCFILE "$SCIFERRY_SITE/current/modulerc"
+            if set -q MODULERCFILE
+                set -gx MODULERCFILE "$MODULERCFILE:$SCIFERRY_SITE/current/modulerc"
+            else
+                set -gx MODULERCFILE "$SCIFERRY_SITE/current/modulerc"
+            end
         end
         if test -e "$SCIFERRY_SITE/current/\(belowAll)"
             module use "$SCIFERRY_SITE/modules/all"

@@ -152,8 +152,15 @@ package struct Site: Sendable {
     }
 
     /// Makes an image's commands available, in place of what was there of its tool, version and CPU target. The image must be complete.
-    package func install(_ release: Release, now: Timestamp) throws {
-        try apply("\(release.title)", now: now) { $0.add(release, now: now) }
+    ///
+    /// - Parameter yanked: why nobody should begin to use it.
+    package func install(_ release: Release, yanked: String? = nil, now: Timestamp) throws {
+        try apply("\(release.title)", now: now) { tools in
+            tools.add(release, now: now)
+            for index in tools.indices where tools[index].name == release.name && tools[index].version == release.version {
+                tools[index].yanked = yanked
+            }
+        }
     }
 
     /// Takes a release's module and wrappers away, and its images when nothing else uses them.
@@ -161,6 +168,7 @@ package struct Site: Sendable {
     /// - Parameter keepsImage: leaves the images for `reinstall`.
     package func uninstall(name: String, version: String?, keepsImage: Bool = false, now: Timestamp) throws -> [InstalledTool] {
         let lock = try lock("an uninstall")
+        defer { withExtendedLifetime(lock) {} }
         let victims = try installed().filter { $0.name == name && (version == nil || $0.version == version) }
         guard !victims.isEmpty else {
             throw FarmError(

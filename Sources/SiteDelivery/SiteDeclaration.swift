@@ -47,16 +47,23 @@ package struct SiteDeclaration: Sendable, Hashable {
     ///
     /// - Parameters:
     ///   - hosts: the machines' CPU targets.
+    ///   - carried: `NAME/VERSION` of what is carried now: what is yanked stays where it is, and comes only where it is named.
     ///   - categories: those of a tool.
-    package func choose(_ entries: [ChannelEntry], hosts: [Microarchitecture], categories: (String) -> [String]) -> [ChannelEntry] {
+    package func choose(
+        _ entries: [ChannelEntry], hosts: [Microarchitecture], carried: Set<String> = [], categories: (String) -> [String]
+    ) -> [ChannelEntry] {
         var chosen: Set<ChannelEntry> = []
         for (name, all) in Dictionary(grouping: entries, by: \.name) {
-            let carried = all.filter { entry in !except.contains { ToolPattern($0).matches(name: entry.name, version: entry.version) } }
+            let wanted = all.filter { entry in !except.contains { ToolPattern($0).matches(name: entry.name, version: entry.version) } }
             let rules = rules.filter { $0.isAbout(name, categories) }
             for host in hosts {
-                let usable = carried.filter { entry in Microarchitecture.named(entry.target).map(host.dominates) ?? false }
-                let versions = Set(usable.map(\.version)).sorted { VersionOrder.precedes($1, $0) }
-                for version in Set(rules.flatMap { $0.versions.choose(versions) }) {
+                let usable = wanted.filter { entry in Microarchitecture.named(entry.target).map(host.dominates) ?? false }
+                let yanked = Set(usable.filter { $0.yanked != nil }.map(\.version))
+                let versions = Set(usable.map(\.version)).subtracting(yanked).sorted { VersionOrder.precedes($1, $0) }
+                let kept = yanked.filter { version in
+                    !rules.isEmpty && carried.contains("\(name)/\(version)") || rules.contains { $0.versions.names(version) }
+                }
+                for version in Set(rules.flatMap { $0.versions.choose(versions) }).union(kept) {
                     if let best = SiteDeclaration.best(usable.filter({ $0.version == version }), for: host) { chosen.insert(best) }
                 }
             }
@@ -101,6 +108,9 @@ extension SiteDeclaration.Rule {
 }
 
 extension SiteDeclaration.Versions {
+    /// Whether it speaks of that very version.
+    func names(_ version: String) -> Bool { if case .matching(let patterns) = self { patterns.contains(version) } else { false } }
+
     /// Those of some versions, the newest first, that are wanted.
     func choose(_ versions: [String]) -> [String] {
         switch self {

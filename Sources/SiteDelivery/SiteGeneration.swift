@@ -75,6 +75,12 @@ extension Site {
         var tools = try installed() + formerlyInstalled(now: now)
         try prepare()
         try change(&tools)
+        // What this version says of CPUs may be other than what was written down.
+        tools = tools.map { tool in
+            var fresh = InstalledTool(tool.releases, installedAt: tool.installedAt)
+            fresh.yanked = tool.yanked
+            return fresh
+        }
         tools.sort { ($0.name, $0.version) < ($1.name, $1.version) }
         let appearance = try look ?? appearance()
         let modules = try ModuleTree(tools, appearance)
@@ -188,13 +194,18 @@ extension Site {
         guard !fresh.isEmpty else { return }
         try Disk.syncFileSystem(at: root)
         for (staging, path) in fresh {
-            if Disk.exists(path) { try putAway(path) }
-            try Disk.rename(staging, to: path)
+            // Calls that look at it meanwhile find the one or the other.
+            if Disk.exists(path) {
+                try Disk.exchange(staging, path)
+                try putAway(staging)
+            } else {
+                try Disk.rename(staging, to: path)
+            }
         }
     }
 
     private func isWhole(_ tool: InstalledTool, at path: String) -> Bool {
-        guard (try? Disk.read("\(path)/launch", limit: 1 << 24)) == Array(tool.launch.utf8),
+        guard let launch = try? Disk.read("\(path)/launch", limit: 1 << 24), tool.isWritten(as: String(decoding: launch, as: UTF8.self)),
             let names = try? Disk.list("\(path)/bin"), Disk.exists("\(path)/tool.json")
         else { return false }
         return Set(names) == Set(tool.commands)

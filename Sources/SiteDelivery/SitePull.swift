@@ -19,6 +19,8 @@ package struct SitePull: Sendable {
         package var targets: [String]
         /// The CPU target of the machine that it was chosen for.
         package var host: String
+        /// Why nobody should begin to use it.
+        package var yanked: String?
     }
 
     /// What a pull did.
@@ -96,7 +98,14 @@ package struct SitePull: Sendable {
                 "channel.absent", .notFound, "channel \(configuration.channel) has no \(name)", hint: "sciferry list shows what it has")
         }
         let closest = entries.map { wish.match($0.version) }.max() ?? 0
-        let versioned = closest == 0 ? [] : entries.filter { wish.match($0.version) == closest }
+        let matching = closest == 0 ? [] : entries.filter { wish.match($0.version) == closest }
+        // Who names a version gets it.
+        let versioned = wish.version == nil ? matching.filter { $0.yanked == nil } : matching
+        if versioned.isEmpty, let yanked = matching.first {
+            throw FarmError(
+                "channel.yanked", .unavailable, "\(name) \(yanked.version) is yanked: \(yanked.yanked ?? "")",
+                hint: "to have it all the same, name its version: \(name)/\(yanked.version)")
+        }
         guard !versioned.isEmpty else {
             let known = Set(entries.map(\.version)).sorted().joined(separator: ", ")
             throw FarmError(
@@ -118,7 +127,8 @@ package struct SitePull: Sendable {
                 hint: "ask the farm for a build: sciferry build \(name) --for \(target ?? host.name)")
         }
         let others = Set(versioned.filter { $0.version == best.version }.map(\.target))
-        return Offer(release: try await release(best), digest: best.release, targets: others.sorted(), host: host.name)
+        return Offer(
+            release: try await release(best), digest: best.release, targets: others.sorted(), host: host.name, yanked: best.yanked)
     }
 
     /// A release document, verified; one that was read before is not fetched again.
@@ -196,7 +206,7 @@ package struct SitePull: Sendable {
         let quote = try await bring(release, progress: progress)
         try await Blocking.run { [site] in
             try site.describe(release)
-            try site.install(release, now: now)
+            try site.install(release, yanked: offer.yanked, now: now)
             try site.collect(try site.appearance().keeps, now: now, keepsImages: true)
         }
         return Report(

@@ -31,10 +31,14 @@ package struct SiteSync: Sendable {
         package var failures: [String]
         /// Tools that keep what is there of them, because something is wrong.
         var late: Set<String>
+        /// Why versions that it will carry should not be used, by `NAME/VERSION`.
+        package var yanked: [String: String]
+        /// Commands that several tools have, with the tools' names: of those that are loaded the last one counts.
+        package var shared: [String: [String]]
         /// All releases that it will carry.
         var releases: [Release]
 
-        private enum CodingKeys: CodingKey { case channel, coming, going, staying, appearing, failures }
+        private enum CodingKeys: CodingKey { case channel, coming, going, staying, appearing, failures, yanked, shared }
 
         package var fetchBytes: Int64 { coming.map(\.fetchBytes).reduce(0, +) }
         package var imageBytes: Int64 { coming.map(\.imageBytes).reduce(0, +) }
@@ -89,8 +93,8 @@ package struct SiteSync: Sendable {
         if declaration.asksForCategories { try await read(channel.entries, into: documents, findings) }
         let categories = Dictionary(documents.withLock { $0.values.map { ($0.name, $0.categories) } }) { $0 + $1 }
         let hosts = try hosts()
-        let entries = declaration.choose(channel.entries, hosts: hosts) { categories[$0] ?? [] }
         let before = try site.installed()
+        let entries = declaration.choose(channel.entries, hosts: hosts, carried: Set(before.map(\.title))) { categories[$0] ?? [] }
         for (rule, why) in declaration.unmet(channel.entries, hosts: hosts, categories: { categories[$0] ?? [] }) {
             let meant = before.filter { tool in rule.isAbout(tool.name) { _ in tool.release.categories } }
             // Nobody knows what a slip of the pen meant to keep.
@@ -106,7 +110,8 @@ package struct SiteSync: Sendable {
         let arriving = Set(coming.map(\.release.image.digest))
         let damaged = Set(missing.map(\.image.digest)).subtracting(arriving)
         releases.removeAll { damaged.contains($0.image.digest) }
-        let after = SiteSync.kept(SiteSync.tools(releases, before: before, now: now), before, late: findings.tools)
+        let yanked = SiteSync.yanked(channel.entries)
+        let after = SiteSync.kept(SiteSync.tools(releases, yanked, before: before, now: now), before, late: findings.tools)
         for (name, why) in try ModuleTree(after, declaration.appearance).unmet
         where !findings.tools.contains(where: { ToolPattern.matches(name[...], $0[...]) }) { findings.add(why, about: []) }
         return Plan(
@@ -115,7 +120,8 @@ package struct SiteSync: Sendable {
             staying: after.filter(before.contains).count,
             appearing: after.filter { tool in !before.contains(tool) && !tool.releases.contains { arriving.contains($0.image.digest) } }
                 .map(\.title),
-            failures: findings.words, late: findings.tools, releases: releases)
+            failures: findings.words, late: findings.tools,
+            yanked: yanked.filter { item in after.contains { $0.title == item.key } }, shared: SiteSync.shared(after), releases: releases)
     }
 
     /// What is wrong with single tools, and which these are.
@@ -138,11 +144,25 @@ package struct SiteSync: Sendable {
     }
 
     /// What the site will carry, each as it is there where it is there.
-    private static func tools(_ releases: [Release], before: [InstalledTool], now: Timestamp) -> [InstalledTool] {
+    private static func tools(
+        _ releases: [Release], _ yanked: [String: String], before: [InstalledTool], now: Timestamp
+    ) -> [InstalledTool] {
         Dictionary(grouping: releases) { "\($0.name)/\($0.version)" }.values.map { releases in
-            let tool = InstalledTool(releases, installedAt: now)
-            return before.first { $0.name == tool.name && $0.directory == tool.directory } ?? tool
+            let fresh = InstalledTool(releases, installedAt: now)
+            var tool = before.first { $0.name == fresh.name && $0.directory == fresh.directory } ?? fresh
+            tool.yanked = yanked[tool.title]
+            return tool
         }
+    }
+
+    private static func shared(_ tools: [InstalledTool]) -> [String: [String]] {
+        var owners: [String: Set<String>] = [:]
+        for tool in tools { for command in tool.commands { owners[command, default: []].insert(tool.name) } }
+        return owners.filter { $0.value.count > 1 }.mapValues { $0.sorted() }
+    }
+
+    private static func yanked(_ entries: [ChannelEntry]) -> [String: String] {
+        Dictionary(entries.compactMap { entry in entry.yanked.map { ("\(entry.name)/\(entry.version)", $0) } }) { first, _ in first }
     }
 
     private func read(
@@ -254,6 +274,6 @@ package struct SiteSync: Sendable {
             if come.count < wanted.count { late.insert(name) }
             if come.count == wanted.count || !before.contains(where: { $0.name == name }) { shown += come }
         }
-        return kept(tools(shown, before: before, now: now), before, late: late)
+        return kept(tools(shown, plan.yanked, before: before, now: now), before, late: late)
     }
 }

@@ -67,8 +67,9 @@ package struct SpiderCache: Sendable {
         let staging = "\(directory)/\(name)"
         try Disk.makeDirectory(staging)
         let text = String(decoding: bytes, as: UTF8.self).replacing("\(alias)/", with: SpiderCache.escaped("\(prefix)/"))
-        try Disk.write("\(staging)/spiderT.lua", Array(text.utf8))
+        // Lmod believes no cache that is older than this.
         try Disk.write("\(staging)/timestamp", [])
+        try Disk.write("\(staging)/spiderT.lua", Array(text.utf8))
         if let compiled = try Disk.list(made).first(where: { $0.hasPrefix("spiderT.luac_") }) {
             await quicken(staging, compiled, version: String(compiled.dropFirst("spiderT.luac_".count)))
         }

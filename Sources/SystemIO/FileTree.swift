@@ -65,6 +65,16 @@ package enum Disk {
         guard Glibc.rename(from, destination) == 0 else { throw failure("rename", from) }
     }
 
+    /// Lets two files or directories change places, in one step where the file system can.
+    package static func exchange(_ one: String, _ other: String) throws {
+        if sciferry_exchange(one, other) == 0 { return }
+        guard [EINVAL, ENOSYS, ENOTSUP].contains(errno) else { throw failure("exchange", one) }
+        let aside = "\(parent(of: other))/.aside.\(Nonce.hex(bytes: 4))"
+        try rename(other, to: aside)
+        try rename(one, to: other)
+        try rename(aside, to: one)
+    }
+
     /// Makes a directory's entries durable.
     package static func syncDirectory(_ path: String) throws {
         let file = try OpenFile(path, flags: O_RDONLY | O_DIRECTORY)

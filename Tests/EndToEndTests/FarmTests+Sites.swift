@@ -242,6 +242,9 @@ extension FarmTests {
         #expect(try await farm.sciferry(["exec", "--site", site, "tiny/1.0", "--", "tiny-tool"]).text == "1.0\n")
         #expect(try await farm.sciferry(["exec", "--site", site, "tiny", "tiny-tool", "exit", "7"]).status == 7)
         #expect(try await farm.sciferry(["run", "--site", site, "tiny", "echo", "a  b"]).text == "a  b\n")
+        // It is the command's own: who may read what it writes, and what ends it.
+        let mask = try await farm.sciferry(["exec", "--site", site, "tiny", "sh", "-c", "umask; cat /proc/self/status"], mask: "077")
+        #expect(mask.text.hasPrefix("0077\n") && mask.text.contains("SigBlk:\t0000000000000000"), "\(mask.text)")
         // Several who want the same at once, as of a loop: each has it, and nothing half made stays.
         let several = "\(farm.scratch.path)/several"
         let answers = try await withThrowingTaskGroup(of: CommandResult.self) { group in
@@ -264,6 +267,24 @@ extension FarmTests {
             "---completion", "pull", "--", "positional@0", "2", "0", "sciferry", "pull", "--site", site, "",
         ])
         #expect(completed.text.contains("tiny/1.0"), "\(completed.text)")
+
+        // What turns out to be wrong is hidden and stays: who asks for the newest does not get it, who names it does.
+        #expect(try await farm.sciferry(["build", try await farm.recipe(version: "1.1")]).succeeded)
+        let yank = try await farm.remote("releaser", ["yank", "tiny/1.1", "--because", "it counts wrongly"])
+        #expect(yank.succeeded && yank.text.contains("tiny/1.1 (x86_64) is yanked"), "\(yank.text)")
+        #expect(try await farm.remote("maintainer", ["yank", "tiny/1.1", "--undo"]).text.contains("api.role"))
+        #expect(try await farm.sciferry(["yank", "tiny/9", "--because", "x"]).text.contains("release.absent"))
+        let other = "\(farm.scratch.path)/other"
+        try await farm.eventually("the channel says so") {
+            try await farm.sciferry(["pull", "tiny", "--site", other]).text.contains("tiny 1.0 (x86_64)")
+        }
+        let named = try await farm.sciferry(["pull", "tiny/1.1", "--site", other])
+        #expect(named.succeeded && named.text.contains("tiny/1.1 is yanked: it counts wrongly"), "\(named.text)")
+        #expect(try Site(other).installed().last?.yanked == "it counts wrongly")
+        #expect(try await farm.sciferry(["yank", "tiny/1.1", "--undo"]).succeeded)
+        try await farm.eventually("it is as others again") {
+            try await farm.sciferry(["pull", "tiny", "--site", "\(other)2"]).text.contains("tiny 1.1 (x86_64)")
+        }
         await letGo(farm)
     }
 }

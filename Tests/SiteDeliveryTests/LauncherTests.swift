@@ -128,6 +128,49 @@ import Testing
         await letGo("\(scratch.path)/mounts")
     }
 
+    /// A directory that was made anew since the last call, and two of which one lies in what is put together for the other.
+    @Test(.enabled(if: getuid() == 0)) func directoriesAreThoseThatAreThere() async throws {
+        let scratch = try Scratch()
+        let (site, _) = try await probeSite(scratch)
+        let probe = "\(site.root)/wrappers/probe/1.0"
+        let mark = "sciferry-\(Nonce.hex(bytes: 4))"
+        let (inner, outer) = ("/var/lib/\(mark)", "/var/\(mark)")
+        for place in [inner, outer] { try Disk.makeDirectory(place) }
+        defer { for place in [inner, outer] { try? Disk.remove(place) } }
+        try Disk.replace("\(inner)/x", with: [1])
+        let inside = ["\(site.root)/bin/sciferry-launch", probe, "/bin/ls"]
+        let both = ["SCIFERRY_BIND": "\(inner):\(outer)"]
+        #expect(try await call(inside + [inner], scratch, both).text == "x\n")
+        #expect(try await call(inside + [inner], scratch, ["SCIFERRY_BIND": "\(outer):\(inner)"]).text == "x\n")
+        try Disk.remove(inner)
+        try Disk.makeDirectory(inner)
+        try Disk.replace("\(inner)/y", with: [1])
+        #expect(try await call(inside + [inner], scratch, both).text == "y\n")
+        await letGo("\(scratch.path)/mounts")
+    }
+
+    /// A tool that brings programs which the launcher itself uses, and which its module puts first.
+    @Test func aToolsOwnProgramsDoNotTakeTheLaunchersPlace() async throws {
+        let scratch = try Scratch()
+        var (site, release) = try await probeSite(scratch)
+        release.commands += ["id", "bash", "readlink", "nsenter", "cksum", "sort", "mkdir"]
+        try site.install(release, now: Timestamp(seconds: 2))
+        let bin = "\(site.root)/wrappers/probe/1.0/bin"
+        let seen = try await call(["\(bin)/probe", "args", "a"], scratch, ["PATH": "\(bin):/usr/sbin:/usr/bin:/sbin:/bin"])
+        #expect(seen.text == "1\n<a>\n", "\(seen.text)")
+        await letGo("\(scratch.path)/mounts")
+    }
+
+    @Test func whatLeadsToolsAstrayIsTakenUnlessItIsMeant() async throws {
+        let scratch = try Scratch()
+        let (site, _) = try await probeSite(scratch)
+        let inside = ["\(site.root)/bin/sciferry-launch", "\(site.root)/wrappers/probe/1.0", "/bin/sh", "-c", "echo $R_LIBS_USER-$PERL5LIB"]
+        let set = ["R_LIBS_USER": "/r", "PERL5LIB": "/p"]
+        #expect(try await call(inside, scratch, set).text == "-\n")
+        #expect(try await call(inside, scratch, set.merging(["SCIFERRY_ENV": "A R_LIBS_USER"]) { $1 }).text == "/r-\n")
+        await letGo("\(scratch.path)/mounts")
+    }
+
     @Test func settingsOfASiteHold() async throws {
         let scratch = try Scratch()
         let (site, _) = try await probeSite(scratch)

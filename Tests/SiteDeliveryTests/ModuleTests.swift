@@ -72,6 +72,24 @@ import Testing
         #expect(release.cited.isEmpty)
     }
 
+    /// Out of sight, not meant by the name alone, there by its version, and with a word of warning.
+    @Test func whatIsYankedIsHiddenAndWarnsOf() async throws {
+        let scratch = try Scratch()
+        let site = try carried([release("tool", "1.0"), release("tool", "2.0", image: "j")], scratch)
+        #expect(try await lmod("module load tool; module -t list 2>&1", site).contains("tool/2.0"))
+        try site.apply("a yank", now: Timestamp(seconds: 2)) { tools in
+            for index in tools.indices where tools[index].version == "2.0" { tools[index].yanked = "it's \"wrong\" $x" }
+        }
+        let said = try await lmod("module -t avail 2>&1; echo ==; module load tool; module -t list 2>&1; module load tool/2.0 2>&1", site)
+        let parts = said.split(separator: "==\n")
+        #expect(parts[0].contains("tool/1.0") && !parts[0].contains("tool/2.0"), "\(said)")
+        #expect(parts[1].hasPrefix("tool/1.0") && parts[1].contains("tool/2.0 is yanked: it's \"wrong\" $x"), "\(said)")
+        if let told = try await environmentModules("load tool/2.0", then: "echo $SCIFERRY_TOOL_VERSION", site) {
+            #expect(told.contains("tool/2.0 is yanked: it's \"wrong\" $x") && told.contains("2.0\n"), "\(told)")
+        }
+        #expect(try await environmentModules("load tool", then: "echo $SCIFERRY_TOOL_VERSION", site)?.hasSuffix("1.0\n") ?? true)
+    }
+
     @Test(arguments: ["bash", "dash", "zsh", "tcsh", "fish"]) func everyShellLoadsAndUnloads(_ name: String) async throws {
         let scratch = try Scratch()
         let site = try carried([release()], scratch)

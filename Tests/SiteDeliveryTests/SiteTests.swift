@@ -147,6 +147,26 @@ import Testing
         #expect(release().commands == ["tool", "other", "found"])
     }
 
+    @Test func programsThatEveryMachineHasAreNoCommandsUnlessTheyAreMeant() {
+        for name in ["python", "python3", "python3.11", "ls", "[", "bash", "env", "perl5.36.0", "curl", "conda"] {
+            #expect(CommandName.isCommon(name), "\(name)")
+        }
+        for name in ["fslmaths", "bet", "pythonic", "3dcopy", "mrview", "g", "lsx", "java-tool", "nodestats"] {
+            #expect(!CommandName.isCommon(name), "\(name)")
+        }
+    }
+
+    /// Directories of tools are rewritten while calls look at them.
+    @Test func whatIsWrittenAnewIsThereAllTheTime() throws {
+        let scratch = try Scratch()
+        try Disk.makeDirectory("\(scratch.path)/a")
+        try Disk.makeDirectory("\(scratch.path)/b")
+        try Disk.replace("\(scratch.path)/a/x", with: [1])
+        try Disk.exchange("\(scratch.path)/a", "\(scratch.path)/b")
+        #expect(Disk.exists("\(scratch.path)/b/x") && Disk.isDirectory("\(scratch.path)/a") && !Disk.exists("\(scratch.path)/a/x"))
+        #expect(throws: FarmError.self) { try Disk.exchange("\(scratch.path)/a", "\(scratch.path)/absent") }
+    }
+
     @Test func leftoversOfKilledPullsGoAndRunningOnesStay() throws {
         let scratch = try Scratch()
         let site = try site(scratch)

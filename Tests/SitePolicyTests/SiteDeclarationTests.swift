@@ -116,4 +116,19 @@ import Testing
             ])
         #expect(chosen(try read("tools: [{name: fsl, versions: all}]"), ["x86_64_v3"]) == ["fsl 6.0.10 x86_64_v3", "fsl 6.0.9 x86_64_v3"])
     }
+
+    @Test func whatIsYankedStaysAndComesWhereItIsNamed() throws {
+        var channel = [entry("fsl", "6.0.9", "x86_64"), entry("fsl", "6.0.10", "x86_64")]
+        channel[1].yanked = "wrong"
+        let hosts = ["x86_64"].compactMap(Microarchitecture.named)
+        func chosen(_ text: String, _ carried: Set<String> = []) throws -> [String] {
+            try read(text).choose(channel, hosts: hosts, carried: carried) { _ in [] }.map(\.version)
+        }
+        #expect(try chosen("tools: [fsl]") == ["6.0.9"])
+        #expect(try chosen("tools: [\"fsl/6.0.1*\"]") == [])
+        #expect(try chosen("tools: [fsl/6.0.10]") == ["6.0.10"])
+        #expect(try chosen("tools: [fsl]", ["fsl/6.0.10"]) == ["6.0.10", "6.0.9"])
+        #expect(try chosen("tools: [fsl]\nexcept: [fsl/6.0.10]", ["fsl/6.0.10"]) == ["6.0.9"])
+        #expect(try chosen("tools: [afni]", ["fsl/6.0.10"]) == [])
+    }
 }

@@ -1,4 +1,6 @@
 package import FarmModel
+import Foundation
+import Logging
 import ObjectStorage
 package import Attestation
 
@@ -134,6 +136,24 @@ extension Coordinator {
         state.releases.values.filter { $0.retiredAt == nil }.sorted {
             ($0.release.name, $0.release.version, $0.release.publishedAt) < ($1.release.name, $1.release.version, $1.release.publishedAt)
         }
+    }
+
+    /// Hides a version and warns of it, or takes that back; sites see it with the next channel, which is written at once. Throws
+    /// `release.absent`, and `release.reason` for a reason that is no line of text.
+    package func yank(_ request: YankRequest, by who: String) throws -> [ReleaseRecord] {
+        var request = request
+        request.reason = request.reason?.trimmingCharacters(in: .whitespacesAndNewlines)
+        if let reason = request.reason, reason.isEmpty || reason.utf8.count > 1000 || reason != reason.printable() {
+            throw FarmError("release.reason", .usage, "the reason must be one line of text, of at most 1000 bytes")
+        }
+        let count = try transition { try $0.yank(request) }
+        channelIsStale = true
+        logger.notice(
+            "yank",
+            metadata: [
+                "release": "\(request.name)/\(request.version)", "by": "\(who)", "releases": "\(count)", "reason": "\(request.reason ?? "")",
+            ])
+        return releaseViews().filter { $0.release.name == request.name && $0.release.version == request.version }
     }
 
     package func farmView() -> FarmView {

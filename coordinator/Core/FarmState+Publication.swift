@@ -26,7 +26,12 @@ extension FarmState {
         }
         put(record)
         for change in more {
-            if case .release(let release) = change { put(release) } else { add(change) }
+            if case .release(var release) = change {
+                release.yanked = yanked(release.release.name, release.release.version)
+                put(release)
+            } else {
+                add(change)
+            }
         }
         if record.step == .verify { startVerification(record.job, now: now) }
     }
@@ -61,6 +66,28 @@ extension FarmState {
                 epoch: max(record?.epoch ?? 1, channel.epoch) + 1, carried: .init(entries: channel.entries, at: now)))
     }
 
+    /// Why a version should not be used, if it should not: a build of it that comes later does not change that.
+    func yanked(_ name: String, _ version: String) -> String? {
+        releases.values.first { $0.release.name == name && $0.release.version == version && $0.yanked != nil }?.yanked
+    }
+
+    /// Marks all releases of a version, or takes the mark from them. Throws `release.absent`.
+    ///
+    /// - Returns: how many there are.
+    package mutating func yank(_ request: YankRequest) throws -> Int {
+        let meant = releases.values.filter { $0.release.name == request.name && $0.release.version == request.version }
+        guard meant.contains(where: { $0.retiredAt == nil }) else {
+            throw FarmError(
+                "release.absent", .notFound, "the farm has released no \(request.name)/\(request.version)",
+                hint: "sciferry list shows what it has")
+        }
+        for var record in meant.sorted(by: { $0.digest < $1.digest }) where record.yanked != request.reason {
+            record.yanked = request.reason
+            put(record)
+        }
+        return meant.count { $0.retiredAt == nil }
+    }
+
     func channelEntries(carrying carried: ChannelRecord.Carried?) -> [ChannelEntry] {
         var newest: [String: ReleaseRecord] = [:]
         // Only what has reached the pointer step may be pointed at; of one build key what no emulator made goes before the rest.
@@ -74,7 +101,8 @@ extension FarmState {
         for (key, record) in newest {
             let release = record.release
             entries[key] = ChannelEntry(
-                name: release.name, version: release.version, target: release.image.target, release: record.digest)
+                name: release.name, version: release.version, target: release.image.target, release: record.digest,
+                yanked: record.yanked)
         }
         for entry in carried?.entries ?? [] {
             let key = "\(entry.name)\n\(entry.version)\n\(entry.target)"

@@ -223,6 +223,8 @@ package struct ReleaseRecord: Codable, Sendable, Hashable {
     package var job: JobID
     /// Since when it is in no channel and its objects may go. Absent in releases that are kept.
     package var retiredAt: Timestamp?
+    /// Why nobody should begin to use it. Absent where nothing is wrong.
+    package var yanked: String?
 
     package init(release: Release, digest: Digest, job: JobID) {
         self.release = release

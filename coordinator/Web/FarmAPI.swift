@@ -69,6 +69,11 @@ package struct FarmAPI: Sendable {
             try await require(.reader, request)
             return try json(await coordinator.releaseViews())
         }
+        router.post("api/v1/yank") { request, _ in
+            let holder = try await require(.releaser, request)
+            let body: YankRequest = try await read(request)
+            return try json(try await coordinator.yank(body, by: holder.name))
+        }
         router.get("api/v1/records/:digest") { request, context in
             try await require(.reader, request)
             let text = try context.parameters.require("digest")

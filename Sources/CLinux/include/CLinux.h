@@ -26,4 +26,7 @@ int sciferry_sync_file_system(int fd);
 /// Whether something is mounted at a path, which is not followed if it is a link; false where the kernel does not tell (before 5.8).
 int sciferry_is_mount_point(const char *path);
 
+/// Lets two paths change places in one step (renameat2(2), RENAME_EXCHANGE). 0, or -1 with errno.
+int sciferry_exchange(const char *one, const char *other);
+
 #endif

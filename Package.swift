@@ -134,7 +134,7 @@ let package = Package(
             "CoordinatorCore", path: "coordinator/Core",
             [
                 "Attestation", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FileStore", "HTTPTransport",
-                "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "SingularityImage", "SiteDelivery",
+                "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "SingularityImage", "SiteDelivery",
                 "SystemIO",
                 "Upstream", crypto, grdb, logging, nioCore, nioPosix, nioSSL, protobuf,
             ]),
@@ -254,7 +254,8 @@ let package = Package(
         tests("SystemIO", ["FarmModel", "Support"]),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
         tests("Upstream", ["FarmModel", "HTTPTransport", "Registry", "Support", "SystemIO"], exclude: ["answers"]),
-        tests("WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "Microarchitecture", "Support", "SystemIO", nioCore]),
+        tests(
+            "WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "ImageAssembly", "Microarchitecture", "Support", "SystemIO", nioCore]),
     ]
 )
 

@@ -24,8 +24,10 @@ package enum SyncOrder: Sendable, Hashable {
     static func isPointer(_ key: String) -> Bool { key.hasPrefix("roots/") || key.hasPrefix("channels/") || key.hasPrefix("files/") }
     static let pointers = ["roots/", "channels/", "files/"]
 
-    /// Uploads that nobody has verified yet stay where they are, and so does what a store's collections decided.
-    func isTransient(_ key: String) -> Bool { self == .farm && (key.hasPrefix("incoming/") || key.hasPrefix("condemned/")) }
+    /// Uploads that nobody has verified yet stay where they are, and so do layers for builds and what a store's collections decided.
+    func isTransient(_ key: String) -> Bool {
+        self == .farm && ["incoming/", "condemned/", "layers/"].contains(where: key.hasPrefix)
+    }
 
     /// The digest that a key promises, for objects of farms and stores that are named by their content.
     package static func contentName(of key: String) -> Digest? {

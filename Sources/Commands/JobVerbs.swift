@@ -136,11 +136,12 @@ extension JobCommand {
                 let origin =
                     switch step.origin {
                     case .worker: "there"
+                    case .farm: "farm"
                     case .run: "run"
                     case .failed: "FAILED"
                     }
                 return [
-                    "    \(step.number)/\(step.count)", origin, step.origin == .worker ? "" : Console.seconds(step.seconds),
+                    "    \(step.number)/\(step.count)", origin, step.isMade ? Console.seconds(step.seconds) : "",
                     step.instruction.printable(),
                 ]
             })

@@ -190,7 +190,9 @@ struct SiteSyncCommand: AsyncParsableCommand {
         }
         for title in plan.appearing { Console.print("shows  \(title), which is here already") }
         for title in plan.going { Console.print("goes   \(title)") }
-        for (title, reason) in plan.yanked.sorted(by: { $0.key < $1.key }) { Console.print("yanked \(title), which stays, hidden: \(reason)") }
+        for (title, reason) in plan.yanked.sorted(by: { $0.key < $1.key }) {
+            Console.print("yanked \(title), which stays, hidden: \(reason)")
+        }
         let shared = plan.shared.sorted { $0.key < $1.key }
         for (command, tools) in shared.prefix(10) { Console.print("shared \(command) is a command of \(tools.joined(separator: ", "))") }
         if shared.count > 10 { Console.print("shared \(shared.count - 10) more commands are those of several tools: --json lists them") }

@@ -30,7 +30,8 @@ struct YankCommand: AsyncParsableCommand {
             let records: [ReleaseRecord] = try await farm.client().post("/api/v1/yank", request)
             if farm.json { return try Console.json(records) }
             let targets = records.map(\.release.image.target).joined(separator: ", ")
-            Console.print("\(name)/\(version) (\(targets)) \(undo ? "is as others again" : "is yanked: it stays, out of sight and with a warning")")
+            let outcome = undo ? "is as others again" : "is yanked: it stays, out of sight and with a warning"
+            Console.print("\(name)/\(version) (\(targets)) \(outcome)")
         }
     }
 }

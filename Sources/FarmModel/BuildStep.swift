@@ -6,6 +6,8 @@ package struct BuildStep: Codable, Sendable, Hashable {
         case run
         /// The worker had the layer.
         case worker
+        /// The farm had it, and the worker took it from there.
+        case farm
         /// It ended badly, or the build was ended in it.
         case failed
     }
@@ -16,6 +18,9 @@ package struct BuildStep: Codable, Sendable, Hashable {
     package var instruction: String
     package var seconds: Double
     package var origin: Origin
+
+    /// Whether it was run, to whatever end.
+    package var isMade: Bool { origin == .run || origin == .failed }
 
     /// More of them than any build has; what is reported rides in a frame of bounded size.
     package static let most = 120
@@ -32,11 +37,13 @@ package struct BuildStep: Codable, Sendable, Hashable {
 extension [BuildStep] {
     /// For people: `5 of 8 steps were there, 3 took 12.3 s`.
     package var title: String {
-        let made = filter { $0.origin != .worker }
+        let made = filter(\.isMade)
+        let brought = count { $0.origin == .farm }
+        let whence = brought == 0 ? "" : brought == 1 ? ", one of them in the farm" : ", \(brought) of them in the farm"
         if isEmpty { return "no steps" }
         let time = (made.reduce(0) { $0 + $1.seconds } * 10).rounded() / 10
-        if made.isEmpty { return count == 1 ? "its step was there" : "all \(count) steps were there" }
-        return "\(count - made.count) of \(count) steps were there, \(made.count) took \(time) s"
+        if made.isEmpty { return (count == 1 ? "its step was there" : "all \(count) steps were there") + whence }
+        return "\(count - made.count) of \(count) steps were there\(whence), \(made.count) took \(time) s"
     }
 
     /// As much as is believed of a worker's word.
@@ -50,5 +57,5 @@ extension [BuildStep] {
     }
 
     /// The first that had to be run.
-    package var firstMiss: BuildStep? { first { $0.origin != .worker } }
+    package var firstMiss: BuildStep? { first(where: \.isMade) }
 }

@@ -10,7 +10,9 @@ extension CommandName {
         return interpreters.contains(stem) && rest.allSatisfy { $0.isNumber || $0 == "." }
     }
 
-    private static let interpreters: Set<Substring> = ["python", "pip", "perl", "ruby", "lua", "tclsh", "wish", "php", "node", "java", "gcc", "cc"]
+    private static let interpreters: Set<Substring> = [
+        "python", "pip", "perl", "ruby", "lua", "tclsh", "wish", "php", "node", "java", "gcc", "cc",
+    ]
 
     /// Of POSIX's utilities, GNU's coreutils, util-linux and what else a shell script calls.
     private static let common = Set(

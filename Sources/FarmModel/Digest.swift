@@ -41,6 +41,11 @@ package struct Digest: Hashable, Sendable, Comparable, CustomStringConvertible {
         self.init(bytes: bytes)
     }
 
+    /// Digests that stand one behind the other; a rest that is none is left out.
+    package static func unpacked(_ bytes: [UInt8]) -> [Digest] {
+        stride(from: 0, to: bytes.count - bytes.count % byteCount, by: byteCount).compactMap { Digest(bytes: bytes[$0..<$0 + byteCount]) }
+    }
+
     /// The digest of `bytes`.
     package init(hashing bytes: some Collection<UInt8>) {
         var hasher = Hasher()

@@ -89,6 +89,7 @@ package final class HTTPClient: Sendable {
         sciferry_curl_set_long(curl, CURLOPT_LOW_SPEED_LIMIT, 1)
         sciferry_curl_set_long(curl, CURLOPT_LOW_SPEED_TIME, request.stallSeconds)
         sciferry_curl_set_long(curl, CURLOPT_TIMEOUT, request.deadlineSeconds)
+        sciferry_curl_set_offset(curl, CURLOPT_MAX_SEND_SPEED_LARGE, curl_off_t(request.bytesPerSecond))
         // Addresses come from recipes too: libcurl would speak to mail servers and read files.
         sciferry_curl_set_string(curl, CURLOPT_PROTOCOLS_STR, "http,https")
         sciferry_curl_set_long(curl, CURLOPT_NOPROGRESS, 0)

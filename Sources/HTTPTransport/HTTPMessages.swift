@@ -35,6 +35,8 @@ package struct HTTPRequest: Sendable {
     package var connectSeconds: Int
     /// Ends a request that is not over after so long; 0 for never.
     package var deadlineSeconds = 0
+    /// Bytes that are sent in a second at most; 0 for any number.
+    package var bytesPerSecond: Int64 = 0
     /// A longer response body is refused.
     package var responseLimit: Int64
     /// Follow up to five redirects, to https only; for downloads without secrets in their headers.

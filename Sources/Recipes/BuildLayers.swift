@@ -33,6 +33,15 @@ package enum BuildLayers {
         return result
     }
 
+    /// What the steps of the last stage that make layers stand for, each with all that comes before it, in order.
+    package static func lastStage(of plan: Plan) throws -> [UInt64] {
+        let instructions = try DockerfileInstruction.split(plan.dockerfile, path: "Dockerfile")
+        let last = instructions.lastIndex { $0.word == "FROM" } ?? 0
+        let before = instructions[..<last].count { $0.word != "FROM" }
+        let steps = zip(try links(of: plan), try identities(of: plan).dropFirst())
+        return steps.dropFirst(before).filter(\.0.isStep).map(\.1)
+    }
+
     /// Where a plan leaves an earlier one.
     package struct Difference: Sendable, Hashable {
         /// Steps that are the same, as an engine counts what makes layers, the bases aside.

@@ -53,7 +53,8 @@ package struct ModuleFile: Sendable, Hashable {
     /// What both say about the tool, in pairs of a title and a text.
     private var facts: [(title: String, text: String)] {
         [
-            ("Yanked", yanked ?? ""), ("Name", name), ("Version", version), ("Category", categories.joined(separator: ", ")), ("Description", firstLine),
+            ("Yanked", yanked ?? ""), ("Name", name), ("Version", version), ("Category", categories.joined(separator: ", ")),
+            ("Description", firstLine),
             ("Licence", licences.joined(separator: ", ")), ("Image", images.joined(separator: "; ")), ("Origin", origin ?? ""),
             ("Citation", citation.split(separator: "\n").joined(separator: " ")), ("DOI", cited.joined(separator: ", ")),
         ]

@@ -39,3 +39,35 @@ extension Zstandard {
     /// The library's version, for example `1.5.4`: another one may pack the same bytes otherwise.
     package static var libraryVersion: String { String(cString: ZSTD_versionString()) }
 }
+
+extension Zstandard {
+    /// Packs one frame whose bytes come in pieces; one thread at a time.
+    package final class StreamCompressor {
+        private let context: OpaquePointer
+        private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: ZSTD_CStreamOutSize(), alignment: 16)
+
+        package init(level: Int32) {
+            guard let context = ZSTD_createCCtx() else { preconditionFailure("out of memory") }
+            ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level)
+            ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1)
+            self.context = context
+        }
+
+        deinit {
+            ZSTD_freeCCtx(context)
+            buffer.deallocate()
+        }
+
+        /// Packs a piece, the last one with `ends`, and passes on what it gives; throws `zstd.failed`.
+        package func feed(_ bytes: UnsafeRawBufferPointer, ends: Bool = false, _ body: (UnsafeRawBufferPointer) throws -> Void) throws {
+            var input = ZSTD_inBuffer(src: bytes.baseAddress, size: bytes.count, pos: 0)
+            while true {
+                var output = ZSTD_outBuffer(dst: buffer.baseAddress, size: buffer.count, pos: 0)
+                let left = ZSTD_compressStream2(context, &output, &input, ends ? ZSTD_e_end : ZSTD_e_continue)
+                guard ZSTD_isError(left) == 0 else { throw FarmError("zstd.failed", .fault, "bytes cannot be packed") }
+                if output.pos > 0 { try body(UnsafeRawBufferPointer(rebasing: buffer[..<output.pos])) }
+                if ends ? left == 0 : input.pos == input.size { return }
+            }
+        }
+    }
+}

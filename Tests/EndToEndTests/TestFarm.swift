@@ -159,7 +159,7 @@ final class TestFarm: Sendable {
     }
 
     /// Adds members to a worker's settings, or replaces them.
-    private func set(_ worker: String, _ members: String) throws {
+    func set(_ worker: String, _ members: String) throws {
         let path = "\(workerHome(worker))/worker.json"
         var settings = try JSONSerialization.jsonObject(with: Data(try Disk.read(path))) as? [String: Any] ?? [:]
         let added = try JSONSerialization.jsonObject(with: Data("{\(members)}".utf8)) as? [String: Any] ?? [:]

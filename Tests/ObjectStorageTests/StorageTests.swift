@@ -123,6 +123,22 @@ private func checkParts(_ store: any MultipartStore, _ key: String, _ large: [UI
 @Suite struct StorageTests {
     @Test func memoryConforms() async throws { try await checkConformance(MemoryStore()) }
 
+    /// What lies below a prefix is a store of its own, and nothing else of the outer one is in it.
+    @Test func whatLiesBelowConforms() async throws {
+        let scratch = try Scratch()
+        let outer = DirectoryStore("\(scratch.path)/bucket")
+        try await outer.put("other", [1])
+        try await outer.put("inner2/x", [1])
+        let inner = BelowStore(outer, prefix: "inner/")
+        try await checkConformance(inner)
+        try await inner.put("a/b", [1, 2])
+        #expect(try await outer.get("inner/a/b") == [1, 2])
+        #expect(try await outer.get("other") == [1])
+        #expect(try await outer.get("inner2/x") == [1])
+        #expect(try await inner.all().contains { $0.key == "a/b" })
+        #expect(try await inner.all(prefix: "x").isEmpty)
+    }
+
     @Test func directoriesConform() async throws {
         let scratch = try Scratch()
         try await checkConformance(DirectoryStore("\(scratch.path)/bucket"))

@@ -164,7 +164,8 @@ import Testing
     @Test func whatLeadsToolsAstrayIsTakenUnlessItIsMeant() async throws {
         let scratch = try Scratch()
         let (site, _) = try await probeSite(scratch)
-        let inside = ["\(site.root)/bin/sciferry-launch", "\(site.root)/wrappers/probe/1.0", "/bin/sh", "-c", "echo $R_LIBS_USER-$PERL5LIB"]
+        let launcher = ["\(site.root)/bin/sciferry-launch", "\(site.root)/wrappers/probe/1.0"]
+        let inside = launcher + ["/bin/sh", "-c", "echo $R_LIBS_USER-$PERL5LIB"]
         let set = ["R_LIBS_USER": "/r", "PERL5LIB": "/p"]
         #expect(try await call(inside, scratch, set).text == "-\n")
         #expect(try await call(inside, scratch, set.merging(["SCIFERRY_ENV": "A R_LIBS_USER"]) { $1 }).text == "/r-\n")

@@ -13,7 +13,7 @@ extension Coordinator {
             return "no earlier build of it for this CPU is remembered"
         }
         let difference = try? BuildLayers.difference(of: plan, from: earlier)
-        if let difference, difference.sameSteps <= steps.prefix(while: { $0.origin == .worker }).count {
+        if let difference, difference.sameSteps <= steps.prefix(while: { !$0.isMade }).count {
             return "since \(last.id), \(difference.why)"
         }
         let builders = Set(state.table.attempts(of: last.id).filter { $0.state == .succeeded }.map(\.worker))

@@ -36,6 +36,13 @@ package struct WorkerDesk: LinkServerDelegate {
         switch source {
         case .blob(let digest, let offset): try await send(digest, from: offset, piece: piece)
         case .object(let key, let range, let number):
+            if key.hasPrefix(LayerSet.place) {
+                try await coordinator.requireBuilder(worker)
+                guard number == 0, WorkerDesk.isImagePart(String(key.dropFirst(LayerSet.place.count))) else {
+                    throw FarmError("fetch.refused", .denied, "\(key) in region \(number) is no object that workers may fetch")
+                }
+                return try await send(key, range, from: coordinator.firstRegion, piece: piece)
+            }
             try await coordinator.requireReader(worker)
             guard WorkerDesk.isImagePart(key), coordinator.regions.indices.contains(number) else {
                 throw FarmError("fetch.refused", .denied, "\(key) in region \(number) is no object that workers may fetch")
@@ -97,12 +104,23 @@ package struct WorkerDesk: LinkServerDelegate {
 
     package func answer(_ question: Sciferry_V1_Ask, worker: WorkerName) async throws -> Sciferry_V1_Answer {
         guard let attempt = AttemptID(question.attempt) else { throw MessageFailure.meaningless("a wrong attempt name") }
-        try await coordinator.requireHeld(attempt, by: worker)
+        if case .layers(let message) = question.question {
+            var answer = Sciferry_V1_Answer()
+            let offer = try await coordinator.layerOffer(attempt, by: worker, Array(message.layers))
+            answer.layers = Data(try CanonicalJSON.encode(offer))
+            return answer
+        }
+        if case .upload(let message) = question.question, ["layer", "layers"].contains(message.kind) {
+            try await coordinator.requireBuilt(attempt, by: worker)
+        } else {
+            try await coordinator.requireHeld(attempt, by: worker)
+        }
         var answer = Sciferry_V1_Answer()
         switch question.question {
         case .missing(let message): answer.missing = Data(try await missing(Array(message.digests)))
         case .upload(let message): answer.upload = try await upload(attempt, message)
         case .logPosition: answer.logBytes = UInt64(coordinator.logs.size(attempt))
+        case .layers: break
         case .sign(let message): answer.signature = Data(try await coordinator.signImage(attempt, Array(message.metadata)))
         case nil: throw MessageFailure.meaningless("an empty question")
         }
@@ -117,9 +135,7 @@ package struct WorkerDesk: LinkServerDelegate {
         guard packed.count % Digest.byteCount == 0, packed.count <= 4096 * Digest.byteCount else {
             throw MessageFailure.meaningless("a wrong list of digests")
         }
-        let digests = stride(from: 0, to: packed.count, by: Digest.byteCount).compactMap {
-            Digest(bytes: packed[$0..<$0 + Digest.byteCount])
-        }
+        let digests = Digest.unpacked(packed)
         let journal = coordinator.journal
         var found = try await Blocking.run { try journal.locate(digests) }
         // Nothing that begins now relies on what may be taken away.
@@ -233,11 +249,14 @@ extension Coordinator {
 
     /// Whether uploads of a kind belong to an attempt: inputs to those that resolve, everything else to those that build.
     func mayUpload(_ kind: UploadKind, _ attempt: AttemptID) throws -> Bool {
-        (kind == .input) == (state.jobs[attempt.job]?.kind == .resolve)
+        // Whoever asked has been looked at.
+        if kind == .layer || kind == .layers { return true }
+        return (kind == .input) == (state.jobs[attempt.job]?.kind == .resolve)
     }
 
-    /// Whether an upload may still come in: its attempt is open.
-    package func requireOpen(_ attempt: AttemptID) throws {
+    /// Whether an upload may still come in: its attempt is open, or what it brings comes after its end.
+    package func requireOpen(_ attempt: AttemptID, _ kind: UploadKind) throws {
+        if kind == .layer || kind == .layers { return }
         guard state.attempts[attempt]?.isOpen ?? false else {
             throw FarmError("attempt.not-held", .denied, "attempt \(attempt) has ended")
         }
@@ -245,8 +264,10 @@ extension Coordinator {
 
     /// Takes an upload that was written to a file of the home's file system and verified.
     package func accept(_ ticket: UploadTicket, file: String) async throws {
-        try requireOpen(ticket.attempt)
+        try requireOpen(ticket.attempt, ticket.kind)
         switch ticket.kind {
+        case .layer: try take(layer: file, of: ticket.attempt)
+        case .layers: try take(layersOf: ticket.attempt, try Disk.read(file, limit: Int64(LayerSet.most)))
         case .input: try blobs.adopt(file, as: ticket.digest)
         case .pack, .manifest, .record:
             try await firstRegion.put(

@@ -151,7 +151,8 @@ extension Coordinator {
         logger.notice(
             "yank",
             metadata: [
-                "release": "\(request.name)/\(request.version)", "by": "\(who)", "releases": "\(count)", "reason": "\(request.reason ?? "")",
+                "release": "\(request.name)/\(request.version)", "by": "\(who)", "releases": "\(count)",
+                "reason": "\(request.reason ?? "")",
             ])
         return releaseViews().filter { $0.release.name == request.name && $0.release.version == request.version }
     }

@@ -62,6 +62,9 @@ package actor Coordinator {
     var surveying: (asksOutside: Bool, task: Task<SurveyedNight, any Error>)?
     /// Inputs that the first region keeps, with their sizes.
     var archived: [Digest: Int64] = [:]
+    /// The layers that the farm keeps for builds, and what of them is on its way into the store.
+    var shelf = LayerShelf()
+    var arrivingLayers: [ArrivingLayers] = []
     /// Recalls on their way, so that many workers that ask at once wait for one.
     var recalls: [Digest: Task<Void, any Error>] = [:]
 
@@ -176,6 +179,7 @@ package actor Coordinator {
             tasks.addTask { try await self.keepNights() }
             tasks.addTask { try await self.keepStore() }
             tasks.addTask { try await self.keepRegions() }
+            tasks.addTask { try await self.keepLayers() }
             defer { tasks.cancelAll() }
             try await tasks.next()
         }

@@ -98,6 +98,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var nightly: NightlySettings
     package var retention: RetentionPolicy
     package var audits: AuditPolicy
+    package var layers: LayerPolicy
 
     package init(farm: String, regions: [RegionConfiguration]) {
         self.farm = farm
@@ -121,6 +122,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         nightly = NightlySettings()
         retention = RetentionPolicy()
         audits = AuditPolicy()
+        layers = LayerPolicy()
         mirrors = [:]
         bootstrap = [
             "debian:bookworm": BootstrapSource(suite: "bookworm", snapshot: "20261101T000000Z", mirror: "")
@@ -146,6 +148,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         try configuration.images.check(path)
         try configuration.retention.check(path)
         try configuration.audits.check(path)
+        try configuration.layers.check(path)
         guard configuration.imageAddress.isEmpty || configuration.imageEndpoint != nil else {
             throw FarmError(
                 "farm.image-address", .invalid, "\(path): \"\(configuration.imageAddress)\" is no address to offer images at",

@@ -9,6 +9,13 @@ import SystemIO
 /// What an upload is for.
 package enum UploadKind: String, Codable, Sendable, Hashable {
     case pack, manifest, record, input
+    /// A layer's archive, packed with zstd.
+    case layer
+    /// A `LayerSet`, after its layers.
+    case layers
+
+    /// Whether it is taken by the coordinator's own endpoint only, which puts it where it belongs.
+    var isTakenHere: Bool { [.input, .layer, .layers].contains(self) }
 
     /// Bytes that may be granted.
     var largest: UInt64 {
@@ -16,7 +23,8 @@ package enum UploadKind: String, Codable, Sendable, Hashable {
         case .pack: 64 << 20
         case .manifest: 256 << 20
         case .record: 256 << 20
-        case .input: 64 << 30
+        case .input, .layer: 64 << 30
+        case .layers: UInt64(LayerSet.most)
         }
     }
 }
@@ -60,7 +68,7 @@ package struct UploadDesk: Sendable {
     package func grant(
         _ attempt: AttemptID, _ kind: UploadKind, _ object: IncomingObject, now: Timestamp
     ) async throws -> UploadGrant {
-        if kind != .input {
+        if !kind.isTakenHere {
             let key = UploadDesk.incomingKey(attempt, object.digest)
             let presigned = try await region.grantUpload(key, size: object.size, seconds: Int(UploadDesk.lifetime))
             if let presigned { return presigned }

@@ -31,7 +31,7 @@ extension FarmAPI {
         else { throw FarmError("upload.refused", .denied, "this upload was not granted") }
         let ticket = UploadTicket(attempt: attempt, kind: kind, digest: digest, size: size, expires: expires)
         try await coordinator.check(ticket, signature: request.uri.queryParameters.get("signature") ?? "")
-        try await coordinator.requireOpen(attempt)
+        try await coordinator.requireOpen(attempt, kind)
         let path = "\(coordinator.home.uploads)/\(Nonce.hex(bytes: 12))"
         do {
             try await receive(request, to: path, ticket)

@@ -93,6 +93,16 @@ package struct BuildOutput: Sendable {
         return stages.flatMap { stage in went.filter { $0.stage == stage }.map(\.step).sorted { $0.number < $1.number } }
     }
 
+    /// How the steps of the Dockerfile's last stage went, which has so many that make layers; nothing where it cannot be told which stage
+    /// that was.
+    package func lastStage(layers: Int) -> [BuildStep] {
+        let stages = Dictionary(grouping: went, by: \.stage).filter { $0.value.allSatisfy { $0.step.count == layers + 1 } }
+        guard let only = stages.first, stages.count == 1 else { return [] }
+        let steps = only.value.map(\.step).sorted { $0.number < $1.number }
+        guard steps.enumerated().allSatisfy({ $0.element.number == $0.offset + 2 }) else { return [] }
+        return steps
+    }
+
     private mutating func keep(_ line: String) {
         lines.append(line)
         if lines.count > 400 { lines.removeFirst(200) }

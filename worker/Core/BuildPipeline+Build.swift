@@ -25,14 +25,24 @@ extension BuildPipeline {
         try await fetchContext(plan)
         await enter(.base, plan.base.reference)
         for base in [plan.base] + plan.moreBases { try await provideBase(base, plan.architecture) }
+        let offer = await layerOffer()
+        var restored: RestoredLayers?
+        if let offer { restored = try await restoreLayers(plan, offer) }
         await enter(.build)
-        let image = try await dockerBuild(plan)
+        let image = try await dockerBuild(plan, offer, restored)
+        // The image that was built holds what came.
+        if let restored { await engine.untag(restored.tag) }
         await enter(.assemble)
         let sif = try await assemble(plan, image)
-        do { return try await finish(plan, image, sif) } catch {
+        let result: BuildResult
+        do { result = try await finish(plan, image, sif) } catch {
             await sif.sender.cancel()
             throw error
         }
+        if let offer {
+            do { try await handOverLayers(plan, image, offer) } catch { await log.say("layers are not taken to the farm: \(error)") }
+        }
+        return result
     }
 
     /// Tests, signs and sends an image.
@@ -126,7 +136,9 @@ extension BuildPipeline {
     }
 
     /// Builds and gives the image's identifier, which no other build can take over as it could a name.
-    func dockerBuild(_ plan: Plan) async throws -> String {
+    ///
+    /// - Parameter offer: what the farm said of layers, and what was brought of them.
+    func dockerBuild(_ plan: Plan, _ offer: LayerOffer?, _ restored: RestoredLayers?) async throws -> String {
         let identifier = "\(directory)/image.id"
         let tag = self.context.home.buildTag(self.context.attempt.description)
         let allowed = self.context.configuration.buildHours
@@ -138,13 +150,19 @@ extension BuildPipeline {
         let hours = plan.limits.wallHours > 0 ? min(allowed, Double(plan.limits.wallHours) * patience) : allowed
         let output = Mutex(BuildOutput())
         let (context, log) = (context, log)
-        defer { went.steps = output.withLock(\.outcome) }
+        defer {
+            let seen = output.withLock(\.self)
+            if let offer { noteLayers(offer, restored, seen) } else { went.steps = seen.outcome }
+        }
         let result = try await ProcessRunner.run(
             engine.command(
                 [
                     "build", "--platform", DockerEngine.platform(plan.architecture), "--tag", tag, "--iidfile", identifier, "--network",
                     plan.network == .none ? "none" : "default", "--file",
-                    "\(directory)/Dockerfile", "\(directory)/context",
+                    "\(directory)/Dockerfile",
+                ] + (restored.map { ["--cache-from", $0.tag] } ?? []) + [
+                    // The builder's notes go into the image, so that other engines find its steps in its layers.
+                    "--build-arg", "BUILDKIT_INLINE_CACHE=1", "\(directory)/context",
                 ], deadlineSeconds: hours * 3600, silenceSeconds: minutes * 60)
         ) { bytes in
             await log.write(bytes)

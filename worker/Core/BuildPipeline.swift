@@ -25,6 +25,9 @@ package struct BuildPipeline: Sendable {
         package var line: FarmLine
         package var client: HTTPClient
         package var host: HostFacts
+        /// What is known of the engine's layers, and who takes them to the farm.
+        package var layers: LayerNotes
+        package var courier: LayerCourier
         /// Tells the coordinator, at its next contact or at once when the phase changed.
         package var report: @Sendable (Phase, Int, String) async -> Void
     }

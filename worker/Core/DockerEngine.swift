@@ -77,6 +77,31 @@ package struct DockerEngine: Sendable {
         }
     }
 
+    /// The engine's directory, where its layers can be read one by one; `nil` where they cannot.
+    package func layerStore() async throws -> String? {
+        guard geteuid() == 0 else { return nil }
+        let seen = try await ProcessRunner.require(command(["info", "--format", "{{.Driver}} {{.DockerRootDir}}"], deadlineSeconds: 60))
+        let words = (seen.split(separator: "\n").last ?? "").split(separator: " ", maxSplits: 1).map(String.init)
+        guard words.count == 2, words[0] == "overlay2", Disk.isDirectory("\(words[1])/image/overlay2") else { return nil }
+        return words[1]
+    }
+
+    /// The digests of an image's layers, bottom first.
+    package func layerNames(of reference: String) async throws -> [Digest] {
+        let text = try await ProcessRunner.require(
+            command(["image", "inspect", "--format", "{{range .RootFS.Layers}}{{.}} {{end}}", reference], deadlineSeconds: 60))
+        return try text.split(whereSeparator: \.isWhitespace).map { word in
+            guard let digest = Digest(word) else { throw FarmError("engine.failed", .corrupt, "the engine calls a layer \"\(word)\"") }
+            return digest
+        }
+    }
+
+    /// The engine's own name of an image.
+    package func identifier(of reference: String) async throws -> String {
+        try await ProcessRunner.require(command(["image", "inspect", "--format", "{{.Id}}", reference], deadlineSeconds: 60))
+            .trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
     /// Where the engine keeps an image: its directory, and its own name of the image. Throws `image.engine` when it keeps layers otherwise
     /// than in overlay2's directories.
     private func store(of reference: String) async throws -> (root: String, identifier: String) {
@@ -85,9 +110,7 @@ package struct DockerEngine: Sendable {
         guard words.count == 2, words[0] == "overlay2" else {
             throw FarmError("image.engine", .unavailable, "the engine's driver is \(words.first ?? "unknown"), not overlay2")
         }
-        let identifier = try await ProcessRunner.require(
-            command(["image", "inspect", "--format", "{{.Id}}", reference], deadlineSeconds: 60))
-        return (words[1], identifier.trimmingCharacters(in: .whitespacesAndNewlines))
+        return (words[1], try await identifier(of: reference))
     }
 
     /// Bytes of all layers of an image.
@@ -155,13 +178,17 @@ package struct DockerEngine: Sendable {
         guard link(tar, "\(directory)/layer.tar") == 0 else {
             throw FarmError("engine.failed", .fault, "the base image cannot be laid out in \(directory)")
         }
-        // The archive is never on the disk as a whole.
+        try await load(["manifest.json", "config.json", "layer.tar"], in: directory)
+    }
+
+    /// Takes an image in from an archive's members, which is never on the disk as a whole.
+    package func load(_ members: [String], in directory: String) async throws {
         var load = command([], deadlineSeconds: 3600)
-        load.arguments = [
-            "-ec", "set -o pipefail; tar -C \"$1\" -cf - manifest.json config.json layer.tar | \"$2\" load", "load", directory, program,
-        ]
+        load.arguments = ["-ec", "set -o pipefail; tar -C \"$1\" -cf - \"${@:3}\" | \"$2\" load", "load", directory, program] + members
         load.executable = "bash"
-        try await ProcessRunner.require(load)
+        let result = try await ProcessRunner.run(load)
+        guard !result.succeeded else { return }
+        throw DockerEngine.failure("take in an image", result.text)
     }
 
     /// Gives an image another name.
@@ -172,6 +199,13 @@ package struct DockerEngine: Sendable {
     /// Removes a name; layers that nothing else names go with it.
     package func untag(_ reference: String) async {
         _ = try? await ProcessRunner.run(command(["rmi", "--no-prune", reference], deadlineSeconds: 120))
+    }
+
+    /// The same for all names that a pattern of the engine's meets.
+    package func untagAll(_ pattern: String) async {
+        let names = try? await ProcessRunner.require(
+            command(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=\(pattern)"], deadlineSeconds: 60))
+        for name in (names ?? "").split(separator: "\n") { await untag(String(name)) }
     }
 
     /// Writes an image archive.

@@ -5,10 +5,14 @@ import ObjectStorage
 struct FarmStore: ObjectStore {
     private let line: FarmLine
     private let region: Int
+    private let prefix: String
 
-    /// - Parameter region: counted from 0.
-    init(line: FarmLine, region: Int) {
+    /// - Parameters:
+    ///   - region: counted from 0.
+    ///   - prefix: what its keys begin with.
+    init(line: FarmLine, region: Int, prefix: String = "") {
         self.line = line
+        self.prefix = prefix
         self.region = region
     }
 
@@ -16,7 +20,7 @@ struct FarmStore: ObjectStore {
 
     func get(_ key: String, range: Range<Int64>?, limit: Int64) async throws -> [UInt8] {
         if range?.isEmpty ?? false { return [] }
-        let bytes = try await line.object(key, range: range, region: region)
+        let bytes = try await line.object(prefix + key, range: range, region: region)
         if let range, bytes.count != range.count { throw StorageFailure.short(key, in: name) }
         return bytes
     }

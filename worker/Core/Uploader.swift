@@ -13,12 +13,14 @@ package struct Uploader: Sendable {
     private let attempt: AttemptID
     private let api: String
     private let authority: [UInt8]
+    private let bytesPerSecond: Int64
 
     /// Tells the attempt's log what is being waited for.
     private let say: @Sendable (String) async -> Void
 
+    /// - Parameter bytesPerSecond: at most; 0 for any number.
     package init(
-        line: FarmLine, client: HTTPClient, attempt: AttemptID, api: String, authority: [UInt8],
+        line: FarmLine, client: HTTPClient, attempt: AttemptID, api: String, authority: [UInt8], bytesPerSecond: Int64 = 0,
         say: @escaping @Sendable (String) async -> Void
     ) {
         self.say = say
@@ -27,6 +29,7 @@ package struct Uploader: Sendable {
         self.attempt = attempt
         self.api = api
         self.authority = authority
+        self.bytesPerSecond = bytesPerSecond
     }
 
     /// Sends one object; it is there, durably, when this returns.
@@ -40,9 +43,10 @@ package struct Uploader: Sendable {
             let grant = try await line.ask(attempt, .upload(message)).upload
             if grant.present { return IncomingObject(digest: digest, size: size) }
             let isOurs = grant.url.hasPrefix(api)
-            let request = HTTPRequest(
+            var request = HTTPRequest(
                 "PUT", grant.url, headers: grant.headers.map { (name: $0.key, value: $0.value) }, body: body,
                 authority: isOurs ? authority : nil, stallSeconds: 30)
+            request.bytesPerSecond = bytesPerSecond
             do {
                 let response = try await client.performRetrying(request, policy: RetryPolicy(attempts: 3))
                 if response.isSuccess { return IncomingObject(digest: digest, size: size) }

@@ -22,6 +22,8 @@ package actor WorkerAgent {
     private let client = HTTPClient()
     private let line = FarmLine()
     private let lock: FileLock
+    private let layers: LayerNotes
+    private let courier: LayerCourier
     private let process = Nonce.hex(bytes: 8)
     private let authority: [UInt8]
     private var facts: HostFacts
@@ -50,6 +52,9 @@ package actor WorkerAgent {
         lock = try FileLock(home.lock, holder: "worker, process \(getpid())", hint: "one worker process serves a home")
         authority = try Disk.read(home.authority, limit: 1 << 16)
         state = WorkerState(slots: configuration.slots)
+        layers = LayerNotes(home.layerNotes)
+        courier = LayerCourier(
+            home: home, configuration: configuration, authority: authority, line: line, client: client, logger: logger)
         // Known before the first build is over.
         try ImageProof.requireDecoder()
         let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
@@ -200,6 +205,7 @@ package actor WorkerAgent {
         facts.engine = (try? await engine.version()) ?? "none"
         let said = await engine.facts()
         facts.engineID = said?.identity
+        if let identity = said?.identity { layers.change { $0.speaks(of: identity) } }
         facts.labels = Set(ownLabels + (said?.labels ?? [])).sorted()
         engineAskedAt = .now
     }
@@ -255,7 +261,7 @@ package actor WorkerAgent {
     private func context(for id: AttemptID) -> BuildPipeline.Context {
         BuildPipeline.Context(
             worker: configuration.name, attempt: id, home: home, configuration: configuration, authority: authority, line: line,
-            client: client, host: facts
+            client: client, host: facts, layers: layers, courier: courier
         ) { phase, permille, note in await self.note(id, phase, permille, note) }
     }
 
@@ -338,6 +344,8 @@ package actor WorkerAgent {
             try? Disk.remove("\(home.attempts)/\(name)")
             try? Disk.remove(SuiteRunner.workDirectory(home: home.root, attempt: name))
         }
+        await engine.untagAll(home.layerTag("*"))
+        try? Disk.remove(home.layers)
         await expireKept()
         if killed > 0 || !left.isEmpty {
             logger.notice(

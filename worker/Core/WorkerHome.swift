@@ -28,6 +28,8 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
     package var silentMinutes: Double
     /// Words that recipes may ask for or avoid, beside those that the machine gives itself.
     package var labels: [String]
+    /// Megabytes in a second that layers take to the farm at most; 0 for any number.
+    package var layerMegabytesPerSecond: Double
     /// For tests only: a CPU target that the worker says it has, whatever it has. A farm with it would hand out broken images.
     package var pretendedTargetForTests: String?
 
@@ -44,6 +46,7 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
         buildHours = 12
         silentMinutes = 120
         labels = []
+        layerMegabytesPerSecond = 0
     }
 }
 
@@ -59,10 +62,17 @@ package struct WorkerHome: Sendable, Hashable {
     package var authority: String { "\(root)/authority.pem" }
     package var attempts: String { "\(root)/attempts" }
     package var kept: String { "\(root)/kept" }
+    /// Layers on their way to the farm.
+    package var layers: String { "\(root)/layers" }
+    /// What is known of the engine's layers: `LayerMemory`.
+    package var layerNotes: String { "\(root)/layers.json" }
     package var lock: String { "\(root)/worker.lock" }
 
     /// The engine's name for what an attempt builds. It names the home too: several workers may share one engine.
     package func buildTag(_ attempt: String) -> String { "sciferry-build:\(Digest(hashing: root).short)-\(attempt)" }
+
+    /// The engine's name for what an attempt has built, while its layers wait to be taken to the farm.
+    package func layerTag(_ attempt: String) -> String { "sciferry-deliver:\(Digest(hashing: root).short)-\(attempt)" }
 
     /// What marks an attempt's processes in their environment, unlike those of any other home.
     package func mark(_ attempt: AttemptID) -> String { "\(Digest(hashing: root).short)/\(attempt)" }

@@ -386,7 +386,7 @@ package nonisolated struct Sciferry_V1_Fetch: Sendable {
 
   package var offset: UInt64 = 0
 
-  /// The key of an object below packs/, indexes/, manifests/ or covers/.
+  /// The key of an object below packs/, indexes/, manifests/ or covers/, or below the same in layers/.
   package var object: String = String()
 
   /// Bytes from offset on; 0 for all.
@@ -487,6 +487,14 @@ package nonisolated struct Sciferry_V1_Ask: Sendable {
     set {question = .sign(newValue)}
   }
 
+  package var layers: Sciferry_V1_LayersRequest {
+    get {
+      if case .layers(let v)? = question {return v}
+      return Sciferry_V1_LayersRequest()
+    }
+    set {question = .layers(newValue)}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Question: Equatable, Sendable {
@@ -494,8 +502,22 @@ package nonisolated struct Sciferry_V1_Ask: Sendable {
     case upload(Sciferry_V1_UploadRequest)
     case logPosition(Sciferry_V1_LogPosition)
     case sign(Sciferry_V1_SignRequest)
+    case layers(Sciferry_V1_LayersRequest)
 
   }
+
+  package init() {}
+}
+
+package nonisolated struct Sciferry_V1_LayersRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Packed SHA-256 digests of layers, 32 bytes each, at most 512: those of which it is asked whether the farm has them.
+  package var layers: Data = Data()
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 }
@@ -518,7 +540,7 @@ package nonisolated struct Sciferry_V1_UploadRequest: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  /// What is uploaded: "pack", "manifest" or "input".
+  /// What is uploaded: "pack", "manifest", "record", "input", "layer" or "layers".
   package var kind: String = String()
 
   package var digest: Data = Data()
@@ -603,6 +625,15 @@ package nonisolated struct Sciferry_V1_Answer: Sendable {
     set {answer = .signature(newValue)}
   }
 
+  /// Canonical JSON of a LayerOffer.
+  package var layers: Data {
+    get {
+      if case .layers(let v)? = answer {return v}
+      return Data()
+    }
+    set {answer = .layers(newValue)}
+  }
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package nonisolated enum OneOf_Answer: Equatable, Sendable {
@@ -614,6 +645,8 @@ package nonisolated struct Sciferry_V1_Answer: Sendable {
     case logBytes(UInt64)
     /// The signature, as it stands in the image.
     case signature(Data)
+    /// Canonical JSON of a LayerOffer.
+    case layers(Data)
 
   }
 
@@ -1443,7 +1476,7 @@ nonisolated extension Sciferry_V1_End: SwiftProtobuf.Message, SwiftProtobuf._Mes
 
 nonisolated extension Sciferry_V1_Ask: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Ask"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}attempt\0\u{1}missing\0\u{1}upload\0\u{3}log_position\0\u{1}sign\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}attempt\0\u{1}missing\0\u{1}upload\0\u{3}log_position\0\u{1}sign\0\u{1}layers\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1504,6 +1537,19 @@ nonisolated extension Sciferry_V1_Ask: SwiftProtobuf.Message, SwiftProtobuf._Mes
           self.question = .sign(v)
         }
       }()
+      case 6: try {
+        var v: Sciferry_V1_LayersRequest?
+        var hadOneofValue = false
+        if let current = self.question {
+          hadOneofValue = true
+          if case .layers(let m) = current {v = m}
+        }
+        try decoder.decodeSingularMessageField(value: &v)
+        if let v = v {
+          if hadOneofValue {try decoder.handleConflictingOneOf()}
+          self.question = .layers(v)
+        }
+      }()
       default: break
       }
     }
@@ -1534,6 +1580,10 @@ nonisolated extension Sciferry_V1_Ask: SwiftProtobuf.Message, SwiftProtobuf._Mes
       guard case .sign(let v)? = self.question else { preconditionFailure() }
       try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
     }()
+    case .layers?: try {
+      guard case .layers(let v)? = self.question else { preconditionFailure() }
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    }()
     case nil: break
     }
     try unknownFields.traverse(visitor: &visitor)
@@ -1542,6 +1592,36 @@ nonisolated extension Sciferry_V1_Ask: SwiftProtobuf.Message, SwiftProtobuf._Mes
   package static func ==(lhs: Sciferry_V1_Ask, rhs: Sciferry_V1_Ask) -> Bool {
     if lhs.attempt != rhs.attempt {return false}
     if lhs.question != rhs.question {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Sciferry_V1_LayersRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".LayersRequest"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}layers\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularBytesField(value: &self.layers) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.layers.isEmpty {
+      try visitor.visitSingularBytesField(value: self.layers, fieldNumber: 1)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Sciferry_V1_LayersRequest, rhs: Sciferry_V1_LayersRequest) -> Bool {
+    if lhs.layers != rhs.layers {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1668,7 +1748,7 @@ nonisolated extension Sciferry_V1_SignRequest: SwiftProtobuf.Message, SwiftProto
 
 nonisolated extension Sciferry_V1_Answer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Answer"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}missing\0\u{1}upload\0\u{1}failure\0\u{3}log_bytes\0\u{1}signature\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}missing\0\u{1}upload\0\u{1}failure\0\u{3}log_bytes\0\u{1}signature\0\u{1}layers\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1726,6 +1806,14 @@ nonisolated extension Sciferry_V1_Answer: SwiftProtobuf.Message, SwiftProtobuf._
           self.answer = .signature(v)
         }
       }()
+      case 6: try {
+        var v: Data?
+        try decoder.decodeSingularBytesField(value: &v)
+        if let v = v {
+          if self.answer != nil {try decoder.handleConflictingOneOf()}
+          self.answer = .layers(v)
+        }
+      }()
       default: break
       }
     }
@@ -1756,6 +1844,10 @@ nonisolated extension Sciferry_V1_Answer: SwiftProtobuf.Message, SwiftProtobuf._
     case .signature?: try {
       guard case .signature(let v)? = self.answer else { preconditionFailure() }
       try visitor.visitSingularBytesField(value: v, fieldNumber: 5)
+    }()
+    case .layers?: try {
+      guard case .layers(let v)? = self.answer else { preconditionFailure() }
+      try visitor.visitSingularBytesField(value: v, fieldNumber: 6)
     }()
     case nil: break
     }

@@ -1,0 +1,90 @@
+/// The layers that a build's steps made, as the farm keeps them for workers that have not run these steps.
+package struct LayerSet: Codable, Sendable, Hashable {
+    /// One step's layer.
+    package struct Layer: Codable, Sendable, Hashable {
+        /// Stands for the base image and all instructions up to the one that made it.
+        package var identity: UInt64
+        /// SHA-256 of the layer's archive as it is unpacked: an engine's diff ID.
+        package var content: Digest
+        /// Bytes of that archive.
+        package var size: Int64
+        /// What the step took when it was run.
+        package var seconds: Double
+        /// The manifest of the archive's chunks, and what these take up, once the farm has them.
+        package var manifest: Digest?
+        package var stored: Int64?
+
+        package init(identity: UInt64, content: Digest, size: Int64, seconds: Double) {
+            self.identity = identity
+            self.content = content
+            self.size = size
+            self.seconds = seconds
+        }
+    }
+
+    package static let currentFormat = 1
+    /// What keys of layers in the farm's first region begin with: a store of files of its own.
+    package static let place = "layers/"
+    package var format = currentFormat
+    package var recipe: String
+    package var target: String
+    package var architecture: String
+    /// The layers of the base image, bottom first, by content.
+    package var base: [Digest]
+    /// The steps' own, in order.
+    package var layers: [Layer]
+    /// The image's configuration as JSON, with the builder's own notes of what its layers were made from.
+    package var configuration: String
+    package var madeAt: Timestamp
+
+    package init(
+        recipe: String, target: String, architecture: String, base: [Digest], layers: [Layer], configuration: String, madeAt: Timestamp
+    ) {
+        self.recipe = recipe
+        self.target = target
+        self.architecture = architecture
+        self.base = base
+        self.layers = layers
+        self.configuration = configuration
+        self.madeAt = madeAt
+    }
+
+    /// Bytes that a set has at most as a document: it rides in a frame.
+    package static let most = 160 << 10
+
+    /// The set's beginning, up to so many layers.
+    package func prefix(_ count: Int) -> LayerSet {
+        var set = self
+        set.layers = Array(layers.prefix(count))
+        return set
+    }
+
+    /// Seconds that its steps took.
+    package var seconds: Double { layers.reduce(0) { $0 + $1.seconds } }
+
+    /// Whether its numbers can be reckoned with.
+    package var isSound: Bool {
+        format == LayerSet.currentFormat && !layers.isEmpty && layers.count <= BuildStep.most && base.count <= 200
+            && configuration.utf8.count <= LayerSet.most && abs(max(madeAt.milliseconds, -.max)) < 1 << 52
+            && layers.allSatisfy { (0...1 << 46).contains($0.size) && $0.seconds.isFinite && (0...1e8).contains($0.seconds) }
+    }
+}
+
+/// What the farm can spare a build.
+package struct LayerOffer: Codable, Sendable, Hashable {
+    /// What each of the build's steps of its last stage that makes a layer stands for, in order.
+    package var steps: [UInt64]
+    /// The longest beginning of these steps that the farm has; `nil` for none.
+    package var set: LayerSet?
+    /// Of the layers that were asked about, those that the farm lacks.
+    package var missing: [Digest]
+    /// Seconds that steps must have taken together for their layers to be kept; `nil` where the farm keeps none of this build.
+    package var leastSeconds: Double?
+
+    package init(steps: [UInt64], set: LayerSet?, missing: [Digest] = [], leastSeconds: Double?) {
+        self.steps = steps
+        self.set = set
+        self.missing = missing
+        self.leastSeconds = leastSeconds
+    }
+}

@@ -1,0 +1,76 @@
+package import FarmModel
+import Synchronization
+import SystemIO
+
+/// What a worker knows of its engine's layers: which steps the builder is believed to have, what they took when they were run, and how fast
+/// layers come. It may be wrong, since others may tidy the engine up; then a step is run, and it is right again.
+package struct LayerMemory: Codable, Sendable, Hashable {
+    package struct Step: Codable, Sendable, Hashable {
+        package var usedAt: Timestamp
+        /// 0 where it was never run here.
+        package var seconds: Double
+    }
+
+    /// The engine that it speaks of.
+    package private(set) var engine: String = ""
+    package private(set) var steps: [String: Step] = [:]
+    package var rates = LayerRates()
+
+    /// Steps that are remembered: of some 400 recipes.
+    private static let most = 4096
+
+    package init() {}
+
+    /// Another engine has none of what the last one had.
+    package mutating func speaks(of engine: String) {
+        guard engine != self.engine else { return }
+        self.engine = engine
+        steps = [:]
+    }
+
+    /// How many of a build's steps are there, from the first on.
+    package func held(_ identities: [UInt64]) -> Int { identities.prefix { steps["\($0)"] != nil }.count }
+
+    /// What a step took when it was run; `nil` where that is not known.
+    package func seconds(_ identity: UInt64) -> Double? { steps["\(identity)"].flatMap { $0.seconds > 0 ? $0.seconds : nil } }
+
+    /// A build has used these steps, which are there now.
+    ///
+    /// - Parameter seconds: of those that were run.
+    package mutating func used(_ identities: [UInt64], seconds: [UInt64: Double], now: Timestamp) {
+        for identity in identities {
+            let known = steps["\(identity)"]?.seconds ?? 0
+            steps["\(identity)"] = Step(usedAt: now, seconds: seconds[identity] ?? known)
+        }
+        guard steps.count > LayerMemory.most else { return }
+        let oldest = steps.sorted { $0.value.usedAt < $1.value.usedAt }.prefix(steps.count - LayerMemory.most * 3 / 4)
+        for (name, _) in oldest { steps[name] = nil }
+    }
+
+    /// A step that was believed to be there was not, so nor is what was made upon it.
+    package mutating func lost(_ identities: some Sequence<UInt64>) { for identity in identities { steps["\(identity)"] = nil } }
+}
+
+/// A worker's memory of layers in its home, shared by its attempts.
+package final class LayerNotes: Sendable {
+    private let path: String
+    private let state: Mutex<LayerMemory>
+
+    /// What cannot be read is begun anew: it is worth time and nothing else.
+    package init(_ path: String) {
+        self.path = path
+        let known = try? CanonicalJSON.decode(LayerMemory.self, from: try Disk.read(path, limit: 16 << 20), source: path)
+        state = Mutex(known ?? LayerMemory())
+    }
+
+    package var memory: LayerMemory { state.withLock(\.self) }
+
+    package func change(_ body: (inout LayerMemory) -> Void) {
+        let bytes = state.withLock { memory -> [UInt8]? in
+            let before = memory
+            body(&memory)
+            return memory == before ? nil : try? CanonicalJSON.encode(memory)
+        }
+        if let bytes { try? Disk.replace(path, with: bytes) }
+    }
+}

@@ -300,6 +300,8 @@ package struct Plan: Codable, Sendable, Hashable {
     package var image: ImageFormat
     /// Free bytes that a worker must have before it starts.
     package var diskBytes: Int64
+    /// The same for a recipe that says nothing of it.
+    package static let usualDiskBytes: Int64 = 4 << 30
     package var limits: BuildLimits
     package var network: NetworkPolicy
     package var instructions: InstructionPolicy

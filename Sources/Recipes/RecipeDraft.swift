@@ -160,7 +160,7 @@ package struct RecipeDraft: Sendable {
             commandPaths: definition.deployPath, programs: recipe.programs,
             runtimeArguments: recipe.runtimeArguments, description: definition.description, categories: definition.categories,
             licences: recipe.licences, suite: suite, image: recipe.settings.image.format(over: image),
-            diskBytes: Int64(recipe.settings.diskGiB ?? RecipeDraft.usualDiskGiB) << 30, limits: recipe.settings.limits,
+            diskBytes: recipe.settings.diskGiB.map { Int64($0) << 30 } ?? Plan.usualDiskBytes, limits: recipe.settings.limits,
             network: recipe.settings.network,
             instructions: recipe.settings.instructions, verifyOn: verifyOn, citation: definition.citation,
             overridable: recipe.settings.overridable)
@@ -186,9 +186,6 @@ package struct RecipeDraft: Sendable {
         }
         return lines.joined(separator: "\n")
     }
-
-    /// Free space for a recipe that was never built and says nothing.
-    private static let usualDiskGiB = 4
 
     /// The Dockerfile. Without `pin`, for looking at it where no lock is at hand, base images stand under their names.
     ///

@@ -29,6 +29,13 @@ package enum Disk {
     /// The same as text.
     package static func kernelText(_ path: String) -> String? { kernelFile(path).map { String(decoding: $0, as: UTF8.self) } }
 
+    /// Writes a text into a file of the kernel's, in one piece.
+    package static func writeKernelText(_ path: String, _ text: String) throws {
+        let file = try OpenFile(path, flags: O_WRONLY)
+        defer { file.close() }
+        try file.write(Array(text.utf8))
+    }
+
     /// Writes a file so that after a crash there is the old content or the new, never a part: temporary file, fsync,
     /// rename, fsync of the directory.
     package static func replace(_ path: String, with bytes: some Collection<UInt8>, mode: mode_t = 0o644) throws {

@@ -16,9 +16,18 @@ final class TestEngine: Sendable {
     /// Whether this machine can have a second engine.
     static var isPossible: Bool { geteuid() == 0 && ProcessRunner.find("dockerd") != nil && ProcessRunner.find("ip") != nil }
 
-    init() async throws {
+    /// Whether what it keeps lies on a file system of its own.
+    private let hasDisk: Bool
+
+    /// - Parameter diskGiB: of a file system of its own for what it keeps.
+    init(diskGiB: Int? = nil) async throws {
         root = "/tmp/sciferry-engine-\(getpid())-\(Nonce.hex(bytes: 4))"
-        try Disk.makeDirectory(root)
+        try Disk.makeDirectory("\(root)/data")
+        hasDisk = diskGiB != nil
+        if let diskGiB {
+            let script = "truncate -s \(diskGiB)G \"$1/disk\"; mkfs.ext4 -q \"$1/disk\"; mount -o loop \"$1/disk\" \"$1/data\""
+            try await ProcessRunner.require(Command("sh", ["-ec", script, "-", root], deadlineSeconds: 60))
+        }
         address = "unix://\(root)/socket"
         bridge = "sfb\(Nonce.hex(bytes: 4))"
         for words in [
@@ -48,6 +57,10 @@ final class TestEngine: Sendable {
         child.kill(SIGTERM)
         _ = child.wait()
         _ = try? Child("/usr/sbin/ip", ["link", "del", bridge], log: "/dev/null").wait()
+        if hasDisk { _ = try? Child("/usr/bin/umount", ["-l", "\(root)/data"], log: "/dev/null").wait() }
         try? Disk.remove(root)
     }
+
+    /// Bytes that are free where it keeps what it builds.
+    var freeBytes: Int64 { (try? Disk.freeBytes(at: "\(root)/data")) ?? 0 }
 }

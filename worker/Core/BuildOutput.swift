@@ -16,6 +16,8 @@ package struct BuildOutput: Sendable {
 
     /// The step that began last.
     package private(set) var step = Step(number: 0, count: 0, instruction: "")
+    /// The same for people: `step 3/7: RUN make`.
+    package var place: String { "step \(step.number)/\(step.count): \(step.instruction)" }
     private var steps: [Substring: Step] = [:]
     /// How they went, in the order in which they were first named.
     private var went: [(vertex: Substring, stage: String, step: BuildStep)] = []

@@ -8,7 +8,6 @@ import ImageAssembly
 import Microarchitecture
 import ProcessRunner
 import SingularityImage
-import Synchronization
 import FarmModel
 import SystemIO
 
@@ -133,63 +132,6 @@ extension BuildPipeline {
         }
         try await Blocking.run { try BaseArchive.check(tar, digest: base.digest, machine: architecture, name: name) }
         try await engine.load(tar)
-    }
-
-    /// Builds and gives the image's identifier, which no other build can take over as it could a name.
-    ///
-    /// - Parameter offer: what the farm said of layers, and what was brought of them.
-    func dockerBuild(_ plan: Plan, _ offer: LayerOffer?, _ restored: RestoredLayers?) async throws -> String {
-        let identifier = "\(directory)/image.id"
-        let tag = self.context.home.buildTag(self.context.attempt.description)
-        let allowed = self.context.configuration.buildHours
-        let emulator = try emulator(for: plan.architecture)
-        // What the recipe allows is meant for its own CPU; what the worker's owner allows is not exceeded.
-        let patience = emulator?.cost ?? 1
-        let mostSilent = self.context.configuration.silentMinutes
-        let minutes = plan.limits.silentMinutes.map { min(mostSilent, Double($0) * patience) } ?? mostSilent
-        let hours = plan.limits.wallHours > 0 ? min(allowed, Double(plan.limits.wallHours) * patience) : allowed
-        let output = Mutex(BuildOutput())
-        let (context, log) = (context, log)
-        defer {
-            let seen = output.withLock(\.self)
-            if let offer { noteLayers(offer, restored, seen) } else { went.steps = seen.outcome }
-        }
-        let result = try await ProcessRunner.run(
-            engine.command(
-                [
-                    "build", "--platform", DockerEngine.platform(plan.architecture), "--tag", tag, "--iidfile", identifier, "--network",
-                    plan.network == .none ? "none" : "default", "--file",
-                    "\(directory)/Dockerfile",
-                ] + (restored.map { ["--cache-from", $0.tag] } ?? []) + [
-                    // The builder's notes go into the image, so that other engines find its steps in its layers.
-                    "--build-arg", "BUILDKIT_INLINE_CACHE=1", "\(directory)/context",
-                ], deadlineSeconds: hours * 3600, silenceSeconds: minutes * 60)
-        ) { bytes in
-            await log.write(bytes)
-            let began = output.withLock { $0.take(bytes) }
-            if began {
-                let step = output.withLock { $0.step }
-                await context.report(
-                    .build, (step.number - 1) * 1000 / max(1, step.count), "step \(step.number)/\(step.count) \(step.instruction)")
-            }
-        }
-        if result.timedOut || result.fellSilent {
-            let state = output.withLock { $0 }
-            let why = result.timedOut ? "after \(hours) hours" : "after \(minutes) minutes without a word"
-            throw AttemptFailure(
-                Failure(
-                    .recipe, code: result.timedOut ? "build.too-long" : "build.silent",
-                    message:
-                        "the build was ended \(why) in step \(state.step.number)/\(state.step.count): \(state.step.instruction); the recipe's x-sciferry.limits and the worker's settings say how long it may take",
-                    tail: state.tail))
-        }
-        guard result.succeeded else {
-            // An engine that is gone explains everything; one that answers did what the recipe asked.
-            let answers = (try? await engine.version()) != nil
-            throw AttemptFailure(
-                output.withLock { $0.failure(status: result.status, engineAnswers: answers, emulator: emulator?.emulator) })
-        }
-        return String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
     }
 
     /// The image as it was put together, and what was seen in it.

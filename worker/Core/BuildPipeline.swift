@@ -25,6 +25,8 @@ package struct BuildPipeline: Sendable {
         package var line: FarmLine
         package var client: HTTPClient
         package var host: HostFacts
+        /// Where the engine keeps what it builds, if that is on this machine.
+        package var engineRoot: String?
         /// What is known of the engine's layers, and who takes them to the farm.
         package var layers: LayerNotes
         package var courier: LayerCourier

@@ -38,6 +38,8 @@ package struct DockerEngine: Sendable {
         /// What tells its store of layers from every other one: two engines of a machine may have the same name, and never the same
         /// directory.
         package var identity: String
+        /// Where it keeps its images and what it builds.
+        package var root: String
     }
 
     /// Asks the engine about itself; `nil` when it does not answer.
@@ -51,7 +53,8 @@ package struct DockerEngine: Sendable {
         guard parts.count == 2, words.count >= 2 else { return nil }
         let runtimes = words.dropFirst(2).map { "runtime-\($0.lowercased())" }
         let labels = ["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes
-        return Facts(labels: labels.filter(LabelWish.isLabel), identity: String(parts[0]))
+        let root = parts[0].split(separator: " ", maxSplits: 1).last.map(String.init) ?? ""
+        return Facts(labels: labels.filter(LabelWish.isLabel), identity: String(parts[0]), root: root)
     }
 
     /// An image's layers where the engine keeps them, or from an archive that it writes when these cannot be read.

@@ -22,6 +22,7 @@ package actor WorkerAgent {
     private let client = HTTPClient()
     private let line = FarmLine()
     private let lock: FileLock
+    private var engineRoot: String?
     private let layers: LayerNotes
     private let courier: LayerCourier
     private let process = Nonce.hex(bytes: 8)
@@ -205,6 +206,7 @@ package actor WorkerAgent {
         facts.engine = (try? await engine.version()) ?? "none"
         let said = await engine.facts()
         facts.engineID = said?.identity
+        engineRoot = said.flatMap { Disk.isDirectory($0.root) ? $0.root : nil } ?? engineRoot
         if let identity = said?.identity { layers.change { $0.speaks(of: identity) } }
         facts.labels = Set(ownLabels + (said?.labels ?? [])).sorted()
         engineAskedAt = .now
@@ -212,7 +214,7 @@ package actor WorkerAgent {
 
     /// Free bytes of the fullest of the file systems that a build writes to.
     private func freeBytes() throws -> Int64 {
-        let places = [home.root, "/tmp", "/var/lib/docker"].filter { Disk.isDirectory($0) }
+        let places = [home.root, "/tmp", engineRoot ?? "/var/lib/docker"].filter { Disk.isDirectory($0) }
         return try places.map { try Disk.freeBytes(at: $0) }.min() ?? 0
     }
 
@@ -261,7 +263,7 @@ package actor WorkerAgent {
     private func context(for id: AttemptID) -> BuildPipeline.Context {
         BuildPipeline.Context(
             worker: configuration.name, attempt: id, home: home, configuration: configuration, authority: authority, line: line,
-            client: client, host: facts, layers: layers, courier: courier
+            client: client, host: facts, engineRoot: engineRoot, layers: layers, courier: courier
         ) { phase, permille, note in await self.note(id, phase, permille, note) }
     }
 

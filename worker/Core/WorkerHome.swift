@@ -28,6 +28,10 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
     package var silentMinutes: Double
     /// Words that recipes may ask for or avoid, beside those that the machine gives itself.
     package var labels: [String]
+    /// What all steps that run at a time may use: GiB of memory (0 for nine tenths of the machine's), processes, processors' time (0 for all).
+    package var buildMemoryGiB: Double
+    package var buildProcesses: Int
+    package var buildProcessors: Double
     /// Megabytes in a second that layers take to the farm at most; 0 for any number.
     package var layerMegabytesPerSecond: Double
     /// For tests only: a CPU target that the worker says it has, whatever it has. A farm with it would hand out broken images.
@@ -46,6 +50,7 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
         buildHours = 12
         silentMinutes = 120
         labels = []
+        (buildMemoryGiB, buildProcesses, buildProcessors) = (0, 8192, 0)
         layerMegabytesPerSecond = 0
     }
 }

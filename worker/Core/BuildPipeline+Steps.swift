@@ -1,0 +1,129 @@
+import FarmModel
+import Foundation
+import Glibc
+import ProcessRunner
+import Synchronization
+import SystemIO
+
+/// The engine runs the Dockerfile's steps, within limits and watched.
+extension BuildPipeline {
+    /// How long a build may take, and be silent, in the words that its failure is told with.
+    private struct Patience {
+        var hours: Double
+        var minutes: Double
+    }
+
+    private func patience(_ plan: Plan, emulator: EmulatedPlatform?) -> Patience {
+        let settings = context.configuration
+        // What the recipe allows is meant for its own CPU; what the worker's owner allows is not exceeded.
+        let factor = emulator?.cost ?? 1
+        let minutes = plan.limits.silentMinutes.map { min(settings.silentMinutes, Double($0) * factor) } ?? settings.silentMinutes
+        let hours = plan.limits.wallHours > 0 ? min(settings.buildHours, Double(plan.limits.wallHours) * factor) : settings.buildHours
+        return Patience(hours: hours, minutes: minutes)
+    }
+
+    /// Builds and gives the image's identifier, which no other build can take over as it could a name.
+    ///
+    /// - Parameter offer: what the farm said of layers, and what was brought of them.
+    func dockerBuild(_ plan: Plan, _ offer: LayerOffer?, _ restored: RestoredLayers?) async throws -> String {
+        let emulator = try emulator(for: plan.architecture)
+        let patience = patience(plan, emulator: emulator)
+        let identifier = "\(directory)/image.id"
+        let command = engine.command(
+            [
+                "build", "--platform", DockerEngine.platform(plan.architecture), "--tag",
+                context.home.buildTag(context.attempt.description),
+                "--iidfile", identifier, "--network", plan.network == .none ? "none" : "default", "--file", "\(directory)/Dockerfile",
+            ] + (restored.map { ["--cache-from", $0.tag] } ?? []) + [
+                // The builder's notes go into the image, so that other engines find its steps in its layers.
+                "--build-arg", "BUILDKIT_INLINE_CACHE=1", "\(directory)/context",
+            ], deadlineSeconds: patience.hours * 3600, silenceSeconds: patience.minutes * 60)
+        let output = Mutex(BuildOutput())
+        defer {
+            let seen = output.withLock(\.self)
+            if let offer { noteLayers(offer, restored, seen) } else { went.steps = seen.outcome }
+        }
+        let limits = limits(of: plan)
+        let cage = geteuid() == 0 ? BuildCage() : nil
+        for what in cage?.set(limits) ?? [] { await log.say("steps cannot be limited in \(what) here") }
+        // What this recipe has declared is nothing to the next one.
+        defer { _ = cage?.set(self.limits(of: nil)) }
+        let watch = BuildLimitsWatch(
+            declaredMemory: Int64(plan.limits.memoryGiB) << 30,
+            declaredDisk: plan.diskBytes == Plan.usualDiskBytes || context.configuration.slots > 1 ? 0 : plan.diskBytes,
+            before: cage?.met ?? BuildCage.Met())
+        let (context, log) = (context, log)
+        let result = try await watched(watch, place: { output.withLock { $0.place } }) {
+            try await ProcessRunner.run(command) { bytes in
+                await log.write(bytes)
+                guard output.withLock({ $0.take(bytes) }) else { return }
+                let step = output.withLock { $0.step }
+                await context.report(
+                    .build, (step.number - 1) * 1000 / max(1, step.count), "step \(step.number)/\(step.count) \(step.instruction)")
+            }
+        }
+        let seen = output.withLock(\.self)
+        if result.timedOut || result.fellSilent {
+            let why = result.timedOut ? "after \(patience.hours) hours" : "after \(patience.minutes) minutes without a word"
+            throw AttemptFailure(
+                Failure(
+                    .recipe, code: result.timedOut ? "build.too-long" : "build.silent",
+                    message:
+                        "the build was ended \(why) in \(seen.place); the recipe's x-sciferry.limits and the worker's settings say how long it may take",
+                    tail: seen.tail))
+        }
+        guard result.succeeded else {
+            if let cage,
+                let limit = watch.failure(
+                    after: cage.met, limits: limits, place: seen.place, wasKilled: seen.tail.contains { $0.contains("exit code: 137") },
+                    tail: seen.tail)
+            {
+                throw AttemptFailure(limit)
+            }
+            // An engine that is gone explains everything; one that answers did what the recipe asked.
+            let answers = (try? await engine.version()) != nil
+            throw AttemptFailure(seen.failure(status: result.status, engineAnswers: answers, emulator: emulator?.emulator))
+        }
+        return String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
+    /// What steps may use: all builds of the engine together, and where there is but one at a time, what its recipe declares.
+    private func limits(of plan: Plan?) -> CageLimits {
+        let settings = context.configuration
+        var memory = context.host.memoryBytes - max(1 << 30, context.host.memoryBytes / 10)
+        if settings.buildMemoryGiB > 0 { memory = min(memory, Int64(settings.buildMemoryGiB * Double(1 << 30))) }
+        if let plan, settings.slots == 1, plan.limits.memoryGiB > 0 { memory = min(memory, Int64(plan.limits.memoryGiB) << 30) }
+        return CageLimits(memory: memory, processes: settings.buildProcesses, processors: settings.buildProcessors)
+    }
+
+    /// Runs a build, and ends it when it does to the disk what it must not.
+    private func watched(
+        _ watch: BuildLimitsWatch, place: @escaping @Sendable () -> String, _ body: @escaping @Sendable () async throws -> CommandResult
+    ) async throws -> CommandResult {
+        let root = context.engineRoot ?? directory
+        let before = try Disk.freeBytes(at: root)
+        let found = Mutex<Failure?>(nil)
+        let build = Task { try await body() }
+        let watcher = Task {
+            while !Task.isCancelled {
+                try await Task.sleep(for: .milliseconds(300))
+                guard let now = try? Disk.freeBytes(at: root), let failure = watch.disk(free: (before, now), place: place()) else {
+                    continue
+                }
+                found.withLock { $0 = failure }
+                return build.cancel()
+            }
+        }
+        defer { watcher.cancel() }
+        do {
+            return try await withTaskCancellationHandler {
+                try await build.value
+            } onCancel: {
+                build.cancel()
+            }
+        } catch {
+            if let failure = found.withLock(\.self) { throw AttemptFailure(failure) }
+            throw error
+        }
+    }
+}

@@ -145,6 +145,11 @@ struct WorkersCommand: AsyncParsableCommand {
                 }
             }
             for view in workers {
+                guard let uses = view.worker.diskUse, !uses.isEmpty else { continue }
+                let list = uses.map { "\(Console.bytes($0.bytes)) of \($0.what.printable())" }.joined(separator: ", ")
+                Console.print("\(view.worker.name) holds \(list)")
+            }
+            for view in workers {
                 guard let quarantine = view.worker.quarantine else { continue }
                 Console.print("\(view.worker.name) is quarantined: \(quarantine); sciferry worker resume \(view.worker.name)")
             }

@@ -198,6 +198,18 @@ package enum Disk {
         return stat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFREG && access(path, X_OK) == 0
     }
 
+    /// What the files below a directory have, in bytes. Blocks.
+    package static func treeSize(_ path: String) throws -> Int64 {
+        try list(path).reduce(0) { sum, name in
+            let entry = "\(path)/\(name)"
+            switch kind(entry) {
+            case .directory: return sum + (try treeSize(entry))
+            case .link, nil: return sum
+            default: return sum + (size(entry) ?? 0)
+            }
+        }
+    }
+
     /// Size in bytes of the file, or `nil` when there is none.
     package static func size(_ path: String) -> Int64? {
         var info = stat()

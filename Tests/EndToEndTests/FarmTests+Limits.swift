@@ -44,3 +44,41 @@ extension FarmTests {
         #expect(try await farm.sciferry(["workers"]).text.contains("idle"))
     }
 }
+
+/// Workers with small disks.
+extension FarmTests {
+    /// So many builds, each of which leaves a quarter of the disk.
+    private func fill(_ farm: TestFarm, _ count: Int) async throws -> [JobView] {
+        for index in 0..<count {
+            let step = "dd if=/dev/zero of=/opt/data-\(Nonce.hex(bytes: 3)) bs=1M count=600"
+            let recipe = try await farm.recipe("large\(index)", run: [step], settings: "  network: none")
+            _ = try await farm.sciferry(["build", recipe], deadline: 240)
+        }
+        return try await farm.jobs().filter { $0.job.kind == .build }
+    }
+
+    /// Twenty with `scripts/test --slow`.
+    private static let builds = ProcessInfo.processInfo.environment["SCIFERRY_DISK_BUILDS"].flatMap { Int($0) } ?? 5
+
+    @Test(.enabled(if: TestEngine.isPossible), .timeLimit(.minutes(20))) func aSmallDiskIsEnough() async throws {
+        let engine = try await TestEngine(diskGiB: 3)
+        let farm = try await TestFarm()
+        try await farm.up(workers: ["w1"], settings: ["w1": "\"dockerHost\": \"\(engine.address)\", \"minimumFreeGiB\": 0.3"])
+        let jobs = try await fill(farm, Self.builds)
+        #expect(
+            jobs.count == Self.builds && jobs.allSatisfy { $0.job.state == .succeeded && $0.attempts.count == 1 },
+            "\(jobs.map(\.job.state))")
+        #expect(farm.log("w1").contains("room made"), "it had to")
+        try await farm.eventually("what is held is told") { try await farm.sciferry(["workers"]).text.contains("w1 holds ") }
+        // What makes room is what this is about: without it the disk is full before long.
+        farm.kill("w1")
+        try farm.set("w1", "\"evicts\": false")
+        try farm.start("w1")
+        let recipe = try await farm.recipe("more", run: ["dd if=/dev/zero of=/opt/data bs=1M count=600"], settings: "  network: none")
+        #expect(try await farm.sciferry(["build", recipe, "--no-wait"]).succeeded)
+        try await farm.eventually("it waits for room") {
+            let waiting = try #require(try await farm.jobs().last { $0.job.kind == .build })
+            return try await farm.sciferry(["why", waiting.job.id.rawValue]).text.contains("GiB free, the job wants")
+        }
+    }
+}

@@ -135,3 +135,23 @@ import WorkerCore
     ])
     func whatIsNoneIsRefused(_ text: String) { #expect(throws: FarmError.self) { try CacheConfiguration.cut(text, layers: 2) } }
 }
+
+@Suite struct DiskTests {
+    @Test func whatIsWorthLeastForAByteGoesFirst() {
+        let now = Timestamp(seconds: 100 * 86400)
+        var memory = LayerMemory()
+        memory.left("cheap", seconds: 10, bytes: 1_000_000_000, now: now)
+        memory.left("dear", seconds: 1000, bytes: 1_000_000_000, now: now)
+        memory.left("small", seconds: 10, bytes: 1_000_000, now: now)
+        memory.left("old", seconds: 1000, bytes: 1_000_000_000, now: now.adding(seconds: -60 * 86400))
+        #expect(memory.leastWorth(["dear", "small", "cheap", "old", "unknown"], now: now) == ["unknown", "old", "cheap", "dear", "small"])
+        memory.used([1], seconds: [:], now: now)
+        memory.forget(["cheap"])
+        #expect(memory.held([1]) == 0 && memory.leastWorth(["cheap", "old"], now: now) == ["cheap", "old"])
+    }
+
+    @Test(arguments: [
+        ("1.5GB", 1_500_000_000), ("0B", 0), ("12.3kB", 12_300), ("7MB", 7_000_000), ("x", 0), ("", 0), ("2TB", 2_000_000_000_000),
+    ])
+    func sizesAreRead(_ text: String, _ bytes: Int64) { #expect(DockerEngine.bytes(text[...]) == bytes) }
+}

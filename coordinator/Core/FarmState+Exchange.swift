@@ -34,7 +34,9 @@ extension FarmState {
         }
         try checkAdmitted(worker)
         noteContact(name, freeSlots: report.freeSlots, now: now)
-        if worker.refusal != report.refusal || worker.facts?.diskFreeBytes != report.diskFreeBytes || worker.pressure != report.pressure {
+        let known = (worker.refusal, worker.facts?.diskFreeBytes, worker.pressure)
+        if known != (report.refusal, report.diskFreeBytes, report.pressure) || worker.diskUse ?? [] != report.diskUse {
+            worker.diskUse = report.diskUse
             worker.refusal = report.refusal
             worker.facts?.diskFreeBytes = report.diskFreeBytes
             worker.pressure = report.pressure
@@ -52,7 +54,7 @@ extension FarmState {
         let assignments = openAttempts(on: name).compactMap { attempt -> DesiredWork.Assignment? in
             guard let job = jobs[attempt.id.job] else { return nil }
             let order: WorkOrder? = job.resolve.map { .resolve($0) } ?? job.verify.map { .verify($0) } ?? job.key.map { .build(plan: $0) }
-            return order.map { DesiredWork.Assignment(attempt: attempt.id, order: $0) }
+            return order.map { DesiredWork.Assignment(attempt: attempt.id, order: $0, diskBytes: diskNeed(of: job, on: name)) }
         }
         return DesiredWork(
             sequence: sequence, assignments: assignments, nextContactSeconds: rules.contactSeconds,
@@ -227,9 +229,18 @@ extension FarmState {
             if failure.failureClass == .recipe || failure.retry == .never {
                 finish(job.id, .failed, failure: failure, now: now)
             } else {
+                if failure.reason == "disk.full" || failure.code == "disk.full" { expectMore(of: job.id) }
                 retry(job.id, failure, now: now)
             }
         }
+    }
+
+    /// A build that has filled a disk goes to a larger one, and so do those of its recipe that come after it.
+    private mutating func expectMore(of id: JobID) {
+        guard var job = jobs[id], job.kind == .build else { return }
+        job.diskBytes = job.diskBytes / 2 * 3
+        put(job)
+        measured(job, diskBytes: job.diskBytes)
     }
 
     private mutating func refuse(_ attempt: AttemptRecord, _ what: String, now: Timestamp) {

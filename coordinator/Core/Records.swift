@@ -148,6 +148,8 @@ package struct WorkerRecord: Codable, Sendable, Hashable {
     package var quarantine: String?
     /// How strained it was when it spoke last.
     package var pressure: Pressure?
+    /// What took up its disk then.
+    package var diskUse: [DiskUse]?
     /// Of a worker of the untrusted pool: all container engines that it has ever named.
     package var engines: [String]?
 

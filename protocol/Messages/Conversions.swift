@@ -95,12 +95,15 @@ package struct WorkerReport: Sendable, Hashable {
     package var renewalRequest: [UInt8]
     /// `nil` where the kernel does not tell.
     package var pressure: Pressure?
+    /// What takes up the disk that builds use.
+    package var diskUse: [DiskUse]
 
     package init(
         sequence: UInt64, attempts: [AttemptReport], diskFreeBytes: Int64, refusal: String, freeSlots: Int,
-        renewalRequest: [UInt8], pressure: Pressure? = nil
+        renewalRequest: [UInt8], pressure: Pressure? = nil, diskUse: [DiskUse] = []
     ) {
         self.pressure = pressure
+        self.diskUse = diskUse
         self.sequence = sequence
         self.attempts = attempts
         self.diskFreeBytes = diskFreeBytes
@@ -156,10 +159,13 @@ package struct DesiredWork: Sendable, Hashable {
     package struct Assignment: Sendable, Hashable {
         package var attempt: AttemptID
         package var order: WorkOrder
+        /// Free bytes that it should find; 0 where nobody knows.
+        package var diskBytes: Int64
 
-        package init(attempt: AttemptID, order: WorkOrder) {
+        package init(attempt: AttemptID, order: WorkOrder, diskBytes: Int64 = 0) {
             self.attempt = attempt
             self.order = order
+            self.diskBytes = diskBytes
         }
     }
 
@@ -207,6 +213,12 @@ extension Sciferry_V1_WorkerState {
             self.pressure.memory = pressure.memory
             self.pressure.io = pressure.io
         }
+        diskUse = report.diskUse.map { use in
+            var message = Sciferry_V1_DiskUse()
+            message.what = use.what
+            message.bytes = UInt64(clamping: use.bytes)
+            return message
+        }
     }
 
     package func model() throws -> WorkerReport {
@@ -226,7 +238,8 @@ extension Sciferry_V1_WorkerState {
                     note: String(attempt.note.prefix(200)), outcome: outcome)
             }, diskFreeBytes: Int64(clamping: diskFreeBytes), refusal: String(refusal.prefix(400)),
             freeSlots: Int(min(1024, freeSlots)), renewalRequest: Array(renewalRequest),
-            pressure: hasPressure ? Pressure(cpu: pressure.cpu, memory: pressure.memory, io: pressure.io) : nil)
+            pressure: hasPressure ? Pressure(cpu: pressure.cpu, memory: pressure.memory, io: pressure.io) : nil,
+            diskUse: diskUse.prefix(16).map { DiskUse(what: String($0.what.prefix(40)), bytes: Int64(clamping: $0.bytes)) })
     }
 }
 
@@ -238,6 +251,7 @@ extension Sciferry_V1_DesiredState {
         assignments = try desired.assignments.map { assignment in
             var message = Sciferry_V1_Assignment()
             message.attempt = assignment.attempt.description
+            message.diskBytes = UInt64(clamping: assignment.diskBytes)
             switch assignment.order {
             case .build(let plan): message.plan = Data(plan.bytes)
             case .resolve(let order): message.resolve = Data(try CanonicalJSON.encode(order))
@@ -258,16 +272,17 @@ extension Sciferry_V1_DesiredState {
                 guard let attempt = AttemptID(message.attempt) else {
                     throw MessageFailure.meaningless("a wrong attempt name")
                 }
+                let disk = Int64(clamping: message.diskBytes)
                 switch message.order {
                 case .plan(let bytes):
                     guard let digest = Digest(bytes: bytes) else { throw MessageFailure.meaningless("a wrong digest") }
-                    return .init(attempt: attempt, order: .build(plan: digest))
+                    return .init(attempt: attempt, order: .build(plan: digest), diskBytes: disk)
                 case .resolve(let bytes):
                     let order = try CanonicalJSON.decode(ResolveOrder.self, from: bytes, source: "an order")
-                    return .init(attempt: attempt, order: .resolve(order))
+                    return .init(attempt: attempt, order: .resolve(order), diskBytes: disk)
                 case .verify(let bytes):
                     let order = try CanonicalJSON.decode(VerifyOrder.self, from: bytes, source: "an order")
-                    return .init(attempt: attempt, order: .verify(order))
+                    return .init(attempt: attempt, order: .verify(order), diskBytes: disk)
                 case nil: throw MessageFailure.meaningless("an assignment without an order")
                 }
             }, nextContactSeconds: Double(nextContactMs) / 1000, draining: draining,

@@ -21,6 +21,26 @@ extension BuildPipeline {
         if let emulator {
             await log.say("\(emulator.emulator) runs what is built, about \(emulator.cost) times slower than this machine's own programs")
         }
+        let images = [plan.base.engineName(plan.architecture), cacheTag(plan)] + plan.moreBases.map { $0.engineName(plan.architecture) }
+        await context.disk.hold(images)
+        do {
+            let result = try await build(plan)
+            await context.disk.release(images)
+            return result
+        } catch {
+            await context.disk.release(images)
+            throw error
+        }
+    }
+
+    /// What keeps a recipe's layers warm for its next build.
+    private func cacheTag(_ plan: Plan) -> String { "sciferry-cache:\(plan.name.lowercased())-\(plan.target)" }
+
+    private func build(_ plan: Plan) async throws -> BuildResult {
+        if let root = context.engineRoot {
+            let log = log
+            try await context.disk.makeRoom(max(context.diskBytes, BuildLimitsWatch.reserve * 2), at: root) { await log.say($0) }
+        }
         try await fetchContext(plan)
         await enter(.base, plan.base.reference)
         for base in [plan.base] + plan.moreBases { try await provideBase(base, plan.architecture) }
@@ -46,8 +66,9 @@ extension BuildPipeline {
 
     /// Tests, signs and sends an image.
     private func finish(_ plan: Plan, _ image: String, _ sif: AssembledImage) async throws -> BuildResult {
-        // The tag that keeps this recipe's layers warm for the next build.
-        try await engine.tag(image, as: "sciferry-cache:\(plan.name.lowercased())-\(plan.target)")
+        try await engine.tag(image, as: cacheTag(plan))
+        let (bytes, seconds) = (try await engine.size(image), went.steps.reduce(0) { $0 + $1.seconds })
+        context.layers.change { $0.left(cacheTag(plan), seconds: seconds, bytes: bytes, now: .now) }
         let imageDirectory = Disk.parent(of: sif.path)
         await enter(.test)
         let tested = try await test(plan, imageDirectory, sif.partitionOffset, listsRPM: sif.survey.hasRPM)

@@ -1,6 +1,5 @@
 import FarmModel
 import Foundation
-import Glibc
 import ProcessRunner
 import Synchronization
 import SystemIO
@@ -44,7 +43,10 @@ extension BuildPipeline {
             if let offer { noteLayers(offer, restored, seen) } else { went.steps = seen.outcome }
         }
         let limits = limits(of: plan)
-        let cage = geteuid() == 0 ? BuildCage() : nil
+        let cage = context.stepsGroup.flatMap { BuildCage(group: $0) }
+        if cage == nil {
+            await log.say("what steps use is not limited here: the engine has no control group for them that this worker may set")
+        }
         for what in cage?.set(limits) ?? [] { await log.say("steps cannot be limited in \(what) here") }
         // What this recipe has declared is nothing to the next one.
         defer { _ = cage?.set(self.limits(of: nil)) }

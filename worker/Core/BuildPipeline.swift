@@ -27,6 +27,11 @@ package struct BuildPipeline: Sendable {
         package var host: HostFacts
         /// Where the engine keeps what it builds, if that is on this machine.
         package var engineRoot: String?
+        /// The control group in which it runs steps, where it can be limited.
+        package var stepsGroup: String?
+        /// Free bytes that the farm expects it to need; 0 where nobody knows.
+        package var diskBytes: Int64
+        package var disk: DiskKeeper
         /// What is known of the engine's layers, and who takes them to the farm.
         package var layers: LayerNotes
         package var courier: LayerCourier

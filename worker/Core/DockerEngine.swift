@@ -40,21 +40,26 @@ package struct DockerEngine: Sendable {
         package var identity: String
         /// Where it keeps its images and what it builds.
         package var root: String
+        /// The control group in which its builder runs steps; `nil` where it is not one for all of them.
+        package var stepsGroup: String?
     }
 
     /// Asks the engine about itself; `nil` when it does not answer.
     package func facts() async -> Facts? {
-        let format = "{{.ID}} {{.DockerRootDir}}\t{{.Driver}} cgroup{{.CgroupVersion}}{{range $name, $_ := .Runtimes}} {{$name}}{{end}}"
+        let format =
+            "{{.ID}} {{.DockerRootDir}}\t{{.CgroupDriver}}\t{{.Driver}} cgroup{{.CgroupVersion}}{{range $name, $_ := .Runtimes}} {{$name}}{{end}}"
         guard let seen = try? await ProcessRunner.run(command(["info", "--format", format], deadlineSeconds: 20)), seen.succeeded,
             let line = seen.text.split(separator: "\n").last
         else { return nil }
-        let parts = line.split(separator: "\t", maxSplits: 1)
+        let parts = line.split(separator: "\t", maxSplits: 2)
         let words = (parts.last ?? "").split(separator: " ").map(String.init)
-        guard parts.count == 2, words.count >= 2 else { return nil }
+        guard parts.count == 3, words.count >= 2 else { return nil }
         let runtimes = words.dropFirst(2).map { "runtime-\($0.lowercased())" }
         let labels = ["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes
         let root = parts[0].split(separator: " ", maxSplits: 1).last.map(String.init) ?? ""
-        return Facts(labels: labels.filter(LabelWish.isLabel), identity: String(parts[0]), root: root)
+        return Facts(
+            labels: labels.filter(LabelWish.isLabel), identity: String(parts[0]), root: root,
+            stepsGroup: parts[1] == "cgroupfs" ? BuildCage.usualGroup : nil)
     }
 
     /// An image's layers where the engine keeps them, or from an archive that it writes when these cannot be read.
@@ -209,6 +214,41 @@ package struct DockerEngine: Sendable {
         let names = try? await ProcessRunner.require(
             command(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=\(pattern)"], deadlineSeconds: 60))
         for name in (names ?? "").split(separator: "\n") { await untag(String(name)) }
+    }
+
+    /// Bytes that the engine's images and its builder's own layers take up.
+    package func usage() async throws -> (images: Int64, cache: Int64) {
+        let text = try await ProcessRunner.require(
+            command(["system", "df", "--format", "{{.Type}}\t{{.Size}}"], deadlineSeconds: 120))
+        var sizes: [String: Int64] = [:]
+        for line in text.split(separator: "\n") {
+            let parts = line.split(separator: "\t")
+            if parts.count == 2 { sizes[String(parts[0])] = DockerEngine.bytes(parts[1]) }
+        }
+        return (sizes["Images"] ?? 0, sizes["Build Cache"] ?? 0)
+    }
+
+    /// `1.5GB` as a number; 0 for what is none.
+    package static func bytes(_ text: Substring) -> Int64 {
+        let number = text.prefix { $0.isNumber || $0 == "." }
+        let units: [Substring: Double] = ["B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12]
+        return Int64((Double(number) ?? 0) * (units[text[number.endIndex...]] ?? 0))
+    }
+
+    /// Names of the images that builds of workers have left, and of their bases.
+    package func ownImages() async throws -> [String] {
+        let text = try await ProcessRunner.require(
+            command(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=sciferry-*"], deadlineSeconds: 60))
+        return text.split(separator: "\n").map(String.init).filter {
+            $0.hasPrefix("sciferry-cache:") || $0.hasPrefix("sciferry-base:") || $0.hasPrefix("sciferry-layers:")
+        }
+    }
+
+    /// Has the builder let go what it has used longest ago, but for so many bytes; and images without a name.
+    package func prune(keeping bytes: Int64) async throws {
+        _ = try await ProcessRunner.run(command(["image", "prune", "--force"], deadlineSeconds: 600))
+        try await ProcessRunner.require(
+            command(["builder", "prune", "--all", "--force", "--keep-storage", "\(bytes)"], deadlineSeconds: 600))
     }
 
     /// Writes an image archive.

@@ -15,6 +15,41 @@ package struct LayerMemory: Codable, Sendable, Hashable {
     package private(set) var engine: String = ""
     package private(set) var steps: [String: Step] = [:]
     package var rates = LayerRates()
+    /// Images that builds have left, by the engine's name for them.
+    package private(set) var images: [String: Image]? = [:]
+
+    /// What an image of an earlier build is worth.
+    package struct Image: Codable, Sendable, Hashable {
+        package var usedAt: Timestamp
+        /// What its steps took.
+        package var seconds: Double
+        package var bytes: Int64
+    }
+
+    /// An image was built, or served a build.
+    package mutating func left(_ image: String, seconds: Double, bytes: Int64, now: Timestamp) {
+        var all = images ?? [:]
+        all[image] = Image(usedAt: now, seconds: seconds, bytes: bytes)
+        images = all
+    }
+
+    /// Images in the order in which they should go: by what their steps took, halved with each week without use, for a byte.
+    package func leastWorth(_ names: [String], now: Timestamp) -> [String] {
+        func worth(_ name: String) -> Double {
+            guard let image = images?[name] else { return 0 }
+            var worth = (image.seconds + 1) / Double(max(1, image.bytes))
+            for _ in 0..<min(60, Int(max(0, now.seconds(since: image.usedAt)) / (7 * 86400))) { worth /= 2 }
+            return worth
+        }
+        return names.map { ($0, worth($0), images?[$0]?.usedAt ?? Timestamp(seconds: 0)) }
+            .sorted { ($0.1, $0.2, $0.0) < ($1.1, $1.2, $1.0) }.map(\.0)
+    }
+
+    /// Images are gone, and with them some of what the builder had, nobody knows what.
+    package mutating func forget(_ names: [String]) {
+        for name in names { images?[name] = nil }
+        steps = [:]
+    }
 
     /// Steps that are remembered: of some 400 recipes.
     private static let most = 4096
@@ -25,7 +60,7 @@ package struct LayerMemory: Codable, Sendable, Hashable {
     package mutating func speaks(of engine: String) {
         guard engine != self.engine else { return }
         self.engine = engine
-        steps = [:]
+        (steps, images) = ([:], [:])
     }
 
     /// How many of a build's steps are there, from the first on.

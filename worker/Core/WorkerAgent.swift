@@ -23,6 +23,10 @@ package actor WorkerAgent {
     private let line = FarmLine()
     private let lock: FileLock
     private var engineRoot: String?
+    private var stepsGroup: String?
+    private let disk: DiskKeeper
+    private var held = DiskKeeper.Holdings()
+    private var isSurveying = false
     private let layers: LayerNotes
     private let courier: LayerCourier
     private let process = Nonce.hex(bytes: 8)
@@ -54,6 +58,7 @@ package actor WorkerAgent {
         authority = try Disk.read(home.authority, limit: 1 << 16)
         state = WorkerState(slots: configuration.slots)
         layers = LayerNotes(home.layerNotes)
+        disk = DiskKeeper(home: home, configuration: configuration, notes: layers, logger: logger)
         courier = LayerCourier(
             home: home, configuration: configuration, authority: authority, line: line, client: client, logger: logger)
         // Known before the first build is over.
@@ -113,7 +118,7 @@ package actor WorkerAgent {
             throw FarmError(
                 "worker.link", .invalid, "\"\(configuration.link)\" is no HOST:PORT", hint: "correct \"link\" in \(home.configuration)")
         }
-        facts.diskFreeBytes = try freeBytes()
+        facts.diskFreeBytes = try availableBytes()
         // Emulators come and go with packages.
         let formats = EmulationSurvey.listed()
         if formats != foreignFormats, let target = Microarchitecture.named(facts.target) {
@@ -143,8 +148,8 @@ package actor WorkerAgent {
             while true {
                 try planRenewal()
                 let report = state.report(
-                    diskFreeBytes: try freeBytes(), refusal: try refusal(), renewalRequest: renewalRequest,
-                    pressure: HostSurvey.pressure())
+                    diskFreeBytes: try availableBytes(), refusal: try refusal(), renewalRequest: renewalRequest,
+                    pressure: HostSurvey.pressure(), diskUse: held.uses)
                 try await connection.send(Frame(.state, try Sciferry_V1_WorkerState(report)))
                 let sent = Timestamp.now
                 while answered != report.sequence {
@@ -207,9 +212,21 @@ package actor WorkerAgent {
         let said = await engine.facts()
         facts.engineID = said?.identity
         engineRoot = said.flatMap { Disk.isDirectory($0.root) ? $0.root : nil } ?? engineRoot
+        if let said { stepsGroup = engineRoot == nil || geteuid() != 0 ? nil : said.stepsGroup }
         if let identity = said?.identity { layers.change { $0.speaks(of: identity) } }
         facts.labels = Set(ownLabels + (said?.labels ?? [])).sorted()
         engineAskedAt = .now
+        surveyDisk()
+    }
+
+    /// Looks at what the disk holds, which may take its time: contacts do not wait for it.
+    private func surveyDisk() {
+        guard !isSurveying else { return }
+        isSurveying = true
+        Task {
+            held = await disk.survey()
+            isSurveying = false
+        }
     }
 
     /// Free bytes of the fullest of the file systems that a build writes to.
@@ -218,8 +235,16 @@ package actor WorkerAgent {
         return try places.map { try Disk.freeBytes(at: $0) }.min() ?? 0
     }
 
-    private func refusal() throws -> String {
+    /// The same with what would go for a job. What the engine holds counts where the engine's own disk is the fullest.
+    private func availableBytes() throws -> Int64 {
         let free = try freeBytes()
+        guard configuration.evicts, held.reclaimable > 0, let root = engineRoot else { return free }
+        let elsewhere = try [home.root, "/tmp"].map { try Disk.freeBytes(at: $0) }.min() ?? 0
+        return max(free, min(elsewhere, try Disk.freeBytes(at: root) + held.reclaimable))
+    }
+
+    private func refusal() throws -> String {
+        let free = try availableBytes()
         let needed = Int64(configuration.minimumFreeGiB * Double(1 << 30))
         if free < needed { return "its disk has \(free >> 20) MiB free, \(needed >> 20) MiB are the minimum" }
         return facts.engine == "none" ? "it has no container engine" : ""
@@ -249,7 +274,7 @@ package actor WorkerAgent {
         tasks[id] = Task {
             var outcome: AttemptOutcome?
             do {
-                let pipeline = try BuildPipeline(context(for: id))
+                let pipeline = try BuildPipeline(context(for: id, diskBytes: assignment.diskBytes))
                 outcome = try await pipeline.run(assignment.order)
             } catch is CancellationError {
                 outcome = nil
@@ -260,10 +285,11 @@ package actor WorkerAgent {
         }
     }
 
-    private func context(for id: AttemptID) -> BuildPipeline.Context {
+    private func context(for id: AttemptID, diskBytes: Int64) -> BuildPipeline.Context {
         BuildPipeline.Context(
             worker: configuration.name, attempt: id, home: home, configuration: configuration, authority: authority, line: line,
-            client: client, host: facts, engineRoot: engineRoot, layers: layers, courier: courier
+            client: client, host: facts, engineRoot: engineRoot, stepsGroup: stepsGroup, diskBytes: diskBytes, disk: disk, layers: layers,
+            courier: courier
         ) { phase, permille, note in await self.note(id, phase, permille, note) }
     }
 
@@ -274,6 +300,7 @@ package actor WorkerAgent {
     private func ended(_ id: AttemptID, _ outcome: AttemptOutcome?) {
         tasks[id] = nil
         state.ended(id, outcome)
+        surveyDisk()
         logger.notice("attempt ended", metadata: ["attempt.id": "\(id)", "outcome": "\(WorkerAgent.word(outcome))"])
         ring()
     }

@@ -28,6 +28,8 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
     package var silentMinutes: Double
     /// Words that recipes may ask for or avoid, beside those that the machine gives itself.
     package var labels: [String]
+    /// Whether images and layers of earlier builds go when a build needs their room.
+    package var evicts: Bool
     /// What all steps that run at a time may use: GiB of memory (0 for nine tenths of the machine's), processes, processors' time (0 for all).
     package var buildMemoryGiB: Double
     package var buildProcesses: Int
@@ -50,6 +52,7 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
         buildHours = 12
         silentMinutes = 120
         labels = []
+        evicts = true
         (buildMemoryGiB, buildProcesses, buildProcessors) = (0, 8192, 0)
         layerMegabytesPerSecond = 0
     }

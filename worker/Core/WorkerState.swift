@@ -94,7 +94,7 @@ package struct WorkerState: Sendable {
 
     /// The next report.
     package mutating func report(
-        diskFreeBytes: Int64, refusal: String, renewalRequest: [UInt8], pressure: Pressure? = nil
+        diskFreeBytes: Int64, refusal: String, renewalRequest: [UInt8], pressure: Pressure? = nil, diskUse: [DiskUse] = []
     ) -> WorkerReport {
         sequence += 1
         let shown = attempts.filter { !$0.value.isUnwanted }.sorted { $0.key.description < $1.key.description }
@@ -109,7 +109,7 @@ package struct WorkerState: Sendable {
                     id: id, phase: running.phase, progressPermille: running.progressPermille, note: running.note,
                     outcome: budget >= 0 ? running.outcome : nil)
             }, diskFreeBytes: diskFreeBytes, refusal: refusal, freeSlots: max(0, slots - busy), renewalRequest: renewalRequest,
-            pressure: pressure)
+            pressure: pressure, diskUse: diskUse)
     }
 
     package var isIdle: Bool { attempts.isEmpty }

@@ -229,6 +229,7 @@ package nonisolated struct Sciferry_V1_WorkerState: Sendable {
 
   package var attempts: [Sciferry_V1_Attempt] = []
 
+  /// Those that are free, and those that the worker would free for a job.
   package var diskFreeBytes: UInt64 = 0
 
   /// Empty, or why the worker takes no work.
@@ -249,11 +250,29 @@ package nonisolated struct Sciferry_V1_WorkerState: Sendable {
   /// Clears the value of `pressure`. Subsequent reads from it will return its default value.
   package mutating func clearPressure() {self._pressure = nil}
 
+  /// What takes up the disk that builds use.
+  package var diskUse: [Sciferry_V1_DiskUse] = []
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _pressure: Sciferry_V1_Pressure? = nil
+}
+
+package nonisolated struct Sciferry_V1_DiskUse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// For people, for example "images".
+  package var what: String = String()
+
+  package var bytes: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 /// Percent of the last minute for which work stood still: some for want of a processor, all for want of memory or a disk.
@@ -359,6 +378,9 @@ package nonisolated struct Sciferry_V1_Assignment: Sendable {
     }
     set {order = .verify(newValue)}
   }
+
+  /// Free bytes that it should find; 0 where nobody knows.
+  package var diskBytes: UInt64 = 0
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1043,7 +1065,7 @@ nonisolated extension Sciferry_V1_Welcome: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".WorkerState"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{1}attempts\0\u{3}disk_free_bytes\0\u{1}refusal\0\u{3}free_slots\0\u{3}renewal_request\0\u{1}pressure\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{1}attempts\0\u{3}disk_free_bytes\0\u{1}refusal\0\u{3}free_slots\0\u{3}renewal_request\0\u{1}pressure\0\u{3}disk_use\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1058,6 +1080,7 @@ nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProto
       case 5: try { try decoder.decodeSingularUInt32Field(value: &self.freeSlots) }()
       case 6: try { try decoder.decodeSingularBytesField(value: &self.renewalRequest) }()
       case 7: try { try decoder.decodeSingularMessageField(value: &self._pressure) }()
+      case 8: try { try decoder.decodeRepeatedMessageField(value: &self.diskUse) }()
       default: break
       }
     }
@@ -1089,6 +1112,9 @@ nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProto
     try { if let v = self._pressure {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
     } }()
+    if !self.diskUse.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.diskUse, fieldNumber: 8)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1100,6 +1126,42 @@ nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProto
     if lhs.freeSlots != rhs.freeSlots {return false}
     if lhs.renewalRequest != rhs.renewalRequest {return false}
     if lhs._pressure != rhs._pressure {return false}
+    if lhs.diskUse != rhs.diskUse {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Sciferry_V1_DiskUse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".DiskUse"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}what\0\u{1}bytes\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.what) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.bytes) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if !self.what.isEmpty {
+      try visitor.visitSingularStringField(value: self.what, fieldNumber: 1)
+    }
+    if self.bytes != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytes, fieldNumber: 2)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Sciferry_V1_DiskUse, rhs: Sciferry_V1_DiskUse) -> Bool {
+    if lhs.what != rhs.what {return false}
+    if lhs.bytes != rhs.bytes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1252,7 +1314,7 @@ nonisolated extension Sciferry_V1_DesiredState: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension Sciferry_V1_Assignment: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".Assignment"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}attempt\0\u{1}plan\0\u{1}resolve\0\u{1}verify\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}attempt\0\u{1}plan\0\u{1}resolve\0\u{1}verify\0\u{3}disk_bytes\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1285,6 +1347,7 @@ nonisolated extension Sciferry_V1_Assignment: SwiftProtobuf.Message, SwiftProtob
           self.order = .verify(v)
         }
       }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.diskBytes) }()
       default: break
       }
     }
@@ -1313,12 +1376,16 @@ nonisolated extension Sciferry_V1_Assignment: SwiftProtobuf.Message, SwiftProtob
     }()
     case nil: break
     }
+    if self.diskBytes != 0 {
+      try visitor.visitSingularUInt64Field(value: self.diskBytes, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Sciferry_V1_Assignment, rhs: Sciferry_V1_Assignment) -> Bool {
     if lhs.attempt != rhs.attempt {return false}
     if lhs.order != rhs.order {return false}
+    if lhs.diskBytes != rhs.diskBytes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -26,7 +26,7 @@ extension FarmTests {
         #expect(try await farm.sciferry(["build", try await farm.recipe("before", settings: "  network: none")]).succeeded)
         let free = engine.freeBytes
         for (name, step, limits, code) in [
-            ("bomb", "f() { f | f & }; f; sleep 5; f | f", "disk_gib: 1", "build.processes"),
+            ("bomb", "i=0; while [ $i -lt 2000 ]; do sleep 600 & i=$((i+1)); done", "disk_gib: 1", "build.processes"),
             ("hungry", "dd if=/dev/zero of=/dev/null bs=1500M count=1", "disk_gib: 1, memory_gib: 1", "build.memory"),
             ("writer", "dd if=/dev/zero of=/opt/big bs=1M count=100000", "disk_gib: 1", "build.disk"),
             ("deaf", "trap \"\" TERM INT HUP; sleep 98765", "disk_gib: 1", "build.silent"),
@@ -74,11 +74,13 @@ extension FarmTests {
         farm.kill("w1")
         try farm.set("w1", "\"evicts\": false")
         try farm.start("w1")
-        let recipe = try await farm.recipe("more", run: ["dd if=/dev/zero of=/opt/data bs=1M count=600"], settings: "  network: none")
-        #expect(try await farm.sciferry(["build", recipe, "--no-wait"]).succeeded)
+        for name in ["more", "most"] {
+            let recipe = try await farm.recipe(name, run: ["dd if=/dev/zero of=/opt/big bs=1M count=900"], settings: "  network: none")
+            #expect(try await farm.sciferry(["build", recipe, "--no-wait"]).succeeded)
+        }
         try await farm.eventually("it waits for room") {
-            let waiting = try #require(try await farm.jobs().last { $0.job.kind == .build })
-            return try await farm.sciferry(["why", waiting.job.id.rawValue]).text.contains("GiB free, the job wants")
+            let last = try #require(try await farm.jobs().last { $0.job.kind == .build })
+            return try await farm.sciferry(["why", last.job.id.rawValue]).text.contains("GiB free, the job wants")
         }
     }
 }

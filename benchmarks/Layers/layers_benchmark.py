@@ -78,7 +78,10 @@ class Farm:
         raise SystemExit("waited in vain: " + (self.scratch / "coordinator.log").read_text()[-2000:])
 
     def sciferry(self, *words):
-        return subprocess.run([self.program, *words], env=self.environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+        run = subprocess.run([self.program, *words], env=self.environment, stdout=subprocess.PIPE, text=True)
+        if run.returncode != 0:
+            raise SystemExit(f"sciferry {' '.join(map(str, words))} failed:\n{run.stdout}")
+        return run.stdout
 
     def worker(self, name, engine=""):
         home = self.scratch / name
@@ -97,7 +100,7 @@ class Farm:
         (place / "build.yaml").write_text(
             f"name: {name}\nversion: '1'\narchitectures: [x86_64]\ndescription: A benchmark.\nbuild:\n  kind: neurodocker\n"
             f"  base-image: debian:bookworm\n  add-default-template: false\n  directives:\n{directives}"
-            f"deploy:\n  bins: [cat]\nx-sciferry:\n  limits: {{disk_gib: 3}}\n")
+            f"deploy:\n  bins: [cat]\nx-sciferry:\n  limits: {{disk_gib: 3}}\n  instructions: warn\n")
         # What else decides a build's key, and no layer.
         (place / "fulltest.yaml").write_text(f"tests:\n  - name: test {test}\n    command: cat /etc/debian_version\n")
         return place

@@ -88,6 +88,8 @@ package struct BuildCage: Sendable {
             try? Disk.writeKernelText(file("memory", "memory.memsw.limit_in_bytes"), "-1")
             put("memory", [(file("memory", "memory.limit_in_bytes"), "\(limits.memory)")])
             try? Disk.writeKernelText(file("memory", "memory.memsw.limit_in_bytes"), "\(limits.memory)")
+            // From now on it tells the most that was used.
+            try? Disk.writeKernelText(file("memory", "memory.max_usage_in_bytes"), "0")
             put("processes", [(file("pids", "pids.max"), "\(limits.processes)")])
             put("processors", [(file("cpu", "cpu.cfs_quota_us"), "\(quota)")])
         }
@@ -103,8 +105,11 @@ package struct BuildCage: Sendable {
         if isUnified {
             return Met(memory: number(file("", "memory.events"), "oom_kill"), processes: number(file("", "pids.events"), "max"))
         }
-        let failures = Disk.kernelText(file("memory", "memory.failcnt"))?.split(separator: "\n").first.flatMap { Int($0) } ?? 0
-        return Met(memory: failures, processes: number(file("pids", "pids.events"), "max"))
+        func value(_ name: String) -> Int { Disk.kernelText(file("memory", name))?.split(separator: "\n").first.flatMap { Int($0) } ?? 0 }
+        // Where swap is counted in, kernels count no failures; then the most that was used tells.
+        let most = value("memory.max_usage_in_bytes")
+        let isFull = most > 0 && most >= value("memory.limit_in_bytes") / 100 * 99
+        return Met(memory: value("memory.failcnt") + (isFull ? 1 : 0), processes: number(file("pids", "pids.events"), "max"))
     }
 }
 
@@ -127,7 +132,12 @@ package struct BuildLimitsWatch: Sendable {
     ///   - place: the step, for people.
     ///   - wasKilled: its program was ended by a signal (status 137), as the kernel does for want of memory.
     package func failure(after: BuildCage.Met, limits: CageLimits, place: String, wasKilled: Bool, tail: [String]) -> Failure? {
-        if after.processes > before.processes {
+        // Kernels count what a step's own group could not have, and that is gone with the step; but then it says so.
+        let cannotFork = tail.contains { line in
+            let text = line.lowercased()
+            return text.contains("fork") && (text.contains("resource temporarily unavailable") || text.contains("cannot"))
+        }
+        if after.processes > before.processes || cannotFork {
             return Failure(
                 .recipe, code: "build.processes",
                 message: "\(place) wanted more than \(limits.processes) processes at a time, which is what a worker allows", tail: tail)

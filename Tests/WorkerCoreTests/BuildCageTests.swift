@@ -21,7 +21,8 @@ import WorkerCore
         let group = "docker/buildkit"
         let scratch = try tree([
             "memory/\(group)/memory.limit_in_bytes": "", "memory/\(group)/memory.memsw.limit_in_bytes": "",
-            "memory/\(group)/memory.failcnt": "7\n", "memory/\(group)/memory.max_usage_in_bytes": "5\n", "pids/\(group)/pids.max": "", "pids/\(group)/pids.events": "max 3\n",
+            "memory/\(group)/memory.failcnt": "7\n", "memory/\(group)/memory.max_usage_in_bytes": "5\n", "pids/\(group)/pids.max": "",
+            "pids/\(group)/pids.events": "max 3\n",
             "cpu/\(group)/cpu.cfs_quota_us": "",
         ])
         let cage = try #require(BuildCage(root: scratch.path))
@@ -70,7 +71,8 @@ import WorkerCore
         let bomb = failure(watch, memory: 9, processes: 2)
         #expect(bomb?.failureClass == .recipe && bomb?.code == "build.processes")
         let told = watch.failure(
-            after: watch.before, limits: limits, place: "step", wasKilled: false, tail: ["sh: can't fork: Resource temporarily unavailable"])
+            after: watch.before, limits: limits, place: "step", wasKilled: false, tail: ["sh: can't fork: Resource temporarily unavailable"]
+        )
         #expect(told?.code == "build.processes")
         let undeclared = failure(BuildLimitsWatch(declaredMemory: 0, declaredDisk: 0, before: .init()), memory: 1, processes: 0)
         #expect(undeclared?.failureClass == .infrastructure && undeclared?.retry == .elsewhere && undeclared?.code == "memory.out")

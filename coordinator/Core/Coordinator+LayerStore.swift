@@ -90,16 +90,18 @@ extension Coordinator {
     /// Takes layers into the store, one after the other, and tidies up, until cancelled.
     func keepLayers() async throws {
         var store: FileStore?
-        var tidiedAt = Timestamp(seconds: 0)
+        var (isKnown, tidiedAt) = (false, Timestamp.now)
         while !Task.isCancelled {
             try await Task.sleep(for: .milliseconds(200))
             guard isAdopted, keepsLayers else { continue }
             do {
-                if store == nil {
-                    store = try await FileStore.open(layerBucket, making: ChunkerParameters.standard)
+                if !isKnown {
                     try await readShelf()
+                    isKnown = true
                 }
-                guard let store else { continue }
+                // A farm that keeps none has no store of them.
+                guard !arrivingLayers.isEmpty || !shelf.sets.isEmpty else { continue }
+                let store = try await open(&store)
                 if !arrivingLayers.isEmpty {
                     let next = arrivingLayers.removeFirst()
                     do { try await keep(next, in: store) } catch let error where !(error is CancellationError) {
@@ -116,18 +118,26 @@ extension Coordinator {
         }
     }
 
+    private func open(_ store: inout FileStore?) async throws -> FileStore {
+        if let store { return store }
+        let opened = try await FileStore.open(layerBucket, making: ChunkerParameters.standard)
+        store = opened
+        return opened
+    }
+
     private static let sets = "sets/"
 
     /// Learns what is kept.
     private func readShelf() async throws {
         for object in try await layerBucket.all(prefix: Coordinator.sets) {
-            let bytes = try? await layerBucket.get(object.key, range: nil, limit: 1 << 20)
-            let kept = bytes.flatMap { try? CanonicalJSON.decode(LayerShelf.Kept.self, from: $0, source: object.key) }
-            guard let kept, kept.set.isSound else {
-                try await layerBucket.delete(object.key)
+            let bytes: [UInt8]
+            do { bytes = try await layerBucket.get(object.key, range: nil, limit: 1 << 20) } catch let error as FarmError
+                where error.category == .notFound || error.category == .corrupt
+            {
                 continue
             }
-            shelf.put(kept)
+            let kept = try? CanonicalJSON.decode(LayerShelf.Kept.self, from: bytes, source: object.key)
+            if let kept, kept.set.isSound { shelf.put(kept) } else { try await layerBucket.delete(object.key) }
         }
         if !shelf.sets.isEmpty {
             logger.info("layers are kept", metadata: ["sets": "\(shelf.sets.count)", "bytes": "\(shelf.storedBytes)"])

@@ -9,7 +9,7 @@ import Testing
 
 /// Kills the coordinator or the worker at random points of builds; each time the same release must come out, once.
 @Suite(.serialized) struct ChaosTests {
-    private static let points = Int(ProcessInfo.processInfo.environment["SCIFERRY_CHAOS_POINTS"] ?? "") ?? 12
+    private static let points = Int(ProcessInfo.processInfo.environment["SCIFERRY_CHAOS_POINTS"] ?? "") ?? 8
 
     @Test(.timeLimit(.minutes(15))) func killedAnywhereItEndsWithOneRelease() async throws {
         let farm = try await TestFarm()

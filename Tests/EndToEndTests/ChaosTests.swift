@@ -62,6 +62,6 @@ import Testing
         // One of them, chosen by the seed of the names, comes out whole.
         let site = "\(farm.scratch.path)/site"
         #expect(try await farm.sciferry(["pull", "chaos\(Self.points / 2)", "--site", site]).succeeded)
-        for name in ["w1", "w2"] { #expect(try Disk.list("\(farm.workerHome(name))/attempts").isEmpty, "\(name) has cleaned up") }
+        for name in ["w1", "w2"] { #expect(try farm.attempts(name).isEmpty, "\(name) has cleaned up") }
     }
 }

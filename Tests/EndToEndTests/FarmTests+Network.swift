@@ -29,7 +29,7 @@ extension FarmTests {
         #expect(attempts[0].failure?.message == "the worker w1 was silent for 3 s")
         try await network.mend()
         try await farm.connected(2)
-        try await farm.eventually("w1 has cleaned up") { try Disk.list("\(farm.workerHome("w1"))/attempts").isEmpty }
+        try await farm.eventually("w1 has cleaned up") { try farm.attempts("w1").isEmpty }
         #expect(try await builders().map(\.state) == [.lost, .succeeded])
         #expect(try await farm.releases().count == 1)
         // It is of use again.

@@ -26,7 +26,7 @@ extension FarmTests {
         #expect(attempts[0].failure?.message == "the worker \(frozen) was silent for 3 s")
         farm.process(frozen)?.kill(SIGCONT)
         try await farm.connected(2)
-        try await farm.eventually("the late one has cleaned up") { try Disk.list("\(farm.workerHome(frozen))/attempts").isEmpty }
+        try await farm.eventually("the late one has cleaned up") { try farm.attempts(frozen).isEmpty }
         #expect(try await builders().map(\.state) == [.lost, .succeeded])
         #expect(try await farm.releases().count == 1)
         let why = try await farm.sciferry(["why", "j1"])

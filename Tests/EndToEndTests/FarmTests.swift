@@ -241,7 +241,7 @@ import Testing
         try await farm.eventually("the container is gone", seconds: 20) { try await !sleeping() }
         #expect(try await farm.jobs().first { $0.job.id == job }?.job.state == .cancelled)
         #expect(try await farm.sciferry(["cancel", job.rawValue]).status == 75)
-        try await farm.eventually("the attempt's directory is gone") { try Disk.list("\(farm.workerHome("w1"))/attempts").isEmpty }
+        try await farm.eventually("the attempt's directory is gone") { try farm.attempts("w1").isEmpty }
 
         // A drained worker gets nothing; the job says why it waits.
         #expect(try await farm.sciferry(["worker", "drain", "w1"]).succeeded)

@@ -136,6 +136,12 @@ final class TestFarm: Sendable {
 
     func workerHome(_ name: String) -> String { "\(scratch.path)/\(name)" }
 
+    /// Names of the attempts a worker's disk still holds files of; none where it never had any.
+    func attempts(_ name: String) throws -> [String] {
+        let place = "\(workerHome(name))/attempts"
+        return Disk.exists(place) ? try Disk.list(place) : []
+    }
+
     func log(_ name: String) -> String { (try? String(contentsOfFile: "\(scratch.path)/\(name).log", encoding: .utf8)) ?? "" }
 
     /// Coordinator and workers, enrolled by token and connected.

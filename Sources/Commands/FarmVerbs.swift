@@ -150,6 +150,11 @@ struct WorkersCommand: AsyncParsableCommand {
                 Console.print("\(view.worker.name) holds \(list)")
             }
             for view in workers {
+                if let use = view.worker.inputCache, use.requests + use.tunnels > 0 {
+                    Console.print("builds of \(view.worker.name) had \(use.sentence)")
+                }
+            }
+            for view in workers {
                 guard let quarantine = view.worker.quarantine else { continue }
                 Console.print("\(view.worker.name) is quarantined: \(quarantine); sciferry worker resume \(view.worker.name)")
             }

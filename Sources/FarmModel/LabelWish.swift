@@ -6,6 +6,9 @@ package struct LabelWish: Codable, Sendable, Hashable {
     /// The worker must have none of them.
     package var avoids: [String]
 
+    /// Of workers that can keep builds to their proxy.
+    package static let networkProxy = "network-proxy"
+
     package init(needs: [String] = [], avoids: [String] = []) {
         self.needs = Set(needs).sorted()
         self.avoids = Set(avoids).sorted()

@@ -14,6 +14,17 @@ package struct LayerSet: Codable, Sendable, Hashable {
         package var manifest: Digest?
         package var stored: Int64?
 
+        /// The step left no layer: Docker's classic builder leaves out what would be empty. Absent for no.
+        package var leftNothing: Bool?
+
+        package var isNothing: Bool { leftNothing ?? false }
+
+        /// A step that left no layer.
+        package init(identity: UInt64, seconds: Double) {
+            self.init(identity: identity, content: Digest(hashing: ""), size: 0, seconds: seconds)
+            leftNothing = true
+        }
+
         package init(identity: UInt64, content: Digest, size: Int64, seconds: Double) {
             self.identity = identity
             self.content = content
@@ -35,10 +46,14 @@ package struct LayerSet: Codable, Sendable, Hashable {
     package var layers: [Layer]
     /// The image's configuration as JSON, with the builder's own notes of what its layers were made from.
     package var configuration: String
+    /// What made it, for no builder knows the steps of another; absent for BuildKit.
+    package var builder: String?
     package var madeAt: Timestamp
 
     package init(
-        recipe: String, target: String, architecture: String, base: [Digest], layers: [Layer], configuration: String, madeAt: Timestamp
+        recipe: String, target: String, architecture: String, base: [Digest], layers: [Layer], configuration: String,
+        builder: String? = nil,
+        madeAt: Timestamp
     ) {
         self.recipe = recipe
         self.target = target
@@ -46,6 +61,7 @@ package struct LayerSet: Codable, Sendable, Hashable {
         self.base = base
         self.layers = layers
         self.configuration = configuration
+        self.builder = builder
         self.madeAt = madeAt
     }
 
@@ -57,6 +73,19 @@ package struct LayerSet: Codable, Sendable, Hashable {
         var set = self
         set.layers = Array(layers.prefix(count))
         return set
+    }
+
+    /// The steps that left layers.
+    package var solid: [Layer] { layers.filter { !$0.isNothing } }
+
+    /// How many of the first steps are covered by so many layers.
+    package func steps(withLayers count: Int) -> Int {
+        var left = count
+        return layers.prefix { layer in
+            if layer.isNothing { return true }
+            left -= 1
+            return left >= 0
+        }.count
     }
 
     /// Seconds that its steps took.
@@ -74,6 +103,8 @@ package struct LayerSet: Codable, Sendable, Hashable {
 package struct LayerOffer: Codable, Sendable, Hashable {
     /// What each of the build's steps of its last stage that makes a layer stands for, in order.
     package var steps: [UInt64]
+    /// What its base and each of its instructions stand for, those of earlier stages and those that make no layers too.
+    package var instructions: [UInt64]?
     /// The longest beginning of these steps that the farm has; `nil` for none.
     package var set: LayerSet?
     /// Of the layers that were asked about, those that the farm lacks.
@@ -81,8 +112,9 @@ package struct LayerOffer: Codable, Sendable, Hashable {
     /// Seconds that steps must have taken together for their layers to be kept; `nil` where the farm keeps none of this build.
     package var leastSeconds: Double?
 
-    package init(steps: [UInt64], set: LayerSet?, missing: [Digest] = [], leastSeconds: Double?) {
+    package init(steps: [UInt64], instructions: [UInt64]? = nil, set: LayerSet?, missing: [Digest] = [], leastSeconds: Double?) {
         self.steps = steps
+        self.instructions = instructions
         self.set = set
         self.missing = missing
         self.leastSeconds = leastSeconds

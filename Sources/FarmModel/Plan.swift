@@ -259,6 +259,8 @@ package struct BuildLimits: Codable, Sendable, Hashable {
 /// What the steps of a build may reach.
 package enum NetworkPolicy: String, Codable, Sendable, Hashable, CaseIterable {
     case full
+    /// What the worker's proxy fetches for them, and nothing else.
+    case proxy
     /// Nothing; all inputs must be declared.
     case none
 }

@@ -23,6 +23,11 @@ extension LayeredImage {
         chains(layers).prefix { Disk.isDirectory("\(root)/image/overlay2/layerdb/sha256/\($0.hex)") }.count
     }
 
+    /// What comes before and after a file's bytes in an archive that an engine loads, and at its end.
+    package static func frame(_ name: String, size: Int64) -> (head: [UInt8], tail: [UInt8]) {
+        (TarWriter.header(name, size: size), TarWriter.padding(size))
+    }
+
     /// A layer's archive in a file.
     package struct PackedLayer: Sendable, Hashable {
         /// Bytes of the archive itself.
@@ -138,6 +143,19 @@ package enum CacheConfiguration {
             document[notes] = try JSONSerialization.data(withJSONObject: cut, options: [.sortedKeys]).base64EncodedString()
         }
         return Array(try JSONSerialization.data(withJSONObject: document, options: [.sortedKeys, .withoutEscapingSlashes]))
+    }
+
+    /// Which of the steps at an image's end made a layer. Throws `image.configuration` when its history tells of fewer instructions.
+    ///
+    /// - Parameters:
+    ///   - text: the image's configuration.
+    ///   - entries: of each of the last instructions, in order, whether it is a step; others make no layers.
+    package static func madeLayers(_ text: String, entries: [Bool]) throws -> [Bool] {
+        let document = (try? JSONSerialization.jsonObject(with: Data(text.utf8))) as? [String: Any]
+        guard let history = document?["history"] as? [[String: Any]], history.count >= entries.count else {
+            throw FarmError("image.configuration", .corrupt, "an image's history tells of fewer than \(entries.count) instructions")
+        }
+        return zip(entries, history.suffix(entries.count)).filter(\.0).map { !($0.1["empty_layer"] as? Bool ?? false) }
     }
 
     /// Whether it has a builder's notes: without them only the classic builder finds steps in it.

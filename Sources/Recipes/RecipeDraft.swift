@@ -62,9 +62,10 @@ package struct RecipeDraft: Sendable {
                 hint: "write it into \(foreign.file)")
         }
         foreign = try recipe.build.foreign.map { try ForeignBuild($0.kind, file: $0.file, line: $0.line, source: source) }
-        if let place = foreign?.fetch, recipe.settings.network == .none {
+        if let place = foreign?.fetch, recipe.settings.network != .full {
             throw FarmError(
-                "recipe.network", .invalid, "\(place): ADD fetches something, and x-sciferry.network is none",
+                "recipe.network", .invalid,
+                "\(place): ADD fetches something, and x-sciferry.network is \(recipe.settings.network.rawValue)",
                 hint: "put the file beside the Dockerfile")
         }
         var definition = try RecipeInterpreter.definition(recipe, source, settings)
@@ -164,8 +165,9 @@ package struct RecipeDraft: Sendable {
             network: recipe.settings.network,
             instructions: recipe.settings.instructions, verifyOn: verifyOn, citation: definition.citation,
             overridable: recipe.settings.overridable)
+        let network = LabelWish(needs: recipe.settings.network == .proxy ? [LabelWish.networkProxy] : [])
         return RenderedRecipe(
-            plan: plan, blobs: context.blobs, workers: recipe.settings.workers, declaresDisk: recipe.settings.diskGiB != nil,
+            plan: plan, blobs: context.blobs, workers: recipe.settings.workers.union(network), declaresDisk: recipe.settings.diskGiB != nil,
             layers: try BuildLayers.identities(of: plan))
     }
 

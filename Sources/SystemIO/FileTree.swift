@@ -240,6 +240,18 @@ package enum Disk {
         return Int64(info.f_bavail) * Int64(info.f_frsize)
     }
 
+    /// Bytes of the file system that holds `path`.
+    package static func totalBytes(at path: String) throws -> Int64 {
+        var info = statvfs()
+        guard statvfs(path, &info) == 0 else { throw failure("measure", path) }
+        return Int64(info.f_blocks) * Int64(info.f_frsize)
+    }
+
+    /// Gives a file another name on the same file system.
+    package static func hardLink(_ path: String, _ other: String) throws {
+        guard Glibc.link(path, other) == 0 else { throw failure("link", other) }
+    }
+
     /// Makes a symbolic link, replacing one that is there, in one step.
     package static func link(_ path: String, to target: String) throws {
         let temporary = "\(path).tmp.\(getpid()).\(Nonce.hex(bytes: 4))"

@@ -65,11 +65,12 @@ struct Bench {
     }
 
     mutating func report(
-        _ name: String, _ attempts: [AttemptReport] = [], slots: Int = 1, refusal: String = "", pressure: Pressure? = nil
+        _ name: String, _ attempts: [AttemptReport] = [], slots: Int = 1, refusal: String = "", pressure: Pressure? = nil,
+        layers: LayerSummary? = nil
     ) throws -> DesiredWork {
         let report = WorkerReport(
             sequence: 1, attempts: attempts, diskFreeBytes: 50 << 30, refusal: refusal, freeSlots: slots, renewalRequest: [],
-            pressure: pressure)
+            pressure: pressure, layers: layers)
         let desired = try state.report(WorkerName(name), report, now: now)
         try commit()
         return desired

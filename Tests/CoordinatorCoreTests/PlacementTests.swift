@@ -76,6 +76,36 @@ import Testing
         #expect(try bench.report("b").assignments.map(\.attempt.job) == [strange])
     }
 
+    /// What workers say of their engines counts for more than what they were seen to build.
+    @Test func whatAnEngineHoldsDecides() throws {
+        var bench = Bench()
+        try bench.enrol("a")
+        try bench.enrol("b")
+        _ = try bench.report("b", slots: 0)
+        _ = try bench.submit("k1", recipe: "fsl", layers: [1, 2, 3, 4])
+        let attempt = try #require(try bench.report("a").assignments.first?.attempt)
+        bench.now = bench.now.adding(seconds: 600)
+        // What it says together with an outcome has the outcome in it.
+        _ = try bench.report("a", [bench.running(attempt, .built(Bench.result))], layers: LayerSummary([1, 2, 3, 4]))
+        _ = try bench.report("b", layers: LayerSummary([]))
+        _ = try bench.submit("k2", recipe: "other", layers: [1, 2, 3, 9])
+        #expect(try bench.report("b").assignments.isEmpty, "a has them, and its hands are free")
+        // Its disk was needed for something else: now it is worth no more than the other.
+        let (first, second) = (try bench.report("a", slots: 0, layers: LayerSummary([1])), try bench.report("b"))
+        #expect(first.assignments.isEmpty && second.assignments.count == 1)
+        // What it holds that nobody saw it build is known too, for builds that wait.
+        let waiting = try bench.submit("k3", recipe: "third", layers: [20, 21, 22])
+        _ = try bench.report("a", slots: 0, layers: LayerSummary([1, 20, 21]))
+        #expect(bench.state.warmSteps(of: waiting, on: WorkerName("a")) == 2)
+        // And for those that come.
+        let later = try bench.submit("k4", recipe: "fourth", layers: [20, 40])
+        #expect(bench.state.warmSteps(of: later, on: WorkerName("a")) == 1)
+        // A layer is of no use without those below it.
+        let other = try bench.submit("k5", recipe: "fifth", layers: [30, 31, 32])
+        _ = try bench.report("a", slots: 0, layers: LayerSummary([1, 20, 21, 32]))
+        #expect(bench.state.warmSteps(of: other, on: WorkerName("a")) == 0)
+    }
+
     @Test func aStrainedWorkerGetsNoMore() throws {
         var bench = Bench()
         try bench.enrol("w")

@@ -177,6 +177,8 @@ final class TestFarm: Sendable {
         let token = try await sciferry(["worker", "token", worker] + (untrusted ? ["--untrusted"] : [])).text.trimmingCharacters(
             in: .whitespacesAndNewlines)
         try await ProcessRunner.require(Command("\(Self.bin)/sciferry-worker", ["join", token, "--home", workerHome(worker)]))
+        // A proxy for each of so many workers would take its time.
+        try set(worker, "\"inputCacheGigabytes\": 0")
     }
 
     func connected(_ count: Int) async throws {

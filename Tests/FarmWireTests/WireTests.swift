@@ -203,7 +203,8 @@ import Testing
             id: try #require(AttemptID("j3.2")), phase: .test, progressPermille: 400, note: "n",
             outcome: .failed(Failure(.recipe, code: "test.failed", message: "m", tail: ["t"])))
         let report = WorkerReport(
-            sequence: 9, attempts: [attempt], diskFreeBytes: 5, refusal: "r", freeSlots: 2, renewalRequest: [1, 2])
+            sequence: 9, attempts: [attempt], diskFreeBytes: 5, refusal: "r", freeSlots: 2, renewalRequest: [1, 2],
+            layers: LayerSummary([5, 6, 7]), inputCache: InputCacheUse(requests: 4, hits: 3, bytes: 2, hitBytes: 1, tunnels: 9))
         #expect(try Sciferry_V1_WorkerState(report).model() == report)
         let order = ResolveOrder(kind: .base, name: "debian:bookworm", architecture: "x86_64", bootstrap: nil)
         let desired = DesiredWork(

@@ -29,7 +29,9 @@ extension Coordinator {
     // MARK: what workers ask and bring
 
     /// What the farm can spare a build, and which of some layers it lacks. Throws `attempt.not-held` for somebody else's attempt.
-    func layerOffer(_ attempt: AttemptID, by worker: WorkerName, _ packed: [UInt8]) throws -> LayerOffer {
+    ///
+    /// - Parameter builder: what builds there.
+    func layerOffer(_ attempt: AttemptID, by worker: WorkerName, _ packed: [UInt8], builder: String) throws -> LayerOffer {
         guard packed.count % Digest.byteCount == 0, packed.count <= 512 * Digest.byteCount else {
             throw MessageFailure.meaningless("a wrong list of layers")
         }
@@ -38,10 +40,10 @@ extension Coordinator {
         else { throw FarmError("attempt.not-held", .denied, "the worker \(worker) does not hold attempt \(attempt)") }
         let plan = try self.plan(key)
         let steps = try BuildLayers.lastStage(of: plan)
-        let found = keepsLayers ? shelf.beginning(of: steps, architecture: plan.architecture) : nil
+        let found = keepsLayers ? shelf.beginning(of: steps, architecture: plan.architecture, builder: builder) : nil
         if let found, record.isOpen { shelf.used(found.name, now: .now) }
         return LayerOffer(
-            steps: steps, set: found?.set, missing: Digest.unpacked(packed).filter { shelf.layer($0) == nil },
+            steps: steps, instructions: job.layers, set: found?.set, missing: Digest.unpacked(packed).filter { shelf.layer($0) == nil },
             leastSeconds: mayKeepLayers(of: job, by: worker) ? configuration.layers.leastSeconds : nil)
     }
 
@@ -54,7 +56,9 @@ extension Coordinator {
     /// Throws `attempt.not-held` unless the worker has built, within a day, what may be kept.
     func requireBuilt(_ attempt: AttemptID, by worker: WorkerName) throws {
         guard let record = state.attempts[attempt], record.worker == worker, let job = state.jobs[attempt.job],
-            mayKeepLayers(of: job, by: worker), record.isOpen || record.state == .succeeded,
+            // What the steps before the one that failed have made is sound.
+            mayKeepLayers(of: job, by: worker),
+            record.isOpen || record.state == .succeeded || record.failure?.failureClass == .recipe,
             record.finishedAt.map({ Timestamp.now.seconds(since: $0) < 86400 }) ?? true
         else { throw FarmError("attempt.not-held", .denied, "the farm takes no layers of attempt \(attempt) from \(worker)") }
     }
@@ -79,7 +83,8 @@ extension Coordinator {
         guard set.isSound, let key = state.jobs[attempt.job]?.key else { throw MessageFailure.meaningless("a wrong set of layers") }
         // It says what its own build has made, and nothing of others.
         let plan = try self.plan(key)
-        guard set.layers.map(\.identity) == (try BuildLayers.lastStage(of: plan)), set.architecture == plan.architecture else {
+        let steps = try BuildLayers.lastStage(of: plan)
+        guard set.layers.map(\.identity) == Array(steps.prefix(set.layers.count)), set.architecture == plan.architecture else {
             throw FarmError("layer.set", .invalid, "\(attempt) speaks of other steps than its own")
         }
         arrivingLayers.append(.set(set, attempt: attempt))
@@ -164,7 +169,7 @@ extension Coordinator {
                     "layer": "\(found.digest.short)", "bytes": "\(found.size)", "new": "\(added.newBytes)", "stored": "\(added.sentBytes)",
                 ])
         case .set(var set, let attempt):
-            for index in set.layers.indices {
+            for index in set.layers.indices where !set.layers[index].isNothing {
                 let content = set.layers[index].content
                 if let known = shelf.layer(content) {
                     (set.layers[index].size, set.layers[index].stored) = (known.size, known.stored)

@@ -106,7 +106,7 @@ package struct WorkerDesk: LinkServerDelegate {
         guard let attempt = AttemptID(question.attempt) else { throw MessageFailure.meaningless("a wrong attempt name") }
         if case .layers(let message) = question.question {
             var answer = Sciferry_V1_Answer()
-            let offer = try await coordinator.layerOffer(attempt, by: worker, Array(message.layers))
+            let offer = try await coordinator.layerOffer(attempt, by: worker, Array(message.layers), builder: message.builder)
             answer.layers = Data(try CanonicalJSON.encode(offer))
             return answer
         }

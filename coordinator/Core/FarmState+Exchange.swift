@@ -35,8 +35,10 @@ extension FarmState {
         try checkAdmitted(worker)
         noteContact(name, freeSlots: report.freeSlots, now: now)
         let known = (worker.refusal, worker.facts?.diskFreeBytes, worker.pressure)
-        if known != (report.refusal, report.diskFreeBytes, report.pressure) || worker.diskUse ?? [] != report.diskUse {
-            worker.diskUse = report.diskUse
+        if known != (report.refusal, report.diskFreeBytes, report.pressure) || worker.diskUse ?? [] != report.diskUse
+            || worker.inputCache != report.inputCache
+        {
+            (worker.diskUse, worker.inputCache) = (report.diskUse, report.inputCache)
             worker.refusal = report.refusal
             worker.facts?.diskFreeBytes = report.diskFreeBytes
             worker.pressure = report.pressure
@@ -44,6 +46,8 @@ extension FarmState {
             if workers[name]?.refusal != worker.refusal { put(worker) } else { note(worker) }
         }
         for attempt in report.attempts { take(attempt, from: name, now: now) }
+        // After its outcomes: a build that it tells of has changed what its engine holds.
+        if let layers = report.layers { noteLayers(layers, of: name) }
         giveUpLost(name, Set(report.attempts.map(\.id)), now: now)
         assign(to: name, now: now)
         return desired(name, sequence: report.sequence)

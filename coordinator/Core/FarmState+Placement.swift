@@ -51,6 +51,9 @@ extension FarmState {
         return job.diskBytes / 2
     }
 
+    /// How many of a build's layers a worker is believed to have, its base's among them.
+    package func warmSteps(of id: JobID, on name: WorkerName) -> Int { ledger.warmLayers(name, jobs[id]?.layers ?? []) }
+
     private static func gib(_ bytes: Int64) -> String {
         let tenths = (bytes * 10) >> 30
         return tenths % 10 == 0 ? "\(tenths / 10)" : "\(tenths / 10).\(tenths % 10)"

@@ -320,6 +320,11 @@ package struct FarmState: Sendable {
         put(job)
     }
 
+    /// A worker said what its engine holds.
+    mutating func noteLayers(_ summary: LayerSummary, of name: WorkerName) {
+        ledger.holds(name, summary, wanted: table.queue.entries.values.joined().compactMap { jobs[$0.id]?.layers })
+    }
+
     /// Gives a job its key: it is done already, joins the one in flight, or is queued.
     package mutating func enqueue(_ job: JobRecord, key: Digest, needs: JobNeeds, now: Timestamp) {
         var job = job
@@ -335,6 +340,7 @@ package struct FarmState: Sendable {
             }
             job.layers = needs.layers.isEmpty ? nil : needs.layers
             let isTrusted = !(job.isCandidate ?? false)
+            ledger.wants(needs.layers)
             job.warmth = ledger.warmth(of: needs.layers) { workers[$0]?.trusted == isTrusted }
         }
         // The leader first: its release is known a step before readers see it.

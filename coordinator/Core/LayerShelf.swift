@@ -24,7 +24,10 @@ package struct LayerShelf: Sendable {
 
     /// The name of a set: equal for builds whose steps are the same.
     package static func name(of set: LayerSet) -> String {
-        Digest(hashing: "\(set.architecture) " + set.layers.map { "\($0.identity)" }.joined(separator: " ")).hex
+        Digest(
+            hashing: "\(set.architecture) \(set.builder.map { $0 + " " } ?? "")"
+                + set.layers.map { "\($0.identity)" }.joined(separator: " ")
+        ).hex
     }
 
     /// Puts a set there, or in the place of the one with the same steps.
@@ -46,9 +49,12 @@ package struct LayerShelf: Sendable {
     /// The longest beginning of a build that is kept, of several the one that was used last.
     ///
     /// - Parameter steps: what the steps stand for, each with all before it.
-    package func beginning(of steps: [UInt64], architecture: String) -> (name: String, set: LayerSet)? {
+    package func beginning(of steps: [UInt64], architecture: String, builder: String = "") -> (name: String, set: LayerSet)? {
+        let builder = ["", "buildkit"].contains(builder) ? nil : builder
         for (count, step) in steps.enumerated().reversed() {
-            let fitting = (places[step] ?? []).filter { $0.index == count && sets[$0.name]?.set.architecture == architecture }
+            let fitting = (places[step] ?? []).filter { place in
+                place.index == count && sets[place.name].map { $0.set.architecture == architecture && $0.set.builder == builder } ?? false
+            }
             let found = fitting.max { (sets[$0.name]?.usedAt ?? .init(seconds: 0)) < (sets[$1.name]?.usedAt ?? .init(seconds: 0)) }
             if let found, let set = sets[found.name]?.set { return (found.name, set.prefix(count + 1)) }
         }
@@ -63,7 +69,7 @@ package struct LayerShelf: Sendable {
 
     /// What is known of a layer, by its content.
     package func layer(_ content: Digest) -> LayerSet.Layer? {
-        for kept in sets.values { if let layer = kept.set.layers.first(where: { $0.content == content }) { return layer } }
+        for kept in sets.values { if let layer = kept.set.solid.first(where: { $0.content == content }) { return layer } }
         return nil
     }
 

@@ -150,6 +150,8 @@ package struct WorkerRecord: Codable, Sendable, Hashable {
     package var pressure: Pressure?
     /// What took up its disk then.
     package var diskUse: [DiskUse]?
+    /// What its builds had fetched through its proxy.
+    package var inputCache: InputCacheUse?
     /// Of a worker of the untrusted pool: all container engines that it has ever named.
     package var engines: [String]?
 

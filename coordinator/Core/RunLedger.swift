@@ -41,6 +41,8 @@ package struct RunLedger: Sendable {
     /// The identities of the layers that each worker has used last, the one used longest ago first.
     private var warm: [WorkerName: [UInt64]] = [:]
     private var holders: [UInt64: Set<WorkerName>] = [:]
+    /// What workers said last of what their engines hold.
+    private var summaries: [WorkerName: LayerSummary] = [:]
     private var undo: [Undo] = []
 
     private enum Undo: Sendable {
@@ -48,6 +50,7 @@ package struct RunLedger: Sendable {
         case account(String, Account?)
         case recipe(String, Int?)
         case warm(WorkerName, [UInt64]?)
+        case summary(WorkerName, LayerSummary?)
     }
 
     /// Layers that a worker is believed to keep: those of some 64 recipes, about what a disk of 100 GB holds.
@@ -79,6 +82,7 @@ package struct RunLedger: Sendable {
             case .account(let name, let before): accounts[name] = before
             case .recipe(let name, let before): runningRecipes[name] = before
             case .warm(let worker, let before): setWarm(worker, before)
+            case .summary(let worker, let before): summaries[worker] = before
             }
         }
         undo = []
@@ -124,6 +128,26 @@ package struct RunLedger: Sendable {
         history.diskBytes = max(diskBytes, (history.diskBytes ?? 0) / 10 * 9)
         set(key, history)
         return history
+    }
+
+    /// A worker says what its engine holds. What was believed beyond that is gone; what waiting builds need of it is known from now on.
+    ///
+    /// - Parameter wanted: the layers of each build that waits.
+    mutating func holds(_ worker: WorkerName, _ summary: LayerSummary, wanted: [[UInt64]]) {
+        undo.append(.summary(worker, summaries.updateValue(summary, forKey: worker)))
+        undo.append(.warm(worker, warm[worker]))
+        let kept = (warm[worker] ?? []).filter(summary.contains)
+        setWarm(worker, kept)
+        for layers in wanted { learnHeld(layers, worker, summary) }
+    }
+
+    /// A build waits from now on: which workers hold something of it.
+    mutating func wants(_ layers: [UInt64]) { for (worker, summary) in summaries { learnHeld(layers, worker, summary) } }
+
+    /// Layers stand upon each other: what comes after the first that is missing is not held, whatever a summary seems to say.
+    private mutating func learnHeld(_ layers: [UInt64], _ worker: WorkerName, _ summary: LayerSummary) {
+        let held = Array(layers.prefix { summary.contains($0) })
+        if held.count > warmLayers(worker, layers) { warmed(worker, held) }
     }
 
     private mutating func learn(_ job: JobRecord, seconds: Double) -> RunHistory {

@@ -97,11 +97,18 @@ package struct WorkerReport: Sendable, Hashable {
     package var pressure: Pressure?
     /// What takes up the disk that builds use.
     package var diskUse: [DiskUse]
+    /// Which beginnings of builds its engine holds; `nil` when that has not changed.
+    package var layers: LayerSummary?
+    /// `nil` where builds have fetched nothing through a proxy.
+    package var inputCache: InputCacheUse?
 
     package init(
         sequence: UInt64, attempts: [AttemptReport], diskFreeBytes: Int64, refusal: String, freeSlots: Int,
-        renewalRequest: [UInt8], pressure: Pressure? = nil, diskUse: [DiskUse] = []
+        renewalRequest: [UInt8], pressure: Pressure? = nil, diskUse: [DiskUse] = [], layers: LayerSummary? = nil,
+        inputCache: InputCacheUse? = nil
     ) {
+        self.layers = layers
+        self.inputCache = inputCache
         self.pressure = pressure
         self.diskUse = diskUse
         self.sequence = sequence
@@ -219,6 +226,14 @@ extension Sciferry_V1_WorkerState {
             message.bytes = UInt64(clamping: use.bytes)
             return message
         }
+        if let layers = report.layers { layerSummary = Data(layers.bytes) }
+        if let use = report.inputCache {
+            inputCache.requests = UInt64(clamping: use.requests)
+            inputCache.hits = UInt64(clamping: use.hits)
+            inputCache.bytes = UInt64(clamping: use.bytes)
+            inputCache.hitBytes = UInt64(clamping: use.hitBytes)
+            inputCache.tunnels = UInt64(clamping: use.tunnels)
+        }
     }
 
     package func model() throws -> WorkerReport {
@@ -239,7 +254,24 @@ extension Sciferry_V1_WorkerState {
             }, diskFreeBytes: Int64(clamping: diskFreeBytes), refusal: String(refusal.prefix(400)),
             freeSlots: Int(min(1024, freeSlots)), renewalRequest: Array(renewalRequest),
             pressure: hasPressure ? Pressure(cpu: pressure.cpu, memory: pressure.memory, io: pressure.io) : nil,
-            diskUse: diskUse.prefix(16).map { DiskUse(what: String($0.what.prefix(40)), bytes: Int64(clamping: $0.bytes)) })
+            diskUse: diskUse.prefix(16).map { DiskUse(what: String($0.what.prefix(40)), bytes: Int64(clamping: $0.bytes)) },
+            layers: try layers(), inputCache: hasInputCache ? use() : nil)
+    }
+}
+
+extension Sciferry_V1_WorkerState {
+    private func layers() throws -> LayerSummary? {
+        if layerSummary.isEmpty { return nil }
+        guard let summary = LayerSummary(bytes: Array(layerSummary)) else { throw MessageFailure.meaningless("a wrong summary of layers") }
+        return summary
+    }
+
+    /// Numbers that JSON keeps exactly.
+    private func use() -> InputCacheUse {
+        func bounded(_ value: UInt64) -> Int64 { Int64(min(value, 1 << 52)) }
+        return InputCacheUse(
+            requests: bounded(inputCache.requests), hits: bounded(inputCache.hits), bytes: bounded(inputCache.bytes),
+            hitBytes: bounded(inputCache.hitBytes), tunnels: bounded(inputCache.tunnels))
     }
 }
 

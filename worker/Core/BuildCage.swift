@@ -1,4 +1,5 @@
 package import FarmModel
+import Glibc
 import SystemIO
 
 /// What all steps that run in an engine at a time may use.
@@ -94,6 +95,18 @@ package struct BuildCage: Sendable {
             put("processors", [(file("cpu", "cpu.cfs_quota_us"), "\(quota)")])
         }
         return missing
+    }
+
+    /// Kills what runs in a group and below it.
+    package static func killAll(in group: String, root: String = "/sys/fs/cgroup") {
+        let isUnified = Disk.exists("\(root)/cgroup.controllers")
+        func kill(_ directory: String) {
+            for line in (Disk.kernelText("\(directory)/cgroup.procs") ?? "").split(separator: "\n") {
+                if let process = pid_t(line), process > 1 { Glibc.kill(process, SIGKILL) }
+            }
+            for name in (try? Disk.list(directory)) ?? [] where Disk.isDirectory("\(directory)/\(name)") { kill("\(directory)/\(name)") }
+        }
+        kill(isUnified ? "\(root)\(group)" : "\(root)/memory\(group)")
     }
 
     /// What has been met so far.

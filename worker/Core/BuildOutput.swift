@@ -1,8 +1,8 @@
 package import FarmModel
 
-/// Follows BuildKit's plain output: which step runs, and what it said last.
+/// Follows what a builder says: which step runs, and what it said last.
 ///
-/// A step begins with `#6 [stage-0 2/5] RUN …` (newer clients leave the name of a lone stage out), speaks in lines
+/// In BuildKit's plain output a step begins with `#6 [stage-0 2/5] RUN …` (newer clients leave the name of a lone stage out), speaks in lines
 /// `#6 0.209 …`, and ends with `#6 DONE`, `#6 CACHED` or `#6 ERROR: …`.
 package struct BuildOutput: Sendable {
     /// A step of the Dockerfile.
@@ -24,17 +24,26 @@ package struct BuildOutput: Sendable {
     private var failed: Step?
     private var lines: [String] = []
     private var partial: [UInt8] = []
+    package let builder: EngineBuilder
+    private var sequence: SequenceOutput
 
-    package init() {}
+    /// Whether the builder was shown an image whose steps it may take as done.
+    package let wasShown: Bool
+
+    package init(_ builder: EngineBuilder = .buildkit, wasShown: Bool = false) {
+        self.builder = builder
+        sequence = SequenceOutput(isBuildah: builder == .buildah)
+        self.wasShown = wasShown
+    }
 
     /// Takes output as it comes; whether a step began with it.
-    package mutating func take(_ bytes: [UInt8]) -> Bool {
+    package mutating func take(_ bytes: [UInt8], now: Timestamp = .now) -> Bool {
         var began = false
         partial += bytes
         while let end = partial.firstIndex(of: UInt8(ascii: "\n")) {
             let line = String(decoding: partial[..<end], as: UTF8.self)
             partial.removeFirst(end + 1)
-            began = note(line) || began
+            began = (builder == .buildkit ? note(line) : noteInSequence(line, now)) || began
         }
         if partial.count > 64 * 1024 { partial = [] }
         return began
@@ -75,6 +84,23 @@ package struct BuildOutput: Sendable {
         return false
     }
 
+    private mutating func noteInSequence(_ line: String, _ now: Timestamp) -> Bool {
+        switch sequence.note(line, now: now) {
+        case .begins(let step):
+            self.step = step
+            return true
+        case .said: keep(line)
+        case .mark: break
+        }
+        return false
+    }
+
+    /// Of a classic build: the image that the last instruction left that was carried out.
+    package var lastImage: String? { builder == .classic ? sequence.image : nil }
+
+    /// Of builders that carry out one instruction after the other: each one of the last stage that was, and whether it makes a layer.
+    package var lastStageEntries: [Bool] { sequence.lastStageEntries }
+
     /// Told several times of each step; how it ended is told once.
     private mutating func begin(_ step: Step, _ vertex: Substring) {
         guard !step.instruction.hasPrefix("FROM "), went.count < BuildStep.most, !went.contains(where: { $0.vertex == vertex }) else {
@@ -90,6 +116,7 @@ package struct BuildOutput: Sendable {
 
     /// How the build's steps went, the base's aside, stage after stage; engines tell of them as it comes.
     package var outcome: [BuildStep] {
+        if builder != .buildkit { return sequence.entries.filter(\.makesLayer).map(\.step) }
         var stages: [String] = []
         for item in went where !stages.contains(item.stage) { stages.append(item.stage) }
         return stages.flatMap { stage in went.filter { $0.stage == stage }.map(\.step).sorted { $0.number < $1.number } }
@@ -98,6 +125,7 @@ package struct BuildOutput: Sendable {
     /// How the steps of the Dockerfile's last stage went, which has so many that make layers; nothing where it cannot be told which stage
     /// that was.
     package func lastStage(layers: Int) -> [BuildStep] {
+        if builder != .buildkit { return sequence.lastStage(layers: layers) }
         let stages = Dictionary(grouping: went, by: \.stage).filter { $0.value.allSatisfy { $0.step.count == layers + 1 } }
         guard let only = stages.first, stages.count == 1 else { return [] }
         let steps = only.value.map(\.step).sorted { $0.number < $1.number }
@@ -121,6 +149,12 @@ package struct BuildOutput: Sendable {
             stage: place.count > 1 ? String(place[0]) : "")
     }
 
+    /// The status of the step that failed, if the builder tells.
+    package var exitCode: String? {
+        let marks = ["exit code: ", "returned a non-zero code: ", "while running runtime: exit status "]
+        return lines.suffix(60).last { line in marks.contains { line.contains($0) } }?.split(separator: " ").last.map(String.init)
+    }
+
     /// Why a build failed. The recipe is to blame when a step of it returned an error, or when an engine that still
     /// answers refused the Dockerfile or gave up in a step.
     package func failure(status: Int32, engineAnswers: Bool, emulator: String? = nil) -> Failure {
@@ -135,7 +169,6 @@ package struct BuildOutput: Sendable {
                 message: "\(known.class.sentence) (\(place): \(step.instruction); \(known.line.prefix(200)))", tail: tail,
                 reason: known.class.code, retry: known.class.retry)
         }
-        let code = end.last { $0.contains("exit code: ") }?.split(separator: " ").last.map(String.init)
         let text = end.joined(separator: "\n")
         let refusals = [
             "dockerfile parse error", "unknown instruction", "failed to compute cache key", "unable to find user",
@@ -145,14 +178,14 @@ package struct BuildOutput: Sendable {
             text.contains($0)
         }
         let isRefused = refusals.contains { text.contains($0) } || engineAnswers && step.number > 0 && !isEnginesOwn
-        guard code != nil || isRefused else {
+        guard exitCode != nil || isRefused else {
             return Failure(
                 .infrastructure, code: "engine.failed",
                 message: step.number == 0
                     ? "the engine gave up with status \(status) before the first step: \(tail.last ?? "it said nothing")"
                     : "the engine gave up with status \(status) in \(place): \(step.instruction)", tail: tail)
         }
-        let reason = code.map { "ended with status \($0)" } ?? "failed (\(tail.last ?? ""))"
+        let reason = exitCode.map { "ended with status \($0)" } ?? "failed (\(tail.last ?? ""))"
         let sentence = known.map { ". \($0.class.sentence)" } ?? ""
         return Failure(
             .recipe, code: "build.step-failed", message: "\(place) \(reason): \(step.instruction)\(sentence)", tail: tail,

@@ -21,7 +21,9 @@ extension BuildPipeline {
         if let emulator {
             await log.say("\(emulator.emulator) runs what is built, about \(emulator.cost) times slower than this machine's own programs")
         }
-        let images = [plan.base.engineName(plan.architecture), cacheTag(plan)] + plan.moreBases.map { $0.engineName(plan.architecture) }
+        let images =
+            [plan.base.engineName(plan.architecture), cacheTag(plan), layersTag(plan)]
+            + plan.moreBases.map { $0.engineName(plan.architecture) }
         await context.disk.hold(images)
         do {
             let result = try await build(plan)
@@ -36,6 +38,9 @@ extension BuildPipeline {
     /// What keeps a recipe's layers warm for its next build.
     private func cacheTag(_ plan: Plan) -> String { "sciferry-cache:\(plan.name.lowercased())-\(plan.target)" }
 
+    /// What layers of the farm are called in the engine.
+    func layersTag(_ plan: Plan) -> String { "sciferry-layers:\(plan.name.lowercased())-\(plan.target)" }
+
     private func build(_ plan: Plan) async throws -> BuildResult {
         if let root = context.engineRoot {
             let log = log
@@ -44,13 +49,14 @@ extension BuildPipeline {
         try await fetchContext(plan)
         await enter(.base, plan.base.reference)
         for base in [plan.base] + plan.moreBases { try await provideBase(base, plan.architecture) }
-        let offer = await layerOffer()
+        let offer = await layerOffer(plan)
         var restored: RestoredLayers?
         if let offer { restored = try await restoreLayers(plan, offer) }
         await enter(.build)
-        let image = try await dockerBuild(plan, offer, restored)
-        // The image that was built holds what came.
-        if let restored { await engine.untag(restored.tag) }
+        let (image, output) = try await dockerBuild(plan, offer, restored)
+        // The image that was built holds what came. The classic builder does not find that again by itself: it must be shown the image.
+        if let restored, output.builder != .classic { await engine.untag(restored.tag) }
+        if output.builder == .classic, output.wasShown { try await engine.tag(image, as: layersTag(plan)) }
         await enter(.assemble)
         let sif = try await assemble(plan, image)
         let result: BuildResult
@@ -59,7 +65,9 @@ extension BuildPipeline {
             throw error
         }
         if let offer {
-            do { try await handOverLayers(plan, image, offer) } catch { await log.say("layers are not taken to the farm: \(error)") }
+            do { try await handOverLayers(plan, image, offer, output) } catch {
+                await log.say("layers are not taken to the farm: \(error)")
+            }
         }
         return result
     }

@@ -18,8 +18,9 @@ extension BuildPipeline {
     }
 
     /// Asks what the farm can spare this build; `nil` when it does not say.
-    func layerOffer() async -> LayerOffer? {
-        do { return try await LayerOffer.ask(context.line, context.attempt) } catch {
+    func layerOffer(_ plan: Plan) async -> LayerOffer? {
+        let builder = engine.builder(for: plan.dockerfile)
+        do { return try await LayerOffer.ask(context.line, context.attempt, builder: builder) } catch {
             await log.say("the farm does not tell of layers: \(error)")
             return nil
         }
@@ -32,8 +33,9 @@ extension BuildPipeline {
             guard let root = try await engine.layerStore() else { return nil }
             let base = try await engine.layerNames(of: plan.base.engineName(plan.architecture))
             guard base == set.base else { return nil }
-            let contents = base + set.layers.map(\.content)
-            let present = try await Blocking.run { max(0, LayeredImage.held(contents, root: root) - base.count) }
+            let contents = base + set.solid.map(\.content)
+            let there = try await Blocking.run { max(0, LayeredImage.held(contents, root: root) - base.count) }
+            let present = set.steps(withLayers: there)
             let (held, rates) = { ($0.held(offer.steps), $0.rates) }(context.layers.memory)
             guard let choice = RestorePlan(set, held: held, present: present, rates: rates) else {
                 if held < set.layers.count {
@@ -48,7 +50,7 @@ extension BuildPipeline {
                     + "\(choice.fetchBytes >> 20) MiB in an expected \(choice.restoreSeconds.tenths) s instead of \(choice.rebuildSeconds.tenths) s"
             )
             let started = Timestamp.now
-            let tag = "sciferry-layers:\(plan.name.lowercased())-\(plan.target)"
+            let tag = layersTag(plan)
             try await bring(set.prefix(choice.count), choice, base: base, as: tag)
             let seconds = Timestamp.now.seconds(since: started)
             await log.say("they came in \(seconds.tenths) s, \((seconds - choice.restoreSeconds).tenths) s beside what was expected")
@@ -70,7 +72,27 @@ extension BuildPipeline {
         }
         let reader = RegionReader(regions: [FarmStore(line: context.line, region: 0, prefix: LayerSet.place)])
         let began = Timestamp.now
-        for (index, layer) in set.layers.enumerated() where index >= choice.present {
+        let solid = set.layers.indices.filter { !set.layers[$0].isNothing }
+        let names = base.indices.map { "base-\($0).tar" } + solid.map { "\($0).tar" }
+        try await Blocking.run {
+            let configuration = try CacheConfiguration.cut(set.configuration, layers: names.count)
+            struct Saved: Encodable {
+                var Config = "config.json"
+                var RepoTags: [String]
+                var Layers: [String]
+            }
+            let manifest = try CanonicalJSON.encode([Saved(RepoTags: [tag], Layers: names)])
+            for (name, bytes) in [("config.json", configuration), ("manifest.json", manifest)] {
+                try Disk.write("\(place)/\(name)", bytes)
+                try BuildPipeline.ready(name, Int64(bytes.count), in: place)
+            }
+        }
+        // Layers that the engine has need not be in the archive. It takes in what has come while others are on their way.
+        let wanted = solid.filter { $0 >= choice.present }
+        let members = ["config.json", "manifest.json"] + wanted.map { "\($0).tar" }
+        async let load: Void = engine.load(arriving: members, in: place)
+        for index in wanted {
+            let layer = set.layers[index]
             guard let name = layer.manifest else { throw FarmError("layer.set", .corrupt, "the farm does not say where a layer lies") }
             let manifest = try await reader.manifest(name)
             guard manifest.image == layer.content, manifest.size == layer.size else {
@@ -83,31 +105,30 @@ extension BuildPipeline {
                     progress(Int((done + $0) * 1000 / max(1, choice.loadBytes)))
                 }
             }
+            try BuildPipeline.ready("\(index).tar", layer.size, in: place)
         }
         let fetched = Timestamp.now
-        let names = base.indices.map { "base-\($0).tar" } + set.layers.indices.map { "\($0).tar" }
-        try await Blocking.run {
-            let configuration = try CacheConfiguration.cut(set.configuration, layers: names.count)
-            try Disk.write("\(place)/config.json", configuration)
-            struct Saved: Encodable {
-                var Config = "config.json"
-                var RepoTags: [String]
-                var Layers: [String]
-            }
-            try Disk.write("\(place)/manifest.json", try CanonicalJSON.encode([Saved(RepoTags: [tag], Layers: names)]))
-        }
-        // Layers that the engine has need not be in the archive.
-        let members = ["config.json", "manifest.json"] + set.layers.indices.dropFirst(choice.present).map { "\($0).tar" }
-        try await engine.load(members, in: place)
+        try await load
         let loaded = Timestamp.now
+        // What the engine took in meanwhile took no time: the rates are what is to be waited for.
         context.layers.change {
             $0.rates.measured(fetched: choice.fetchBytes, seconds: fetched.seconds(since: began))
             $0.rates.measured(loaded: choice.loadBytes, seconds: loaded.seconds(since: fetched))
         }
     }
 
+    /// Says that a member of an archive has come, after what stands around it there.
+    private static func ready(_ name: String, _ size: Int64, in place: String) throws {
+        let frame = LayeredImage.frame(name, size: size)
+        try Disk.write("\(place)/\(name).head", frame.head)
+        try Disk.write("\(place)/\(name).tail", frame.tail)
+        try Disk.write("\(place)/\(name).ready", [])
+    }
+
     /// Says of steps that the builder had whence it had them, and remembers what is there now.
-    func noteLayers(_ offer: LayerOffer, _ restored: RestoredLayers?, _ output: BuildOutput) {
+    ///
+    /// - Parameter isWhole: the build went well to its end.
+    func noteLayers(_ offer: LayerOffer, _ restored: RestoredLayers?, _ output: BuildOutput, isWhole: Bool) {
         var steps = output.lastStage(layers: offer.steps.count)
         let marked = output.outcome.map { step in
             guard let restored, step.origin == .worker, let index = steps.firstIndex(of: step), restored.steps.contains(index) else {
@@ -118,24 +139,37 @@ extension BuildPipeline {
             return step
         }
         went.steps = marked
-        guard steps.count == offer.steps.count else { return }
+        let all = offer.instructions ?? offer.steps
+        guard steps.count == offer.steps.count else {
+            // How single steps went cannot be told; that all of them are there now can.
+            if isWhole { context.layers.change { $0.used(all, seconds: [:], now: .now) } }
+            return
+        }
         steps = Array(steps.prefix { $0.origin != .failed })
         var seconds: [UInt64: Double] = [:]
         for (identity, step) in zip(offer.steps, steps) where step.origin == .run { seconds[identity] = step.seconds }
-        let there = Array(offer.steps.prefix(steps.count))
+        let last = steps.count == offer.steps.count ? all.last : steps.isEmpty ? all.first : offer.steps[steps.count - 1]
+        let there = (all.firstIndex { $0 == last } ?? -1) + 1
         context.layers.change { memory in
-            memory.used(there, seconds: seconds, now: .now)
+            memory.used(all[..<there], seconds: seconds, now: .now)
             // What was made anew is another layer, and what stood upon the old one hangs in the air.
-            memory.lost(offer.steps.dropFirst(there.count))
+            memory.lost(all[there...])
         }
     }
 
-    /// Has the layers of a build that went well taken to the farm, later and beside other work.
-    func handOverLayers(_ plan: Plan, _ image: String, _ offer: LayerOffer) async throws {
-        guard let least = offer.leastSeconds, offer.steps.count > 0 else { return }
+    /// Has the layers of a build taken to the farm, later and beside other work.
+    ///
+    /// - Parameters:
+    ///   - image: what was built; of a build that failed in a step, what the classic builder had made before that.
+    ///   - output: what the builder said.
+    func handOverLayers(_ plan: Plan, _ image: String, _ offer: LayerOffer, _ output: BuildOutput) async throws {
+        guard let least = offer.leastSeconds, offer.steps.count > 0, try await engine.layerStore() != nil else { return }
         let memory = context.layers.memory
         let run = went.steps.filter { $0.origin == .run }.reduce(0) { $0 + $1.seconds }
         guard run >= least else { return }
+        let entries = output.builder == .classic ? output.lastStageEntries : nil
+        let steps = offer.steps.prefix(entries.map { $0.count(where: \.self) } ?? offer.steps.count)
+        guard !steps.isEmpty else { return }
         let tag = context.home.layerTag(context.attempt.description)
         try await engine.tag(image, as: tag)
         let known = Dictionary(
@@ -144,8 +178,8 @@ extension BuildPipeline {
         await context.courier.take(
             LayerCourier.Delivery(
                 attempt: context.attempt, tag: tag, recipe: plan.name, target: plan.target, architecture: plan.architecture,
-                base: plan.base.engineName(plan.architecture),
-                steps: offer.steps.map { ($0, memory.seconds($0) ?? known[$0] ?? 0) }))
+                builder: output.builder, base: plan.base.engineName(plan.architecture), entries: entries,
+                steps: steps.map { ($0, memory.seconds($0) ?? known[$0] ?? 0) }))
     }
 }
 
@@ -153,9 +187,10 @@ extension LayerOffer {
     /// Asks the farm, for an attempt.
     ///
     /// - Parameter layers: those of which it shall say whether it has them.
-    static func ask(_ line: FarmLine, _ attempt: AttemptID, layers: [Digest] = []) async throws -> LayerOffer {
+    static func ask(_ line: FarmLine, _ attempt: AttemptID, builder: EngineBuilder, layers: [Digest] = []) async throws -> LayerOffer {
         var question = Sciferry_V1_LayersRequest()
         question.layers = Data(layers.flatMap(\.bytes))
+        question.builder = builder.rawValue
         let answer = try await line.ask(attempt, .layers(question))
         let offer = try CanonicalJSON.decode(LayerOffer.self, from: answer.layers, source: "the farm's word on layers")
         guard offer.set?.isSound ?? true else { throw MessageFailure.meaningless("a wrong set of layers") }

@@ -24,26 +24,25 @@ extension BuildPipeline {
     /// Builds and gives the image's identifier, which no other build can take over as it could a name.
     ///
     /// - Parameter offer: what the farm said of layers, and what was brought of them.
-    func dockerBuild(_ plan: Plan, _ offer: LayerOffer?, _ restored: RestoredLayers?) async throws -> String {
+    func dockerBuild(
+        _ plan: Plan, _ offer: LayerOffer?, _ restored: RestoredLayers?
+    ) async throws -> (image: String, output: BuildOutput) {
         let emulator = try emulator(for: plan.architecture)
         let patience = patience(plan, emulator: emulator)
         let identifier = "\(directory)/image.id"
-        let command = engine.command(
-            [
-                "build", "--platform", DockerEngine.platform(plan.architecture), "--tag",
-                context.home.buildTag(context.attempt.description),
-                "--iidfile", identifier, "--network", plan.network == .none ? "none" : "default", "--file", "\(directory)/Dockerfile",
-            ] + (restored.map { ["--cache-from", $0.tag] } ?? []) + [
-                // The builder's notes go into the image, so that other engines find its steps in its layers.
-                "--build-arg", "BUILDKIT_INLINE_CACHE=1", "\(directory)/context",
-            ], deadlineSeconds: patience.hours * 3600, silenceSeconds: patience.minutes * 60)
-        let output = Mutex(BuildOutput())
+        let builder = engine.builder(for: plan.dockerfile)
+        if builder != context.configuration.builder { await log.say("the Dockerfile wants \(builder.rawValue), which builds it") }
+        var shown = restored?.tag
+        if builder == .classic, shown == nil, try await engine.has(layersTag(plan), plan.architecture) { shown = layersTag(plan) }
+        let output = Mutex(BuildOutput(builder, wasShown: shown != nil))
+        var isWhole = false
         defer {
             let seen = output.withLock(\.self)
-            if let offer { noteLayers(offer, restored, seen) } else { went.steps = seen.outcome }
+            if let offer { noteLayers(offer, restored, seen, isWhole: isWhole) } else { went.steps = seen.outcome }
         }
         let limits = limits(of: plan)
-        let cage = context.stepsGroup.flatMap { BuildCage(group: $0) }
+        let group = context.makesGroups ? engine.stepsGroup(of: builder) : nil
+        let cage = group.flatMap { BuildCage(group: $0) }
         if cage == nil {
             await log.say("what steps use is not limited here: the engine has no control group for them that this worker may set")
         }
@@ -54,14 +53,23 @@ extension BuildPipeline {
             declaredMemory: Int64(plan.limits.memoryGiB) << 30,
             declaredDisk: plan.diskBytes == Plan.usualDiskBytes || context.configuration.slots > 1 ? 0 : plan.diskBytes,
             before: cage?.met ?? BuildCage.Met())
-        let (context, log) = (context, log)
-        let result = try await watched(watch, place: { output.withLock { $0.place } }) {
-            try await ProcessRunner.run(command) { bytes in
-                await log.write(bytes)
-                guard output.withLock({ $0.take(bytes) }) else { return }
-                let step = output.withLock { $0.step }
-                await context.report(
-                    .build, (step.number - 1) * 1000 / max(1, step.count), "step \(step.number)/\(step.count) \(step.instruction)")
+        let (context, log, engine, directory, example) = (context, log, engine, directory, shown)
+        let tag = context.home.buildTag(context.attempt.description)
+        let result = try await onNetwork(of: plan) { network in
+            let command = engine.build(
+                EngineOrder(
+                    architecture: plan.architecture, tag: tag, identifier: identifier, dockerfile: "\(directory)/Dockerfile",
+                    context: "\(directory)/context", restored: example, network: network, limits: limits,
+                    group: cage == nil ? nil : group, builder: builder, deadlineSeconds: patience.hours * 3600,
+                    silenceSeconds: patience.minutes * 60))
+            return try await watched(watch, place: { output.withLock { $0.place } }) {
+                try await ProcessRunner.run(command) { bytes in
+                    await log.write(bytes)
+                    guard output.withLock({ $0.take(bytes) }) else { return }
+                    let step = output.withLock { $0.step }
+                    await context.report(
+                        .build, (step.number - 1) * 1000 / max(1, step.count), "step \(step.number)/\(step.count) \(step.instruction)")
+                }
             }
         }
         let seen = output.withLock(\.self)
@@ -75,9 +83,15 @@ extension BuildPipeline {
                     tail: seen.tail))
         }
         guard result.succeeded else {
+            if let offer, let image = seen.lastImage {
+                noteLayers(offer, restored, seen, isWhole: false)
+                do { try await handOverLayers(plan, image, offer, seen) } catch {
+                    await log.say("layers are not taken to the farm: \(error)")
+                }
+            }
             if let cage,
                 let limit = watch.failure(
-                    after: cage.met, limits: limits, place: seen.place, wasKilled: seen.tail.contains { $0.contains("exit code: 137") },
+                    after: cage.met, limits: limits, place: seen.place, wasKilled: seen.exitCode == "137",
                     tail: seen.tail)
             {
                 throw AttemptFailure(limit)
@@ -86,7 +100,9 @@ extension BuildPipeline {
             let answers = (try? await engine.version()) != nil
             throw AttemptFailure(seen.failure(status: result.status, engineAnswers: answers, emulator: emulator?.emulator))
         }
-        return String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+        isWhole = true
+        let image = String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self)
+        return (image.trimmingCharacters(in: .whitespacesAndNewlines), seen)
     }
 
     /// What steps may use: all builds of the engine together, and where there is but one at a time, what its recipe declares.

@@ -27,11 +27,14 @@ package struct BuildPipeline: Sendable {
         package var host: HostFacts
         /// Where the engine keeps what it builds, if that is on this machine.
         package var engineRoot: String?
-        /// The control group in which it runs steps, where it can be limited.
-        package var stepsGroup: String?
+        /// Whether it makes control groups of steps where it is told to, and this process may limit them.
+        package var makesGroups: Bool
         /// Free bytes that the farm expects it to need; 0 where nobody knows.
         package var diskBytes: Int64
         package var disk: DiskKeeper
+        /// Through what steps fetch, and what keeps them to it.
+        package var proxy: InputProxy
+        package var gate: NetworkGate
         /// What is known of the engine's layers, and who takes them to the farm.
         package var layers: LayerNotes
         package var courier: LayerCourier
@@ -42,7 +45,7 @@ package struct BuildPipeline: Sendable {
     let context: Context
     let directory: String
     let log: AttemptLog
-    let engine: DockerEngine
+    let engine: any ContainerEngine
     let marks: [String: String]
     let clock = PhaseClock()
     let went = StepRecord()
@@ -54,7 +57,7 @@ package struct BuildPipeline: Sendable {
         try Disk.makeDirectory(directory)
         log = try AttemptLog("\(directory)/log")
         marks = ["SCIFERRY_WORKER": context.home.root, "SCIFERRY_ATTEMPT": context.home.mark(context.attempt)]
-        engine = DockerEngine(program: context.configuration.docker, host: context.configuration.dockerHost, marks: marks)
+        engine = context.configuration.containerEngine(home: context.home, marks: marks)
     }
 
     /// Runs the order. Every way out cleans up what was made; a cancellation throws.
@@ -177,6 +180,8 @@ package struct BuildPipeline: Sendable {
     func cleanUp() async {
         await Mounts.release(below: "\(directory)/runtime")
         _ = ProcessRunner.killMarked("SCIFERRY_ATTEMPT", context.home.mark(context.attempt))
+        // Other builds of the engine go on.
+        if context.configuration.slots == 1 { await engine.endBuilds() }
         await engine.untag(context.home.buildTag(context.attempt.description))
         try? Disk.remove(directory)
     }

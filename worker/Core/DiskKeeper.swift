@@ -19,23 +19,27 @@ package actor DiskKeeper {
     /// Images of builds that go on, by how many need them.
     private var needed: [String: Int] = [:]
 
-    package init(home: WorkerHome, configuration: WorkerConfiguration, notes: LayerNotes, logger: Logger) {
+    private let inputs: String
+
+    /// - Parameter inputs: where what builds fetch is kept.
+    package init(home: WorkerHome, configuration: WorkerConfiguration, notes: LayerNotes, inputs: String, logger: Logger) {
+        self.inputs = inputs
         self.home = home
         self.configuration = configuration
         self.notes = notes
         self.logger = logger
     }
 
-    private nonisolated var engine: DockerEngine {
-        DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: ["SCIFERRY_WORKER": home.root])
+    private nonisolated var engine: any ContainerEngine {
+        configuration.containerEngine(home: home, marks: ["SCIFERRY_WORKER": home.root])
     }
 
     /// Looks at what is there.
     package func survey() async -> Holdings {
         guard let usage = try? await engine.usage() else { return Holdings() }
-        let home = home
+        let (home, inputs) = (home, inputs)
         let others = try? await Blocking.run {
-            [("images of failed tests", home.kept), ("builds that go on", home.attempts)].map { name, path in
+            [("images of failed tests", home.kept), ("builds that go on", home.attempts), ("what builds fetch", inputs)].map { name, path in
                 DiskUse(what: name, bytes: (try? Disk.treeSize(path)) ?? 0)
             }
         }

@@ -3,23 +3,60 @@ package import ProcessRunner
 import Foundation
 import Glibc
 package import ImageAssembly
-import Microarchitecture
 import SystemIO
 
-/// The Docker engine, through its own client, building with BuildKit.
-package struct DockerEngine: Sendable {
+/// The Docker engine, through its own client, building with BuildKit or with the builder that it had before.
+package struct DockerEngine: ContainerEngine {
     private let program: String
     private let host: String
+    private let prefersClassic: Bool
     private let marks: [String: String]
 
     /// - Parameters:
     ///   - host: the engine's address, empty for the default.
+    ///   - prefersClassic: builds with the classic builder what that understands.
     ///   - marks: put into the environment of everything that is started, so that it can be found again.
-    package init(program: String, host: String, marks: [String: String]) {
+    package init(program: String, host: String, prefersClassic: Bool = false, marks: [String: String]) {
         self.program = program
         self.host = host
+        self.prefersClassic = prefersClassic
         self.marks = marks
     }
+
+    package func builder(for dockerfile: String) -> EngineBuilder {
+        prefersClassic && !DockerfileNeeds.buildKit(dockerfile) ? .classic : .buildkit
+    }
+
+    package func stepsGroup(of builder: EngineBuilder) -> String {
+        builder == .classic ? "/sciferry-builds" : BuildCage.usualGroup
+    }
+
+    package func build(_ order: EngineOrder) -> Command {
+        var words = [
+            "build", "--platform", enginePlatform(order.architecture), "--tag", order.tag, "--iidfile", order.identifier,
+            "--file", order.dockerfile, "--network", order.network.isNone ? "none" : "default",
+        ]
+        words += order.network.variables.flatMap { ["--build-arg", $0] }
+        if let restored = order.restored { words += ["--cache-from", restored] }
+        switch order.builder {
+        case .classic:
+            // It takes limits itself; what it does not know of, the group has.
+            words += ["--memory", "\(order.limits.memory)", "--memory-swap", "\(order.limits.memory)"]
+            if order.limits.processors > 0 {
+                words += ["--cpu-period", "100000", "--cpu-quota", "\(Int(order.limits.processors * 100_000))"]
+            }
+            if let group = order.group { words += ["--cgroup-parent", group] }
+        // The builder's notes go into the image, so that other engines find its steps in its layers.
+        default: words += ["--build-arg", "BUILDKIT_INLINE_CACHE=1"]
+        }
+        var command = command(
+            words + [order.context], deadlineSeconds: order.deadlineSeconds, silenceSeconds: order.silenceSeconds)
+        if order.builder == .classic { command.environment["DOCKER_BUILDKIT"] = "0" }
+        return command
+    }
+
+    /// The engine ends a build whose client has gone.
+    package func endBuilds() async {}
 
     /// A client command.
     package func command(_ arguments: [String], deadlineSeconds: Double? = nil, silenceSeconds: Double? = nil) -> Command {
@@ -31,21 +68,8 @@ package struct DockerEngine: Sendable {
         return Command(program, arguments, environment: environment, deadlineSeconds: deadlineSeconds, silenceSeconds: silenceSeconds)
     }
 
-    /// What an engine says of itself.
-    package struct Facts: Sendable, Hashable {
-        /// What it can do.
-        package var labels: [String]
-        /// What tells its store of layers from every other one: two engines of a machine may have the same name, and never the same
-        /// directory.
-        package var identity: String
-        /// Where it keeps its images and what it builds.
-        package var root: String
-        /// The control group in which its builder runs steps; `nil` where it is not one for all of them.
-        package var stepsGroup: String?
-    }
-
     /// Asks the engine about itself; `nil` when it does not answer.
-    package func facts() async -> Facts? {
+    package func facts() async -> EngineFacts? {
         let format =
             "{{.ID}} {{.DockerRootDir}}\t{{.CgroupDriver}}\t{{.Driver}} cgroup{{.CgroupVersion}}{{range $name, $_ := .Runtimes}} {{$name}}{{end}}"
         guard let seen = try? await ProcessRunner.run(command(["info", "--format", format], deadlineSeconds: 20)), seen.succeeded,
@@ -57,9 +81,21 @@ package struct DockerEngine: Sendable {
         let runtimes = words.dropFirst(2).map { "runtime-\($0.lowercased())" }
         let labels = ["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes
         let root = parts[0].split(separator: " ", maxSplits: 1).last.map(String.init) ?? ""
-        return Facts(
-            labels: labels.filter(LabelWish.isLabel), identity: String(parts[0]), root: root,
-            stepsGroup: parts[1] == "cgroupfs" ? BuildCage.usualGroup : nil)
+        return EngineFacts(
+            labels: labels.filter(LabelWish.isLabel), identity: String(parts[0]), root: root, makesGroups: parts[1] == "cgroupfs")
+    }
+
+    /// The network of steps, where it is a bridge of this machine's own.
+    package func bridge() async -> InputProxy.Bridge? {
+        let format =
+            #"{{index .Options "com.docker.network.bridge.name"}} {{range .IPAM.Config}}{{.Gateway}} {{.Subnet}} {{end}}"#
+        guard
+            let said = try? await ProcessRunner.require(command(["network", "inspect", "--format", format, "bridge"], deadlineSeconds: 20))
+        else { return nil }
+        let words = (said.split(separator: "\n").last ?? "").split(separator: " ").map(String.init)
+        // Of an engine elsewhere the bridge has a name that means nothing here, or another address.
+        guard words.count >= 3, Disk.exists("/sys/class/net/\(words[0])"), (try? FreePort.find(on: words[1])) != nil else { return nil }
+        return InputProxy.Bridge(name: words[0], address: words[1], subnet: words[2])
     }
 
     /// An image's layers where the engine keeps them, or from an archive that it writes when these cannot be read.
@@ -141,52 +177,18 @@ package struct DockerEngine: Sendable {
         }
     }
 
-    /// An architecture as the engine calls a platform, for example `linux/arm64`.
-    package static func platform(_ architecture: String) -> String {
-        let name = Microarchitecture.named(architecture)?.ociPlatform ?? "linux/\(architecture)"
-        return name.split(separator: "/").prefix(2).joined(separator: "/")
-    }
-
     /// Whether the engine has an image of that name, for the architecture.
     package func has(_ reference: String, _ architecture: String) async throws -> Bool {
         let seen = try await ProcessRunner.run(
             command(["image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", reference], deadlineSeconds: 60))
-        return seen.succeeded && seen.text.split(whereSeparator: \.isWhitespace).contains { $0 == DockerEngine.platform(architecture) }
+        return seen.succeeded && seen.text.split(whereSeparator: \.isWhitespace).contains { $0 == enginePlatform(architecture) }
     }
 
     /// Takes an image in from an archive that names it.
     package func load(_ path: String) async throws {
         let result = try await ProcessRunner.run(command(["load", "--quiet", "--input", path], deadlineSeconds: 3600))
         guard !result.succeeded else { return }
-        throw DockerEngine.failure("take in \(path)", result.text)
-    }
-
-    /// Makes an image of a root file system, with the same bytes everywhere. `docker import` would call it the engine's own
-    /// architecture, whatever it is told, so that a builder for another would not find it.
-    ///
-    /// - Parameters:
-    ///   - tar: moved into the archive of one layer (https://docs.docker.com/engine/api/v1.41/, "Image tarball format") that is loaded.
-    ///   - digest: the tar's.
-    ///   - scratch: a directory on the tar's file system.
-    package func importBase(
-        _ tar: String, digest: Digest, as reference: String, _ architecture: String, scratch: String
-    ) async throws {
-        let platform = DockerEngine.platform(architecture).split(separator: "/").map(String.init)
-        let directory = "\(scratch)/import"
-        try Disk.remove(directory)
-        try Disk.makeDirectory(directory)
-        defer { try? Disk.remove(directory) }
-        let created = "1970-01-01T00:00:00Z"
-        let configuration =
-            #"{"architecture":"\#(platform[1])","config":{},"created":"\#(created)","history":[{"created":"\#(created)"}],"os":"linux","rootfs":{"diff_ids":["sha256:\#(digest.hex)"],"type":"layers"}}"#
-        try Disk.replace("\(directory)/config.json", with: Array(configuration.utf8))
-        try Disk.replace(
-            "\(directory)/manifest.json",
-            with: Array(#"[{"Config":"config.json","Layers":["layer.tar"],"RepoTags":["\#(reference)"]}]"#.utf8))
-        guard link(tar, "\(directory)/layer.tar") == 0 else {
-            throw FarmError("engine.failed", .fault, "the base image cannot be laid out in \(directory)")
-        }
-        try await load(["manifest.json", "config.json", "layer.tar"], in: directory)
+        throw engineFailure("take in \(path)", result.text)
     }
 
     /// Takes an image in from an archive's members, which is never on the disk as a whole.
@@ -196,7 +198,27 @@ package struct DockerEngine: Sendable {
         load.executable = "bash"
         let result = try await ProcessRunner.run(load)
         guard !result.succeeded else { return }
-        throw DockerEngine.failure("take in an image", result.text)
+        throw engineFailure("take in an image", result.text)
+    }
+
+    package func load(arriving members: [String], in directory: String) async throws {
+        let script = """
+            set -o pipefail
+            cd "$1"
+            {
+                for name in "${@:3}"; do
+                    while [ ! -e "$name.ready" ]; do sleep 0.05; done
+                    cat "$name.head" "$name" "$name.tail"
+                    rm -f "$name"
+                done
+                head -c 1024 /dev/zero
+            } | "$2" load
+            """
+        var load = command([], deadlineSeconds: 24 * 3600)
+        load.arguments = ["-ec", script, "load", directory, program] + members
+        load.executable = "bash"
+        let result = try await ProcessRunner.run(load)
+        guard result.succeeded else { throw engineFailure("take in layers", result.text) }
     }
 
     /// Gives an image another name.
@@ -209,10 +231,9 @@ package struct DockerEngine: Sendable {
         _ = try? await ProcessRunner.run(command(["rmi", "--no-prune", reference], deadlineSeconds: 120))
     }
 
-    /// The same for all names that a pattern of the engine's meets.
-    package func untagAll(_ pattern: String) async {
+    package func untagAll(_ beginning: String) async {
         let names = try? await ProcessRunner.require(
-            command(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=\(pattern)"], deadlineSeconds: 60))
+            command(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=\(beginning)*"], deadlineSeconds: 60))
         for name in (names ?? "").split(separator: "\n") { await untag(String(name)) }
     }
 
@@ -223,16 +244,9 @@ package struct DockerEngine: Sendable {
         var sizes: [String: Int64] = [:]
         for line in text.split(separator: "\n") {
             let parts = line.split(separator: "\t")
-            if parts.count == 2 { sizes[String(parts[0])] = DockerEngine.bytes(parts[1]) }
+            if parts.count == 2 { sizes[String(parts[0])] = engineBytes(parts[1]) }
         }
         return (sizes["Images"] ?? 0, sizes["Build Cache"] ?? 0)
-    }
-
-    /// `1.5GB` as a number; 0 for what is none.
-    package static func bytes(_ text: Substring) -> Int64 {
-        let number = text.prefix { $0.isNumber || $0 == "." }
-        let units: [Substring: Double] = ["B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12]
-        return Int64((Double(number) ?? 0) * (units[text[number.endIndex...]] ?? 0))
     }
 
     /// Names of the images that builds of workers have left, and of their bases.
@@ -255,15 +269,6 @@ package struct DockerEngine: Sendable {
     package func save(_ reference: String, to path: String) async throws {
         let result = try await ProcessRunner.run(command(["save", "-o", path, reference], deadlineSeconds: 3600))
         guard !result.succeeded else { return }
-        throw DockerEngine.failure("save the image to \(path)", result.text)
+        throw engineFailure("save the image to \(path)", result.text)
     }
-
-    private static func failure(_ deed: String, _ says: String) -> FarmError {
-        if says.lowercased().contains("no space left on device") {
-            return FarmError("disk.full", .full, "the worker's disk is full: the engine cannot \(deed)", hint: "free space on the worker")
-        }
-        return FarmError("engine.failed", .unavailable, "the engine cannot \(deed): \(lastLine(says))")
-    }
-
-    private static func lastLine(_ text: String) -> String { text.split(separator: "\n").last.map(String.init) ?? "" }
 }

@@ -13,8 +13,12 @@ package actor LayerCourier {
         package var recipe: String
         package var target: String
         package var architecture: String
+        package var builder: EngineBuilder
         /// The engine's name of the base image.
         package var base: String
+        /// Of the classic builder, which leaves layers out that would be empty: each instruction of the last stage that was carried out, in
+        /// order, and whether it is one of the steps. The image's history has an entry for each.
+        package var entries: [Bool]?
         /// What the steps that made layers stand for, and the seconds that they took.
         package var steps: [(identity: UInt64, seconds: Double)]
     }
@@ -42,8 +46,8 @@ package actor LayerCourier {
         self.logger = logger
     }
 
-    private nonisolated var engine: DockerEngine {
-        DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: ["SCIFERRY_WORKER": home.root])
+    private nonisolated var engine: any ContainerEngine {
+        configuration.containerEngine(home: home, marks: ["SCIFERRY_WORKER": home.root])
     }
 
     /// Takes an order; returns at once.
@@ -82,24 +86,33 @@ package actor LayerCourier {
         let image = try await Blocking.run { try LayeredImage.engine(root: root, identifier: identifier) }
         let contents = image.configuration.diffIDs
         let text = String(decoding: image.configuration.bytes, as: UTF8.self)
-        guard Array(contents.prefix(base.count)) == base, contents.count - base.count == delivery.steps.count else {
+        let solid = try delivery.entries.map { try CacheConfiguration.madeLayers(text, entries: $0) }
+        let made = solid ?? delivery.steps.map { _ in true }
+        guard Array(contents.prefix(base.count)) == base, made.count == delivery.steps.count,
+            contents.count - base.count == made.count(where: \.self)
+        else {
             throw FarmError(
                 "layer.count", .failed,
                 "the image has \(contents.count) layers, \(base.count) of its base, and its build \(delivery.steps.count) steps")
         }
         let own = Array(contents.dropFirst(base.count))
-        let missing = Set(try await LayerOffer.ask(line, delivery.attempt, layers: own).missing)
+        let missing = Set(try await LayerOffer.ask(line, delivery.attempt, builder: delivery.builder, layers: own).missing)
         let uploader = Uploader(
             line: line, client: client, attempt: delivery.attempt, api: configuration.api, authority: authority,
             bytesPerSecond: Int64(configuration.layerMegabytesPerSecond * 1e6), say: { _ in })
         try Disk.makeDirectory(place)
         var sent: (layers: Int, bytes: Int64) = (0, 0)
         var layers: [LayerSet.Layer] = []
-        for (index, content) in own.enumerated() {
-            let step = delivery.steps[index]
+        var index = 0
+        for (step, isLayer) in zip(delivery.steps, made) {
+            guard isLayer else {
+                layers.append(LayerSet.Layer(identity: step.identity, seconds: step.seconds))
+                continue
+            }
+            let (content, path) = (own[index], "\(place)/\(index)")
+            let number = base.count + index
             if missing.contains(content), !own[..<index].contains(content) {
-                let path = "\(place)/\(index)"
-                let packed = try await Blocking.interruptible { try image.pack(base.count + index, to: path, isOver: $0) }.packed
+                let packed = try await Blocking.interruptible { try image.pack(number, to: path, isOver: $0) }.packed
                 _ = try await uploader.send(
                     .file(path: path, offset: 0, count: packed.size), kind: "layer", digest: packed.digest, size: packed.size)
                 try Disk.remove(path)
@@ -107,10 +120,11 @@ package actor LayerCourier {
                 sent.bytes += packed.size
             }
             layers.append(LayerSet.Layer(identity: step.identity, content: content, size: 0, seconds: step.seconds))
+            index += 1
         }
         let set = LayerSet(
             recipe: delivery.recipe, target: delivery.target, architecture: delivery.architecture, base: base, layers: layers,
-            configuration: text, madeAt: .now)
+            configuration: text, builder: delivery.builder == .buildkit ? nil : delivery.builder.rawValue, madeAt: .now)
         let bytes = try CanonicalJSON.encode(set)
         guard bytes.count <= LayerSet.most else { throw FarmError("layer.set", .failed, "what is to be said of the layers is too long") }
         _ = try await uploader.send(.bytes(bytes), kind: "layers", digest: Digest(hashing: bytes), size: Int64(bytes.count))

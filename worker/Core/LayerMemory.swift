@@ -52,7 +52,10 @@ package struct LayerMemory: Codable, Sendable, Hashable {
     }
 
     /// Steps that are remembered: of some 400 recipes.
-    private static let most = 4096
+    private static let most = 8192
+
+    /// What is believed to be there, for the farm.
+    package var summary: LayerSummary { LayerSummary(steps.keys.compactMap(UInt64.init)) }
 
     package init() {}
 
@@ -72,7 +75,7 @@ package struct LayerMemory: Codable, Sendable, Hashable {
     /// A build has used these steps, which are there now.
     ///
     /// - Parameter seconds: of those that were run.
-    package mutating func used(_ identities: [UInt64], seconds: [UInt64: Double], now: Timestamp) {
+    package mutating func used(_ identities: some Collection<UInt64>, seconds: [UInt64: Double], now: Timestamp) {
         for identity in identities {
             let known = steps["\(identity)"]?.seconds ?? 0
             steps["\(identity)"] = Step(usedAt: now, seconds: seconds[identity] ?? known)

@@ -23,12 +23,16 @@ package actor WorkerAgent {
     private let line = FarmLine()
     private let lock: FileLock
     private var engineRoot: String?
-    private var stepsGroup: String?
+    private var makesGroups = false
     private let disk: DiskKeeper
     private var held = DiskKeeper.Holdings()
     private var isSurveying = false
     private let layers: LayerNotes
     private let courier: LayerCourier
+    private let proxy: InputProxy
+    private let gate: NetworkGate
+    /// What this connection's coordinator was told of the engine's layers.
+    private var told: LayerSummary?
     private let process = Nonce.hex(bytes: 8)
     private let authority: [UInt8]
     private var facts: HostFacts
@@ -58,12 +62,14 @@ package actor WorkerAgent {
         authority = try Disk.read(home.authority, limit: 1 << 16)
         state = WorkerState(slots: configuration.slots)
         layers = LayerNotes(home.layerNotes)
-        disk = DiskKeeper(home: home, configuration: configuration, notes: layers, logger: logger)
+        proxy = InputProxy(home: home, configuration: configuration, logger: logger)
+        gate = NetworkGate(home: home)
+        disk = DiskKeeper(home: home, configuration: configuration, notes: layers, inputs: proxy.place, logger: logger)
         courier = LayerCourier(
             home: home, configuration: configuration, authority: authority, line: line, client: client, logger: logger)
         // Known before the first build is over.
         try ImageProof.requireDecoder()
-        let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
+        let engine = configuration.containerEngine(home: home, marks: [:])
         let version = (try? await engine.version()) ?? "none"
         let surveyed = try await HostSurvey.facts(home: home.root, engine: version, slots: configuration.slots)
         if let target = configuration.pretendedTargetForTests, !target.isEmpty {
@@ -104,6 +110,7 @@ package actor WorkerAgent {
     package func stop() async {
         for task in tasks.values { task.cancel() }
         for task in tasks.values { await task.value }
+        await proxy.end()
     }
 
     private func connectOnce() async throws {
@@ -144,12 +151,15 @@ package actor WorkerAgent {
         state.connected(to: welcome.process)
         await line.attach(connection)
         let silence = Double(welcome.silenceLimitMs) / 1000
+        told = nil
         do {
             while true {
                 try planRenewal()
+                let (summary, use) = (layers.memory.summary, await proxy.use())
                 let report = state.report(
                     diskFreeBytes: try availableBytes(), refusal: try refusal(), renewalRequest: renewalRequest,
-                    pressure: HostSurvey.pressure(), diskUse: held.uses)
+                    pressure: HostSurvey.pressure(), diskUse: held.uses, layers: summary == told ? nil : summary,
+                    inputCache: use == InputCacheUse() ? nil : use)
                 try await connection.send(Frame(.state, try Sciferry_V1_WorkerState(report)))
                 let sent = Timestamp.now
                 while answered != report.sequence {
@@ -159,6 +169,7 @@ package actor WorkerAgent {
                         throw FarmError("link.silent", .unavailable, "the coordinator has been silent for \(Int(silence)) s")
                     }
                 }
+                told = summary
                 if state.isIdle, Timestamp.now.seconds(since: engineAskedAt) > 60 { try await askEngine() }
                 if Timestamp.now.seconds(since: keptLookedAt) > 3600 { await expireKept() }
                 try await waitForNews(min(nextContact, silence / 3))
@@ -207,14 +218,16 @@ package actor WorkerAgent {
 
     /// The engine may have been started, stopped or replaced since.
     private func askEngine() async throws {
-        let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
+        let engine = configuration.containerEngine(home: home, marks: [:])
         facts.engine = (try? await engine.version()) ?? "none"
         let said = await engine.facts()
         facts.engineID = said?.identity
         engineRoot = said.flatMap { Disk.isDirectory($0.root) ? $0.root : nil } ?? engineRoot
-        if let said { stepsGroup = engineRoot == nil || geteuid() != 0 ? nil : said.stepsGroup }
-        if let identity = said?.identity { layers.change { $0.speaks(of: identity) } }
-        facts.labels = Set(ownLabels + (said?.labels ?? [])).sorted()
+        if let said { makesGroups = engineRoot != nil && geteuid() == 0 && said.makesGroups }
+        // Builders of one engine do not know each other's layers.
+        if let identity = said?.identity { layers.change { $0.speaks(of: "\(identity) \(configuration.builder.rawValue)") } }
+        let canFence = NetworkGate.isPossible && proxy.isPossible && engineRoot != nil && configuration.builder != .buildah
+        facts.labels = Set(ownLabels + (said?.labels ?? []) + (canFence ? [LabelWish.networkProxy] : [])).sorted()
         engineAskedAt = .now
         surveyDisk()
     }
@@ -288,8 +301,8 @@ package actor WorkerAgent {
     private func context(for id: AttemptID, diskBytes: Int64) -> BuildPipeline.Context {
         BuildPipeline.Context(
             worker: configuration.name, attempt: id, home: home, configuration: configuration, authority: authority, line: line,
-            client: client, host: facts, engineRoot: engineRoot, stepsGroup: stepsGroup, diskBytes: diskBytes, disk: disk, layers: layers,
-            courier: courier
+            client: client, host: facts, engineRoot: engineRoot, makesGroups: makesGroups, diskBytes: diskBytes, disk: disk, proxy: proxy,
+            gate: gate, layers: layers, courier: courier
         ) { phase, permille, note in await self.note(id, phase, permille, note) }
     }
 
@@ -367,14 +380,16 @@ package actor WorkerAgent {
         let killed = ProcessRunner.killMarked("SCIFERRY_WORKER", home.root)
         await Mounts.release(below: home.attempts)
         let left = (try? Disk.list(home.attempts)) ?? []
-        let engine = DockerEngine(program: configuration.docker, host: configuration.dockerHost, marks: [:])
+        let engine = configuration.containerEngine(home: home, marks: [:])
         for name in left {
             await engine.untag(home.buildTag(name))
             try? Disk.remove("\(home.attempts)/\(name)")
             try? Disk.remove(SuiteRunner.workDirectory(home: home.root, attempt: name))
         }
-        await engine.untagAll(home.layerTag("*"))
+        await engine.untagAll(home.layerTag(""))
+        await engine.endBuilds()
         try? Disk.remove(home.layers)
+        await NetworkGate.sweep(home)
         await expireKept()
         if killed > 0 || !left.isEmpty {
             logger.notice(

@@ -20,6 +20,10 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
     package var docker: String
     /// The engine's address; empty for the client's default.
     package var dockerHost: String
+    /// What builds: Docker's `buildkit` or `classic` (which leaves to the former what only that understands), or `buildah`, without a daemon.
+    package var builder: EngineBuilder
+    /// Where buildah keeps images and layers; empty for a place in the worker's home.
+    package var buildahRoot: String
     /// Days for which the image of a failed test is kept.
     package var keepDays: Double
     /// Hours after which a build is ended.
@@ -36,6 +40,12 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
     package var buildProcessors: Double
     /// Megabytes in a second that layers take to the farm at most; 0 for any number.
     package var layerMegabytesPerSecond: Double
+    /// Gigabytes of what builds fetch over http that are kept for later ones, a tenth of the disk at most; 0 for no proxy.
+    package var inputCacheGigabytes: Double
+    /// Where they lie; empty for the usual place, below `/var/cache/sciferry` where the worker is root.
+    package var inputCacheDirectory: String
+    /// `HOST:PORT` of a proxy that all workers of the farm ask before the world; empty for none.
+    package var inputCacheParent: String
     /// For tests only: a CPU target that the worker says it has, whatever it has. A farm with it would hand out broken images.
     package var pretendedTargetForTests: String?
 
@@ -48,6 +58,7 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
         minimumFreeGiB = 2
         docker = Disk.isExecutable("/usr/bin/docker") ? "/usr/bin/docker" : "docker"
         dockerHost = ""
+        (builder, buildahRoot) = (.buildkit, "")
         keepDays = 7
         buildHours = 12
         silentMinutes = 120
@@ -55,6 +66,7 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
         evicts = true
         (buildMemoryGiB, buildProcesses, buildProcessors) = (0, 8192, 0)
         layerMegabytesPerSecond = 0
+        (inputCacheGigabytes, inputCacheDirectory, inputCacheParent) = (10, "", "")
     }
 }
 
@@ -100,6 +112,11 @@ package struct WorkerHome: Sendable, Hashable {
             throw FarmError(
                 "worker.settings", .invalid, "\(configuration) lacks \"name\", \"link\" or \"api\"",
                 hint: "enrol the worker again: sciferry-worker join TOKEN --home \(root)")
+        }
+        guard value.inputCacheParent.isEmpty || SquidSettings.hostAndPort(value.inputCacheParent) != nil else {
+            throw FarmError(
+                "worker.settings", .invalid, "\(configuration): inputCacheParent \"\(value.inputCacheParent)\" is no HOST:PORT",
+                hint: "for example cache.example.org:3128")
         }
         if let word = value.labels.first(where: { !LabelWish.isLabel($0) }) {
             throw FarmError(

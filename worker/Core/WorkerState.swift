@@ -94,7 +94,8 @@ package struct WorkerState: Sendable {
 
     /// The next report.
     package mutating func report(
-        diskFreeBytes: Int64, refusal: String, renewalRequest: [UInt8], pressure: Pressure? = nil, diskUse: [DiskUse] = []
+        diskFreeBytes: Int64, refusal: String, renewalRequest: [UInt8], pressure: Pressure? = nil, diskUse: [DiskUse] = [],
+        layers: LayerSummary? = nil, inputCache: InputCacheUse? = nil
     ) -> WorkerReport {
         sequence += 1
         let shown = attempts.filter { !$0.value.isUnwanted }.sorted { $0.key.description < $1.key.description }
@@ -109,7 +110,7 @@ package struct WorkerState: Sendable {
                     id: id, phase: running.phase, progressPermille: running.progressPermille, note: running.note,
                     outcome: budget >= 0 ? running.outcome : nil)
             }, diskFreeBytes: diskFreeBytes, refusal: refusal, freeSlots: max(0, slots - busy), renewalRequest: renewalRequest,
-            pressure: pressure, diskUse: diskUse)
+            pressure: pressure, diskUse: diskUse, layers: layers, inputCache: inputCache)
     }
 
     package var isIdle: Bool { attempts.isEmpty }

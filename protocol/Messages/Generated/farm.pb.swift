@@ -253,11 +253,47 @@ package nonisolated struct Sciferry_V1_WorkerState: Sendable {
   /// What takes up the disk that builds use.
   package var diskUse: [Sciferry_V1_DiskUse] = []
 
+  /// Which beginnings of builds its engine holds: section 5 says how to read it. Absent when it is as it was in an earlier STATE of this connection.
+  package var layerSummary: Data = Data()
+
+  /// Absent where builds have fetched nothing through a proxy.
+  package var inputCache: Sciferry_V1_InputCache {
+    get {_inputCache ?? Sciferry_V1_InputCache()}
+    set {_inputCache = newValue}
+  }
+  /// Returns true if `inputCache` has been explicitly set.
+  package var hasInputCache: Bool {self._inputCache != nil}
+  /// Clears the value of `inputCache`. Subsequent reads from it will return its default value.
+  package mutating func clearInputCache() {self._inputCache = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _pressure: Sciferry_V1_Pressure? = nil
+  fileprivate var _inputCache: Sciferry_V1_InputCache? = nil
+}
+
+/// What builds have fetched through the worker's proxy since it began, and what of it lay there already.
+package nonisolated struct Sciferry_V1_InputCache: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  package var requests: UInt64 = 0
+
+  package var hits: UInt64 = 0
+
+  package var bytes: UInt64 = 0
+
+  package var hitBytes: UInt64 = 0
+
+  /// Connections that were passed on unread.
+  package var tunnels: UInt64 = 0
+
+  package var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  package init() {}
 }
 
 package nonisolated struct Sciferry_V1_DiskUse: Sendable {
@@ -538,6 +574,9 @@ package nonisolated struct Sciferry_V1_LayersRequest: Sendable {
 
   /// Packed SHA-256 digests of layers, 32 bytes each, at most 512: those of which it is asked whether the farm has them.
   package var layers: Data = Data()
+
+  /// What builds: "buildkit", or "classic" for Docker's builder of before. Neither knows the other's steps.
+  package var builder: String = String()
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1065,7 +1104,7 @@ nonisolated extension Sciferry_V1_Welcome: SwiftProtobuf.Message, SwiftProtobuf.
 
 nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".WorkerState"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{1}attempts\0\u{3}disk_free_bytes\0\u{1}refusal\0\u{3}free_slots\0\u{3}renewal_request\0\u{1}pressure\0\u{3}disk_use\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sequence\0\u{1}attempts\0\u{3}disk_free_bytes\0\u{1}refusal\0\u{3}free_slots\0\u{3}renewal_request\0\u{1}pressure\0\u{3}disk_use\0\u{3}layer_summary\0\u{3}input_cache\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1081,6 +1120,8 @@ nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProto
       case 6: try { try decoder.decodeSingularBytesField(value: &self.renewalRequest) }()
       case 7: try { try decoder.decodeSingularMessageField(value: &self._pressure) }()
       case 8: try { try decoder.decodeRepeatedMessageField(value: &self.diskUse) }()
+      case 9: try { try decoder.decodeSingularBytesField(value: &self.layerSummary) }()
+      case 10: try { try decoder.decodeSingularMessageField(value: &self._inputCache) }()
       default: break
       }
     }
@@ -1115,6 +1156,12 @@ nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProto
     if !self.diskUse.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.diskUse, fieldNumber: 8)
     }
+    if !self.layerSummary.isEmpty {
+      try visitor.visitSingularBytesField(value: self.layerSummary, fieldNumber: 9)
+    }
+    try { if let v = self._inputCache {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1127,6 +1174,58 @@ nonisolated extension Sciferry_V1_WorkerState: SwiftProtobuf.Message, SwiftProto
     if lhs.renewalRequest != rhs.renewalRequest {return false}
     if lhs._pressure != rhs._pressure {return false}
     if lhs.diskUse != rhs.diskUse {return false}
+    if lhs.layerSummary != rhs.layerSummary {return false}
+    if lhs._inputCache != rhs._inputCache {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension Sciferry_V1_InputCache: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  package static let protoMessageName: String = _protobuf_package + ".InputCache"
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}requests\0\u{1}hits\0\u{1}bytes\0\u{3}hit_bytes\0\u{1}tunnels\0")
+
+  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.requests) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.hits) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.bytes) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.hitBytes) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.tunnels) }()
+      default: break
+      }
+    }
+  }
+
+  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.requests != 0 {
+      try visitor.visitSingularUInt64Field(value: self.requests, fieldNumber: 1)
+    }
+    if self.hits != 0 {
+      try visitor.visitSingularUInt64Field(value: self.hits, fieldNumber: 2)
+    }
+    if self.bytes != 0 {
+      try visitor.visitSingularUInt64Field(value: self.bytes, fieldNumber: 3)
+    }
+    if self.hitBytes != 0 {
+      try visitor.visitSingularUInt64Field(value: self.hitBytes, fieldNumber: 4)
+    }
+    if self.tunnels != 0 {
+      try visitor.visitSingularUInt64Field(value: self.tunnels, fieldNumber: 5)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  package static func ==(lhs: Sciferry_V1_InputCache, rhs: Sciferry_V1_InputCache) -> Bool {
+    if lhs.requests != rhs.requests {return false}
+    if lhs.hits != rhs.hits {return false}
+    if lhs.bytes != rhs.bytes {return false}
+    if lhs.hitBytes != rhs.hitBytes {return false}
+    if lhs.tunnels != rhs.tunnels {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1666,7 +1765,7 @@ nonisolated extension Sciferry_V1_Ask: SwiftProtobuf.Message, SwiftProtobuf._Mes
 
 nonisolated extension Sciferry_V1_LayersRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".LayersRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}layers\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}layers\0\u{1}builder\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1675,6 +1774,7 @@ nonisolated extension Sciferry_V1_LayersRequest: SwiftProtobuf.Message, SwiftPro
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularBytesField(value: &self.layers) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self.builder) }()
       default: break
       }
     }
@@ -1684,11 +1784,15 @@ nonisolated extension Sciferry_V1_LayersRequest: SwiftProtobuf.Message, SwiftPro
     if !self.layers.isEmpty {
       try visitor.visitSingularBytesField(value: self.layers, fieldNumber: 1)
     }
+    if !self.builder.isEmpty {
+      try visitor.visitSingularStringField(value: self.builder, fieldNumber: 2)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   package static func ==(lhs: Sciferry_V1_LayersRequest, rhs: Sciferry_V1_LayersRequest) -> Bool {
     if lhs.layers != rhs.layers {return false}
+    if lhs.builder != rhs.builder {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -255,7 +255,11 @@ let package = Package(
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
         tests("Upstream", ["FarmModel", "HTTPTransport", "Registry", "Support", "SystemIO"], exclude: ["answers"]),
         tests(
-            "WorkerCore", ["FarmMessages", "FarmModel", "FarmWire", "ImageAssembly", "Microarchitecture", "Support", "SystemIO", nioCore]),
+            "WorkerCore",
+            [
+                "FarmMessages", "FarmModel", "FarmWire", "ImageAssembly", "ISAProof", "Microarchitecture", "ProcessRunner", "Support",
+                "SystemIO", nioCore,
+            ]),
     ]
 )
 

@@ -1,7 +1,10 @@
 import FarmModel
 import Foundation
+import ISAProof
+import Microarchitecture
 import ProcessRunner
 import Support
+import SystemIO
 import Testing
 import WorkerCore
 
@@ -183,5 +186,60 @@ import WorkerCore
         #expect(DockerfileNeeds.buildKit(dockerfile) == needs)
         let engine = DockerEngine(program: "docker", host: "", prefersClassic: true, marks: [:])
         #expect(engine.builder(for: dockerfile) == (needs ? .buildkit : .classic))
+    }
+}
+
+@Suite struct ProofShelfTests {
+    private func files(_ contents: [String: [UInt8]], _ reads: ReadCount) -> [ImageProof.File] {
+        contents.map { path, bytes in
+            ImageProof.File(path: path) {
+                reads.count += 1
+                return bytes
+            }
+        }
+    }
+
+    private final class ReadCount {
+        var count = 0
+    }
+
+    /// Equal code has an equal report, whichever build it is of; any other byte, name, target or version is looked into anew.
+    @Test func whatWasLookedIntoIsNotLookedIntoAgain() throws {
+        let scratch = try Scratch()
+        let program = try Array(Data(contentsOf: URL(fileURLWithPath: "/bin/true")))
+        let target = try #require(Microarchitecture.named("x86_64"))
+        let place = "\(scratch.path)/proofs"
+        func look(_ contents: [String: [UInt8]], _ target: Microarchitecture, version: String = "1") throws -> (InstructionReport, Int) {
+            let reads = ReadCount()
+            let report = try ProofShelf(place, program: version).report(on: files(contents, reads), target: target) {}
+            return (report, reads.count)
+        }
+        let (first, firstReads) = try look(["/bin/true": program], target)
+        let (again, againReads) = try look(["/bin/true": program], target)
+        #expect(again == first && firstReads == 2 && againReads == 1)
+        let reads = ReadCount()
+        #expect(try ProofShelf(nil).report(on: files(["/bin/true": program], reads), target: target) {} == first && reads.count == 1)
+        // The last byte is a section's, not code's: it counts all the same.
+        var other = program
+        other[other.count - 1] ^= 1
+        let level = try #require(Microarchitecture.named("x86_64_v3"))
+        for (contents, target, version) in [
+            (["/bin/true": other], target, "1"), (["/bin/false": program], target, "1"), (["/bin/true": program], level, "1"),
+            (["/bin/true": program], target, "2"),
+        ] { #expect(try look(contents, target, version: version).1 == 2) }
+        // A damaged note is made anew.
+        for name in try Disk.list(place) { try Disk.replace("\(place)/\(name)", with: Array("{".utf8)) }
+        let (mended, mendedReads) = try look(["/bin/true": program], target)
+        #expect(mended == first && mendedReads == 2)
+    }
+
+    @Test func itDoesNotGrowForEver() throws {
+        let scratch = try Scratch()
+        let place = "\(scratch.path)/proofs"
+        try Disk.makeDirectory(place)
+        for number in 0..<1000 { try Disk.write("\(place)/\(number).json", []) }
+        let target = try #require(Microarchitecture.named("x86_64"))
+        _ = try ProofShelf(place).report(on: [], target: target) {}
+        #expect(try Disk.list(place).count <= 750)
     }
 }

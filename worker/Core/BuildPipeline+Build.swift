@@ -186,13 +186,14 @@ extension BuildPipeline {
         let assembler = try ImageAssembler(
             machine: plan.architecture, format: plan.image, jobs: max(1, context.host.processors))
         let papers = try ImagePapers(plan)
+        let proofs = ProofShelf(context.home.proofs)
         let stream = try ImageStream(path, uploader)
         let (report, instructions) = try await following(.assemble) { progress in
             try await stream.during { settled, isOver in
                 var proof: InstructionReport?
                 let watch = ImageAssembler.Watch(
                     inspect: { files in
-                        proof = try BuildPipeline.prove(files, keepTo: plan.target) { if isOver() { throw CancellationError() } }
+                        proof = try BuildPipeline.prove(files, keepTo: plan.target, proofs) { if isOver() { throw CancellationError() } }
                     },
                     progress: { share in
                         if isOver() { throw CancellationError() }
@@ -236,7 +237,7 @@ extension BuildPipeline {
 
     /// Looks into all programs and libraries of an image.
     static func prove(
-        _ files: [ImageAssembler.ImageFile], keepTo target: String, check: @escaping () throws -> Void
+        _ files: [ImageAssembler.ImageFile], keepTo target: String, _ proofs: ProofShelf, check: @escaping () throws -> Void
     ) throws -> InstructionReport {
         guard let target = Microarchitecture.named(target) else {
             throw FarmError("plan.target", .invalid, "the plan is for \"\(target)\", which this worker does not know")
@@ -245,13 +246,13 @@ extension BuildPipeline {
             try check()
             return try file.size >= 64 && ElfFile.isElf(file.read(4))
         }
-        return try ImageProof(target: target, check: check).prove(
-            programs.map { file in
-                ImageProof.File(path: file.path) {
-                    guard file.size <= 2 << 30 else { throw FarmError("elf.size", .invalid, "too large, \(file.size) bytes") }
-                    return try file.read(Int(file.size))
-                }
-            })
+        let code = programs.map { file in
+            ImageProof.File(path: file.path) {
+                guard file.size <= 2 << 30 else { throw FarmError("elf.size", .invalid, "too large, \(file.size) bytes") }
+                return try file.read(Int(file.size))
+            }
+        }
+        return try proofs.report(on: code, target: target, check: check)
     }
 
     /// Tells what was found, and fails the build when the recipe does not allow it.

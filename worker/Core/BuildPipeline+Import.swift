@@ -18,9 +18,10 @@ extension BuildPipeline {
         let patience = Patience(hours: context.configuration.buildHours)
         let (image, manifest) = try await obtain(plan, source, path, patience)
         await enter(.assemble, "looking into the image")
+        let proofs = ProofShelf(context.home.proofs)
         let (found, instructions) = try await following(.assemble) { report in
             try await patience.during { check in
-                try BuildPipeline.look(into: image, plan, source) { share in
+                try BuildPipeline.look(into: image, plan, source, proofs) { share in
                     try check()
                     report(Int(share * 1000))
                 }
@@ -71,12 +72,12 @@ extension BuildPipeline {
     }
 
     private static func look(
-        into image: ImageFileSystem, _ plan: Plan, _ source: ImportSource, progress: @escaping (Double) throws -> Void
+        into image: ImageFileSystem, _ plan: Plan, _ source: ImportSource, _ proofs: ProofShelf, progress: @escaping (Double) throws -> Void
     ) throws -> (Found, InstructionReport) {
         do {
             let names = Set(source.packages.map { String($0.prefix { $0 != "=" }) })
             let foreign = try ForeignImage(image.file, image.partition, packages: names) { try progress($0 / 2) }
-            let report = try prove(foreign.programs, keepTo: plan.target) { try progress(0.5) }
+            let report = try prove(foreign.programs, keepTo: plan.target, proofs) { try progress(0.5) }
             let found = Found(
                 packages: foreign.survey.packages, distribution: foreign.survey.distribution, listing: foreign.listing.bytes,
                 commands: foreign.commands)

@@ -1,6 +1,7 @@
 package import FarmIdentity
 package import FarmModel
 import Foundation
+import Glibc
 package import HTTPTransport
 import SystemIO
 
@@ -86,6 +87,8 @@ package struct WorkerHome: Sendable, Hashable {
     package var layers: String { "\(root)/layers" }
     /// What is known of the engine's layers: `LayerMemory`.
     package var layerNotes: String { "\(root)/layers.json" }
+    /// What was found of images' machine code, for all workers of the machine that run as root.
+    package var proofs: String { geteuid() == 0 ? "/var/cache/sciferry/proofs" : "\(root)/proofs" }
     package var lock: String { "\(root)/worker.lock" }
 
     /// The engine's name for what an attempt builds. It names the home too: several workers may share one engine.

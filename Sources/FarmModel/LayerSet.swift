@@ -14,6 +14,8 @@ package struct LayerSet: Codable, Sendable, Hashable {
         package var manifest: Digest?
         package var stored: Int64?
 
+        /// The worker that brought it, as the coordinator knows it.
+        package var worker: String?
         /// The step left no layer: Docker's classic builder leaves out what would be empty. Absent for no.
         package var leftNothing: Bool?
 

@@ -23,11 +23,6 @@ extension LayeredImage {
         chains(layers).prefix { Disk.isDirectory("\(root)/image/overlay2/layerdb/sha256/\($0.hex)") }.count
     }
 
-    /// What comes before and after a file's bytes in an archive that an engine loads, and at its end.
-    package static func frame(_ name: String, size: Int64) -> (head: [UInt8], tail: [UInt8]) {
-        (TarWriter.header(name, size: size), TarWriter.padding(size))
-    }
-
     /// A layer's archive in a file.
     package struct PackedLayer: Sendable, Hashable {
         /// Bytes of the archive itself.

@@ -156,6 +156,8 @@ package enum Disk {
         package var modified: Timestamp
         /// Another one after every change of the content: inode and time of the last change of status, which nobody can set back.
         package var tag: String
+        /// Which file system it is on.
+        package var device: UInt64
     }
 
     /// What lies at a path, links followed; `nil` when there is nothing. Throws when that cannot be told.
@@ -168,7 +170,7 @@ package enum Disk {
         return Entry(
             isDirectory: info.st_mode & S_IFMT == S_IFDIR, isFile: info.st_mode & S_IFMT == S_IFREG, size: Int64(info.st_size),
             modified: Timestamp(milliseconds: Int64(info.st_mtim.tv_sec) * 1000 + Int64(info.st_mtim.tv_nsec) / 1_000_000),
-            tag: "\(info.st_ino).\(info.st_ctim.tv_sec).\(info.st_ctim.tv_nsec)")
+            tag: "\(info.st_ino).\(info.st_ctim.tv_sec).\(info.st_ctim.tv_nsec)", device: UInt64(info.st_dev))
     }
 
     /// What a directory's entry can be.

@@ -67,6 +67,42 @@ import Testing
         #expect(shelf.excess(over: 100, now: now).count == 2)
     }
 
+    /// Builds that differ in a small last step leave sets that take up nothing: their number is bounded all the same.
+    @Test func oneRecipeDoesNotFillTheShelf() {
+        var shelf = LayerShelf()
+        let sets = (0..<12).map { set([1, 100 + UInt64($0)]) }
+        for (age, set) in sets.enumerated() { shelf.put(.init(set: set, usedAt: Timestamp(seconds: Int64(age)))) }
+        let gone = shelf.excess(over: .max, now: Timestamp(seconds: 100))
+        #expect(Set(gone) == Set(sets.prefix(4).map(LayerShelf.name)))
+        for name in gone { shelf.remove(name) }
+        #expect(shelf.layer(Digest(hashing: "layer 1")) != nil && shelf.layer(Digest(hashing: "layer 100")) == nil)
+        #expect(shelf.contents.count == 9 && shelf.storedBytes == 450)
+    }
+
+    /// What a worker brought that is trusted no more is offered to nobody, nor what stands upon it.
+    @Test func layersOfARevokedWorkerAreNotOffered() {
+        var made = set([1, 2, 3])
+        (made.layers[0].worker, made.layers[1].worker, made.layers[2].worker) = ("good", "bad", "good")
+        let shelf = shelf([made])
+        func offered(_ isTrusted: (String) -> Bool) -> [UInt64]? {
+            shelf.beginning(of: [1, 2, 3], architecture: "x86_64", isTrusted: isTrusted)?.set.layers.map(\.identity)
+        }
+        #expect(offered { _ in true } == [1, 2, 3])
+        #expect(offered { $0 != "bad" } == [1])
+        #expect(offered { $0 != "good" } == nil)
+    }
+
+    /// Sets of one builder mean nothing to another.
+    @Test func buildersKeepTheirOwnSets() {
+        var classic = set([1, 2])
+        classic.builder = "classic"
+        let shelf = shelf([classic, set([1])])
+        func offered(_ builder: String) -> Int {
+            shelf.beginning(of: [1, 2], architecture: "x86_64", builder: builder)?.set.layers.count ?? 0
+        }
+        #expect(offered("classic") == 2 && offered("buildkit") == 1 && offered("") == 1 && offered("buildah") == 0)
+    }
+
     /// Whatever is put there and taken away: what is offered is a beginning of what was asked for, of a set that is there.
     @Test func offersAreAlwaysTrue() {
         var random = SeededGenerator(7)

@@ -106,6 +106,22 @@ import Testing
         #expect(bench.state.warmSteps(of: other, on: WorkerName("a")) == 0)
     }
 
+    @Test func candidatesGoWhereStrangersAreKeptApart() throws {
+        var rules = FarmState.Rules()
+        rules.candidateNeeds = LabelWish(needs: ["userns"])
+        var bench = Bench(rules: rules)
+        try bench.enrol("open", trusted: false, engine: "one")
+        try bench.enrol("apart", trusted: false, labels: ["userns"], engine: "two")
+        try bench.enrol("trusted", engine: "three")
+        let candidate = try bench.submit("k", candidate: true)
+        #expect(try bench.report("open").assignments.isEmpty && bench.report("trusted").assignments.isEmpty)
+        let why = bench.state.obstacle(try bench.job(candidate), try #require(bench.state.workers[WorkerName("open")]), now: bench.now)
+        #expect(why == "it lacks the label userns, which candidates need on this farm")
+        #expect(try bench.report("apart").assignments.map(\.attempt.job) == [candidate])
+        let release = try bench.submit("r")
+        #expect(try bench.report("trusted").assignments.map(\.attempt.job) == [release])
+    }
+
     @Test func aStrainedWorkerGetsNoMore() throws {
         var bench = Bench()
         try bench.enrol("w")

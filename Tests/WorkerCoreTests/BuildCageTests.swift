@@ -84,4 +84,25 @@ import WorkerCore
         #expect(disk(watch, 1_000, 200) == "disk.full" && disk(watch, 1_000, 400) == nil)
         #expect(disk(BuildLimitsWatch(declaredMemory: 0, declaredDisk: 0, before: .init()), 100_000, 300) == nil)
     }
+
+    /// Builds side by side share limits: which of them ran into one cannot be told, so the recipe is not to blame.
+    @Test func sharedLimitsBlameNobody() {
+        let limits = CageLimits(memory: 4 << 30, processes: 100)
+        func failure(alone: Bool, _ after: BuildCage.Met) -> Failure? {
+            BuildLimitsWatch(declaredMemory: 4 << 30, declaredDisk: 0, isAlone: alone, before: BuildCage.Met())
+                .failure(after: after, limits: limits, place: "step 2/3", wasKilled: true, tail: [])
+        }
+        #expect(failure(alone: true, .init(memory: 1))?.code == "build.memory")
+        #expect(failure(alone: false, .init(memory: 1))?.code == "memory.out")
+        #expect(failure(alone: true, .init(processes: 1))?.code == "build.processes")
+        #expect(failure(alone: false, .init(processes: 1))?.code == "processes.out")
+    }
+
+    /// What the worker itself writes beside a build is not the build's.
+    @Test func aWorkersOwnWritingIsNotCounted() {
+        let watch = BuildLimitsWatch(declaredMemory: 0, declaredDisk: 1 << 30, before: BuildCage.Met())
+        #expect(watch.disk(free: (100 << 30, 97 << 30), place: "p")?.code == "build.disk")
+        #expect(watch.disk(free: (100 << 30, 97 << 30), others: 2 << 30, place: "p") == nil)
+        #expect(watch.disk(free: (100 << 30, 100 << 20), others: 99 << 30, place: "p")?.code == "disk.full")
+    }
 }

@@ -105,8 +105,8 @@ import WorkerCore
 }
 
 @Suite struct BuilderTests {
-    private func read(_ text: String, _ builder: EngineBuilder) -> BuildOutput {
-        var output = BuildOutput(builder)
+    private func read(_ text: String, _ builder: EngineBuilder, stages: Int = 1) -> BuildOutput {
+        var output = BuildOutput(builder, stages: stages)
         var now = Timestamp(seconds: 100)
         for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
             _ = output.take(Array("\(line)\n".utf8), now: now)
@@ -159,13 +159,26 @@ import WorkerCore
             [2/2] STEP 3/4: COPY f /f
             [2/2] STEP 4/4: RUN false
             error building at STEP "RUN false": error while running runtime: exit status 1
-            """, .buildah)
+            """, .buildah, stages: 2)
         #expect(output.outcome.map(\.origin) == [.run, .worker, .run, .failed])
         #expect(output.lastStage(layers: 3).map(\.origin) == [.worker, .run, .failed] && output.lastImage == nil)
         #expect(output.failure(status: 1, engineAnswers: true).message.hasPrefix("step 4/4 ended with status 1: RUN false"))
         #expect(output.lastStage(layers: 2).isEmpty, "more steps than the plan has")
         let whole = read("STEP 1/2: FROM x\nSTEP 2/2: RUN make\nCOMMIT tag\nSuccessfully tagged localhost/tag:latest", .buildah)
         #expect(whole.outcome.map(\.origin) == [.run])
+    }
+
+    /// What an earlier stage did is nothing of the last one's, and what a step prints is no step.
+    @Test func stagesAreNotTakenForEachOther() {
+        let early = read(
+            "Step 1/5 : FROM a AS one\n ---> 0123456789ab\nStep 2/5 : RUN make\n ---> 0123456789ac\nStep 3/5 : RUN false", .classic,
+            stages: 2)
+        #expect(early.lastStage(layers: 1).isEmpty && early.lastStageEntries.isEmpty && early.lastImage == nil)
+        #expect(early.outcome.map(\.origin) == [.run, .failed])
+        let printed = read(
+            "Step 1/3 : FROM a\n ---> 0123456789ab\nStep 2/3 : RUN printf\nStep 1/3 : FROM b\nStep 3/4 : RUN x\nStep 2/3 : RUN y\n ---> 0123456789ac",
+            .classic)
+        #expect(printed.outcome.map(\.instruction) == ["RUN printf"] && printed.lastStageEntries == [true])
     }
 
     /// Whatever steps print, it never counts what was not begun, and takes no step for done that was not.

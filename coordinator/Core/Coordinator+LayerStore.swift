@@ -40,8 +40,13 @@ extension Coordinator {
         else { throw FarmError("attempt.not-held", .denied, "the worker \(worker) does not hold attempt \(attempt)") }
         let plan = try self.plan(key)
         let steps = try BuildLayers.lastStage(of: plan)
-        let found = keepsLayers ? shelf.beginning(of: steps, architecture: plan.architecture, builder: builder) : nil
-        if let found, record.isOpen { shelf.used(found.name, now: .now) }
+        let found =
+            keepsLayers
+            ? shelf.beginning(
+                of: steps, architecture: plan.architecture, builder: builder,
+                isTrusted: { state.workers[WorkerName($0)].map { $0.trusted && !$0.revoked } ?? false }) : nil
+        // Once for each build, when it begins; what the untrusted pool does teaches nothing.
+        if let found, record.isOpen, packed.isEmpty, state.workers[worker]?.trusted ?? false { shelf.used(found.name, now: .now) }
         return LayerOffer(
             steps: steps, instructions: job.layers, set: found?.set, missing: Digest.unpacked(packed).filter { shelf.layer($0) == nil },
             leastSeconds: mayKeepLayers(of: job, by: worker) ? configuration.layers.leastSeconds : nil)
@@ -61,7 +66,17 @@ extension Coordinator {
             record.isOpen || record.state == .succeeded || record.failure?.failureClass == .recipe,
             record.finishedAt.map({ Timestamp.now.seconds(since: $0) < 86400 }) ?? true
         else { throw FarmError("attempt.not-held", .denied, "the farm takes no layers of attempt \(attempt) from \(worker)") }
+        // They are worth time and nothing else: never the room that the farm itself needs.
+        let free = try Disk.freeBytes(at: home.uploads)
+        guard arrivingLayers.count < Coordinator.mostArriving, free > Coordinator.layerReserve else {
+            throw FarmError(
+                "layers.busy", .unavailable, "the farm takes no layers now: \(arrivingLayers.count) wait, \(free >> 20) MiB are free")
+        }
     }
+
+    /// Layers that wait to be kept, and bytes that stay free of the coordinator's disk whatever comes.
+    private static let mostArriving = 64
+    private static let layerReserve: Int64 = 4 << 30
 
     /// Throws `fetch.refused` unless the worker is building now.
     func requireBuilder(_ worker: WorkerName) throws {
@@ -106,15 +121,19 @@ extension Coordinator {
                 }
                 // A farm that keeps none has no store of them.
                 guard !arrivingLayers.isEmpty || !shelf.sets.isEmpty else { continue }
-                let store = try await open(&store)
-                if !arrivingLayers.isEmpty {
+                let opened = try await open(&store)
+                if Timestamp.now.seconds(since: tidiedAt) > 3600 {
+                    tidiedAt = .now
+                    do { try await tidyLayers(opened) } catch let error as FarmError where error.category == .corrupt {
+                        logger.warning("layers are forgotten: their store is damaged", metadata: ["reason": "\(error)"])
+                        try await forgetLayers()
+                        store = nil
+                    }
+                } else if !arrivingLayers.isEmpty {
                     let next = arrivingLayers.removeFirst()
-                    do { try await keep(next, in: store) } catch let error where !(error is CancellationError) {
+                    do { try await keep(next, in: opened) } catch let error where !(error is CancellationError) {
                         logger.warning("layers are not kept", metadata: ["reason": "\(error)"])
                     }
-                } else if Timestamp.now.seconds(since: tidiedAt) > 3600 {
-                    tidiedAt = .now
-                    try await tidyLayers(store)
                 }
             } catch let error as CancellationError { throw error } catch {
                 logger.warning("the store of layers waits", metadata: ["reason": "\(error)"])
@@ -128,6 +147,16 @@ extension Coordinator {
         let opened = try await FileStore.open(layerBucket, making: ChunkerParameters.standard)
         store = opened
         return opened
+    }
+
+    /// Takes all of it away: builds make anew what they need.
+    private func forgetLayers() async throws {
+        // Sets first: one without layers would be offered in vain.
+        let objects = try await layerBucket.all(prefix: "").sorted { a, b in
+            (a.key.hasPrefix(Coordinator.sets) ? 0 : 1, a.key) < (b.key.hasPrefix(Coordinator.sets) ? 0 : 1, b.key)
+        }
+        for object in objects { try await layerBucket.delete(object.key) }
+        shelf = LayerShelf()
     }
 
     private static let sets = "sets/"
@@ -161,7 +190,8 @@ extension Coordinator {
             defer { try? Disk.remove(path) }
             let unpacked = "\(path).tar"
             defer { try? Disk.remove(unpacked) }
-            let found = try await Blocking.run { try LayeredImage.unpack(path, to: unpacked, limit: 1 << 40) }
+            let room = try Disk.freeBytes(at: home.uploads) - Coordinator.layerReserve / 2
+            let found = try await Blocking.run { try LayeredImage.unpack(path, to: unpacked, limit: max(0, room)) }
             let added = try await store.add(unpacked, as: Coordinator.file(found.digest), jobs: 1)
             logger.info(
                 "layer kept",
@@ -173,11 +203,12 @@ extension Coordinator {
                 let content = set.layers[index].content
                 if let known = shelf.layer(content) {
                     (set.layers[index].size, set.layers[index].stored) = (known.size, known.stored)
-                    set.layers[index].manifest = known.manifest
+                    (set.layers[index].manifest, set.layers[index].worker) = (known.manifest, known.worker)
                     continue
                 }
                 let file = try await store.file(Coordinator.file(content))
                 set.layers[index].size = file.size
+                set.layers[index].worker = state.attempts[attempt]?.worker.rawValue
                 set.layers[index].manifest = file.manifest
                 set.layers[index].stored = try await store.restoration(of: file).rebuild.quote.fetchBytes
             }
@@ -191,11 +222,11 @@ extension Coordinator {
 
     /// Writes down what was of use, and takes away what is too much.
     private func tidyLayers(_ store: FileStore) async throws {
-        for kept in shelf.sets.values where kept.uses > 0 { try await write(kept) }
+        for kept in shelf.sets.values where kept.uses > 0 && Timestamp.now.seconds(since: kept.usedAt) < 2 * 3600 { try await write(kept) }
         let gone = shelf.excess(over: Int64(configuration.layers.gigabytes * 1e9), now: .now)
         for name in gone {
-            shelf.remove(name)
             try await layerBucket.delete("\(Coordinator.sets)\(name).json")
+            shelf.remove(name)
         }
         // Layers of sets that came in part belong to nobody either, once no set of theirs can come any more.
         let (needed, waits) = (shelf.contents, !arrivingLayers.isEmpty)

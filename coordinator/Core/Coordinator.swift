@@ -100,6 +100,8 @@ package actor Coordinator {
         rules.regions = configuration.regions.count
         rules.promotion = configuration.promotion
         rules.candidateSeconds = configuration.candidateDays * 86400
+        rules.candidateNeeds = LabelWish(needs: configuration.candidateNeeds)
+        try rules.candidateNeeds.check()
         let snapshot = try journal.load(recent: rules.keptJobs)
         state = FarmState(snapshot, rules: rules, now: .now)
         tokens = Dictionary(uniqueKeysWithValues: snapshot.tokens.map { ($0.id, $0) })

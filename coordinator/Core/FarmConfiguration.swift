@@ -93,6 +93,8 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
     package var promotion: PromotionPolicy
     /// Days for which a candidate is kept.
     package var candidateDays: Double
+    /// Labels that a worker must have to be given candidates, for example `userns`.
+    package var candidateNeeds: [String]
     /// How images are packed where the recipe does not say it.
     package var images: ImageRules
     package var nightly: NightlySettings
@@ -118,6 +120,7 @@ package struct FarmConfiguration: Codable, Sendable, Hashable {
         scheduling = SchedulingRules()
         promotion = .rebuild
         candidateDays = 14
+        candidateNeeds = []
         images = ImageRules()
         nightly = NightlySettings()
         retention = RetentionPolicy()

@@ -254,7 +254,8 @@ extension FarmState {
         _ entry: JobQueue.Entry, _ kind: JobQueue.Kind, _ worker: WorkerRecord, _ facts: HostFacts, isPlain: Bool, now: Timestamp
     ) -> Bool {
         if entry.memoryBytes > facts.memoryBytes { return false }
-        if entry.diskBytes > facts.diskFreeBytes, jobs[entry.id].map({ diskNeed(of: $0, on: worker.name) > facts.diskFreeBytes }) ?? true {
+        let free = freeBytes(of: worker)
+        if entry.diskBytes > free, jobs[entry.id].map({ diskNeed(of: $0, on: worker.name) > free }) ?? true {
             return false
         }
         if let notBefore = entry.notBefore, notBefore > now { return false }

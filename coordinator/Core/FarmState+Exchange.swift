@@ -242,7 +242,13 @@ extension FarmState {
     /// A build that has filled a disk goes to a larger one, and so do those of its recipe that come after it.
     private mutating func expectMore(of id: JobID) {
         guard var job = jobs[id], job.kind == .build else { return }
-        job.diskBytes = job.diskBytes / 2 * 3
+        // More than anybody has would keep it from all of them.
+        let most =
+            workers.values.filter { isOfPool($0, isCandidate: job.isCandidate ?? false) && !$0.revoked }
+            .compactMap { $0.facts?.diskFreeBytes }.max() ?? 0
+        let more = min(job.diskBytes / 2 * 3, most)
+        guard more > job.diskBytes else { return }
+        job.diskBytes = more
         put(job)
         measured(job, diskBytes: job.diskBytes)
     }

@@ -35,7 +35,12 @@ extension FarmState {
             return why
         }
         if let why = job.labels?.obstacle(facts.labels ?? []) { return why }
-        if facts.diskFreeBytes < diskNeed(of: job, on: worker.name) {
+        let (free, need) = (freeBytes(of: worker), diskNeed(of: job, on: worker.name))
+        if facts.diskFreeBytes >= need, free < need {
+            return
+                "what runs there may need all but \(FarmState.gib(max(0, free))) GiB of its disk, the job wants \(FarmState.gib(need)) GiB"
+        }
+        if free < need {
             let source = ledger.diskBytes(recipe: job.recipe, target: job.target) == job.diskBytes ? ", as earlier builds took up" : ""
             return "has \(FarmState.gib(facts.diskFreeBytes)) GiB free, the job wants \(FarmState.gib(job.diskBytes)) GiB\(source)"
         }
@@ -43,6 +48,13 @@ extension FarmState {
             return "has \(facts.memoryBytes >> 30) GiB of memory, the job wants \(memory >> 30) GiB"
         }
         return nil
+    }
+
+    /// Free bytes that are promised to nobody: what runs may yet need what it was given for.
+    func freeBytes(of worker: WorkerRecord) -> Int64 {
+        let open = openAttempts(on: worker.name)
+        let free = worker.facts?.diskFreeBytes ?? 0
+        return open.isEmpty ? free : free - open.reduce(0) { sum, attempt in sum + (jobs[attempt.id.job]?.diskBytes ?? 0) / 2 }
     }
 
     /// A worker that has the layers already needs room for the image only.
@@ -79,7 +91,8 @@ extension FarmState {
 
     /// Whether a worker is of the pool that a job is for; `poolObstacle` says why not.
     func isOfPool(_ worker: WorkerRecord, isCandidate: Bool) -> Bool {
-        worker.trusted != isCandidate && worker.facts?.engineID.map { !mixedEngines.contains($0) } ?? !hasUntrusted
+        if isCandidate, rules.candidateNeeds.obstacle(worker.facts?.labels ?? []) != nil { return false }
+        return worker.trusted != isCandidate && worker.facts?.engineID.map { !mixedEngines.contains($0) } ?? !hasUntrusted
     }
 
     /// Why a worker is not of the pool that a job is for. Layers of one pool must not get into images of the other, so an engine that
@@ -88,6 +101,9 @@ extension FarmState {
         if isOfPool(worker, isCandidate: isCandidate) { return nil }
         if worker.trusted == isCandidate {
             return isCandidate ? "trusted with releases; candidates are for the untrusted pool" : "not trusted with releases"
+        }
+        if isCandidate, let why = rules.candidateNeeds.obstacle(worker.facts?.labels ?? []) {
+            return why.replacing("which the job needs", with: "which candidates need on this farm")
         }
         guard let engine = worker.facts?.engineID else {
             return "it does not say which container engine it uses, and there are two pools; upgrade it"

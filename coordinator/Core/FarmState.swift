@@ -24,6 +24,8 @@ package struct FarmState: Sendable {
         package var regions = 1
         /// Seconds for which a candidate is kept.
         package var candidateSeconds: Double = 14 * 86400
+        /// Labels that a worker must have to be given one.
+        package var candidateNeeds = LabelWish()
         package var promotion = PromotionPolicy.rebuild
 
         package init(

@@ -19,6 +19,11 @@ package struct LayerShelf: Sendable {
     package private(set) var sets: [String: Kept] = [:]
     /// Where each step's layer stands: in which sets, and at which place.
     private var places: [UInt64: [(name: String, index: Int)]] = [:]
+    /// Each layer, and in how many sets it is.
+    private var layers: [Digest: (layer: LayerSet.Layer, sets: Int)] = [:]
+
+    /// Sets that stay of one recipe for one target. Those that differ in a small last step take up next to nothing, and would be without number.
+    private static let mostOfOne = 8
 
     package init() {}
 
@@ -36,6 +41,11 @@ package struct LayerShelf: Sendable {
         remove(name)
         sets[name] = kept
         for (index, layer) in kept.set.layers.enumerated() { places[layer.identity, default: []].append((name, index)) }
+        for (content, layer) in LayerShelf.distinct(kept.set) { layers[content] = (layer, (layers[content]?.sets ?? 0) + 1) }
+    }
+
+    private static func distinct(_ set: LayerSet) -> [Digest: LayerSet.Layer] {
+        Dictionary(set.solid.map { ($0.content, $0) }) { first, _ in first }
     }
 
     package mutating func remove(_ name: String) {
@@ -44,19 +54,28 @@ package struct LayerShelf: Sendable {
             places[layer.identity]?.removeAll { $0.name == name }
             if places[layer.identity]?.isEmpty ?? false { places[layer.identity] = nil }
         }
+        for content in LayerShelf.distinct(gone.set).keys {
+            guard let known = layers[content] else { continue }
+            layers[content] = known.sets > 1 ? (known.layer, known.sets - 1) : nil
+        }
     }
 
     /// The longest beginning of a build that is kept, of several the one that was used last.
     ///
     /// - Parameter steps: what the steps stand for, each with all before it.
-    package func beginning(of steps: [UInt64], architecture: String, builder: String = "") -> (name: String, set: LayerSet)? {
+    ///   - isTrusted: whether a worker's layers may be used still; a set ends before the first that may not.
+    package func beginning(
+        of steps: [UInt64], architecture: String, builder: String = "", isTrusted: (String) -> Bool = { _ in true }
+    ) -> (name: String, set: LayerSet)? {
         let builder = ["", "buildkit"].contains(builder) ? nil : builder
         for (count, step) in steps.enumerated().reversed() {
             let fitting = (places[step] ?? []).filter { place in
                 place.index == count && sets[place.name].map { $0.set.architecture == architecture && $0.set.builder == builder } ?? false
             }
             let found = fitting.max { (sets[$0.name]?.usedAt ?? .init(seconds: 0)) < (sets[$1.name]?.usedAt ?? .init(seconds: 0)) }
-            if let found, let set = sets[found.name]?.set { return (found.name, set.prefix(count + 1)) }
+            guard let found, let set = sets[found.name]?.set.prefix(count + 1) else { continue }
+            let sound = set.layers.prefix { $0.worker.map(isTrusted) ?? true }.count
+            return sound > 0 ? (found.name, set.prefix(sound)) : nil
         }
         return nil
     }
@@ -68,50 +87,46 @@ package struct LayerShelf: Sendable {
     }
 
     /// What is known of a layer, by its content.
-    package func layer(_ content: Digest) -> LayerSet.Layer? {
-        for kept in sets.values { if let layer = kept.set.solid.first(where: { $0.content == content }) { return layer } }
-        return nil
-    }
+    package func layer(_ content: Digest) -> LayerSet.Layer? { layers[content]?.layer }
 
     /// All layers that some set has, by content.
-    package var contents: Set<Digest> { Set(sets.values.flatMap { $0.set.layers.map(\.content) }) }
+    package var contents: Set<Digest> { Set(layers.keys) }
 
     /// Bytes that all layers take up, each counted once.
-    package var storedBytes: Int64 {
-        var sizes: [Digest: Int64] = [:]
-        for layer in sets.values.flatMap(\.set.layers) { sizes[layer.content] = layer.stored ?? layer.size }
-        return sizes.values.reduce(0, +)
-    }
+    package var storedBytes: Int64 { layers.values.reduce(0) { $0 + ($1.layer.stored ?? $1.layer.size) } }
 
-    /// Sets that have to go so that no more than `limit` bytes stay, in this order: those of least worth for a byte, which is the time that
-    /// their own layers spare, halved with every two weeks without use, by the bytes that nobody else needs.
+    /// Sets that have to go so that no more than `limit` bytes stay, in this order: of each recipe and target those beyond the eight that were
+    /// of use last; then those of least worth for a byte, which is the time that their layers spare, halved with every two weeks without use,
+    /// by the bytes of these, what several sets have counting for each in part.
     package func excess(over limit: Int64, now: Timestamp) -> [String] {
-        var users: [Digest: Int] = [:]
-        for kept in sets.values { for layer in Set(kept.set.layers.map(\.content)) { users[layer, default: 0] += 1 } }
+        var users = layers.mapValues(\.sets)
         var left = storedBytes
         var rest = sets
         var gone: [String] = []
-        while left > limit, !rest.isEmpty {
-            func own(_ kept: Kept) -> (bytes: Int64, seconds: Double) {
-                kept.set.layers.reduce((0, 0)) { sum, layer in
-                    users[layer.content] == 1 ? (sum.0 + (layer.stored ?? layer.size), sum.1 + layer.seconds) : sum
-                }
+        func bytes(_ layer: LayerSet.Layer) -> Int64 { layer.stored ?? layer.size }
+        func drop(_ name: String) {
+            guard let kept = rest.removeValue(forKey: name) else { return }
+            for (content, layer) in LayerShelf.distinct(kept.set) {
+                users[content, default: 1] -= 1
+                if users[content] == 0 { left -= bytes(layer) }
             }
-            func worth(_ kept: Kept) -> Double {
-                let (bytes, seconds) = own(kept)
-                let weeks = max(0, now.seconds(since: kept.usedAt)) / (14 * 86400)
-                var chance = 1 + Double(kept.uses)
-                for _ in 0..<min(40, Int(weeks)) { chance /= 2 }
-                // One that needs nothing of its own costs nothing.
-                return bytes == 0 ? .infinity : (seconds + 1) * chance / Double(bytes)
-            }
-            let ranked = rest.map { (name: $0.key, worth: worth($0.value)) }
-            guard let least = ranked.min(by: { ($0.worth, $0.name) < ($1.worth, $1.name) }), let kept = rest.removeValue(forKey: least.name)
-            else { break }
-            left -= own(kept).bytes
-            for layer in Set(kept.set.layers.map(\.content)) { users[layer, default: 1] -= 1 }
-            gone.append(least.name)
+            gone.append(name)
         }
+        for group in Dictionary(grouping: sets, by: { "\($0.value.set.recipe)\n\($0.value.set.target)" }).values {
+            let aged = group.sorted { ($0.value.usedAt, $0.key) > ($1.value.usedAt, $1.key) }
+            for (name, _) in aged.dropFirst(LayerShelf.mostOfOne) { drop(name) }
+        }
+        func worth(_ kept: Kept) -> Double {
+            let weeks = max(0, now.seconds(since: kept.usedAt)) / (14 * 86400)
+            var chance = 1 + Double(kept.uses)
+            for _ in 0..<min(40, Int(weeks)) { chance /= 2 }
+            let own = LayerShelf.distinct(kept.set).values.reduce((bytes: 0.0, seconds: 0.0)) { sum, layer in
+                let share = Double(max(1, users[layer.content] ?? 1))
+                return (sum.bytes + Double(bytes(layer)) / share, sum.seconds + layer.seconds / share)
+            }
+            return (own.seconds + 1) * chance / max(1, own.bytes)
+        }
+        while left > limit, let least = rest.map({ (worth($0.value), $0.key) }).min(by: <) { drop(least.1) }
         return gone
     }
 }

@@ -131,9 +131,12 @@ package struct BuildLimitsWatch: Sendable {
     /// What the recipe declares, where it does.
     package var declaredMemory: Int64
     package var declaredDisk: Int64
+    /// No other build shares the limits; where some do, one of them may have run into what this one feels.
+    package var isAlone: Bool
     package var before: BuildCage.Met
 
-    package init(declaredMemory: Int64, declaredDisk: Int64, before: BuildCage.Met) {
+    package init(declaredMemory: Int64, declaredDisk: Int64, isAlone: Bool = true, before: BuildCage.Met) {
+        self.isAlone = isAlone
         self.declaredMemory = declaredMemory
         self.declaredDisk = declaredDisk
         self.before = before
@@ -151,13 +154,20 @@ package struct BuildLimitsWatch: Sendable {
             return text.contains("fork") && (text.contains("resource temporarily unavailable") || text.contains("cannot"))
         }
         if after.processes > before.processes || cannotFork {
+            if !isAlone {
+                return Failure(
+                    .infrastructure, code: "processes.out",
+                    message:
+                        "\(place) could not begin a process: the builds of this worker together had \(limits.processes), which it allows",
+                    tail: tail, reason: "processes.out", retry: .elsewhere)
+            }
             return Failure(
                 .recipe, code: "build.processes",
                 message: "\(place) wanted more than \(limits.processes) processes at a time, which is what a worker allows", tail: tail)
         }
         guard after.memory > before.memory, wasKilled else { return nil }
         let gibibytes = Double(limits.memory >> 20) / 1024
-        if declaredMemory > 0, declaredMemory <= limits.memory {
+        if isAlone, declaredMemory > 0, declaredMemory <= limits.memory {
             return Failure(
                 .recipe, code: "build.memory",
                 message:
@@ -178,8 +188,9 @@ package struct BuildLimitsWatch: Sendable {
     ///
     /// - Parameters:
     ///   - free: bytes on the engine's disk when the build began, and now.
-    package func disk(free: (before: Int64, now: Int64), place: String) -> Failure? {
-        let used = free.before - free.now
+    ///   - others: bytes that the worker itself has written there meanwhile.
+    package func disk(free: (before: Int64, now: Int64), others: Int64 = 0, place: String) -> Failure? {
+        let used = free.before - free.now - max(0, others)
         // Others may write to that disk, too; what counts is what nobody could have meant.
         if declaredDisk > 0, used > 2 * declaredDisk {
             return Failure(

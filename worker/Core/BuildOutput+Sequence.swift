@@ -22,7 +22,14 @@ struct SequenceOutput: Sendable {
     private var stage = 0
     private var began = Timestamp(seconds: 0)
 
-    init(isBuildah: Bool) { self.isBuildah = isBuildah }
+    private let stages: Int
+    private var last: BuildOutput.Step?
+
+    /// - Parameter stages: of the Dockerfile: of others than its last nothing is told.
+    init(isBuildah: Bool, stages: Int) {
+        self.isBuildah = isBuildah
+        self.stages = stages
+    }
 
     /// What a line is.
     enum Event {
@@ -34,7 +41,8 @@ struct SequenceOutput: Sendable {
     }
 
     mutating func note(_ line: String, now: Timestamp) -> Event {
-        if let step = SequenceOutput.step(line) {
+        if let step = SequenceOutput.step(line), isNext(step) {
+            last = step
             begin(step, now: now)
             return .begins(step)
         }
@@ -56,6 +64,15 @@ struct SequenceOutput: Sendable {
         guard SequenceOutput.isIdentifier(rest) else { return .said }
         end(rest)
         return .mark
+    }
+
+    /// Whether a step can come now; what steps print may look like one.
+    private func isNext(_ step: BuildOutput.Step) -> Bool {
+        let isBase = step.instruction.prefix(5).uppercased() == "FROM "
+        guard let last else { return step.number == 1 || isBase }
+        if step.number == last.number + 1, step.count == last.count { return isBase ? !isBuildah : true }
+        // buildah counts each stage by itself.
+        return isBuildah && last.number == last.count && step.number == 1 && isBase
     }
 
     private mutating func begin(_ step: BuildOutput.Step, now: Timestamp) {
@@ -99,7 +116,7 @@ struct SequenceOutput: Sendable {
     /// How the last stage's steps went, which are so many; those that were never begun are told as failed.
     func lastStage(layers: Int) -> [BuildStep] {
         var steps = entries.filter { $0.stage == stage && $0.makesLayer }.map(\.step)
-        guard steps.count <= layers, stage > 0 else { return [] }
+        guard steps.count <= layers, stage == stages else { return [] }
         while steps.count < layers {
             steps.append(BuildStep(number: 0, count: 0, instruction: "", seconds: 0, origin: .failed))
         }
@@ -107,5 +124,5 @@ struct SequenceOutput: Sendable {
     }
 
     /// Each instruction of the last stage that was carried out, and whether it makes a layer.
-    var lastStageEntries: [Bool] { entries.filter { $0.stage == stage && $0.isDone }.map(\.makesLayer) }
+    var lastStageEntries: [Bool] { stage != stages ? [] : entries.filter { $0.stage == stage && $0.isDone }.map(\.makesLayer) }
 }

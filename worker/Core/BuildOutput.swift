@@ -30,9 +30,10 @@ package struct BuildOutput: Sendable {
     /// Whether the builder was shown an image whose steps it may take as done.
     package let wasShown: Bool
 
-    package init(_ builder: EngineBuilder = .buildkit, wasShown: Bool = false) {
+    /// - Parameter stages: of the Dockerfile.
+    package init(_ builder: EngineBuilder = .buildkit, stages: Int = 1, wasShown: Bool = false) {
         self.builder = builder
-        sequence = SequenceOutput(isBuildah: builder == .buildah)
+        sequence = SequenceOutput(isBuildah: builder == .buildah, stages: stages)
         self.wasShown = wasShown
     }
 
@@ -96,7 +97,7 @@ package struct BuildOutput: Sendable {
     }
 
     /// Of a classic build: the image that the last instruction left that was carried out.
-    package var lastImage: String? { builder == .classic ? sequence.image : nil }
+    package var lastImage: String? { builder == .classic && !sequence.lastStageEntries.isEmpty ? sequence.image : nil }
 
     /// Of builders that carry out one instruction after the other: each one of the last stage that was, and whether it makes a layer.
     package var lastStageEntries: [Bool] { sequence.lastStageEntries }

@@ -26,7 +26,7 @@ extension BuildPipeline {
             + plan.moreBases.map { $0.engineName(plan.architecture) }
         await context.disk.hold(images)
         do {
-            let result = try await build(plan)
+            let result = try await build(plan, holding: images)
             await context.disk.release(images)
             return result
         } catch {
@@ -36,15 +36,17 @@ extension BuildPipeline {
     }
 
     /// What keeps a recipe's layers warm for its next build.
-    private func cacheTag(_ plan: Plan) -> String { "sciferry-cache:\(plan.name.lowercased())-\(plan.target)" }
+    func cacheTag(_ plan: Plan) -> String { "sciferry-cache:\(plan.name.lowercased())-\(plan.target)" }
 
     /// What layers of the farm are called in the engine.
     func layersTag(_ plan: Plan) -> String { "sciferry-layers:\(plan.name.lowercased())-\(plan.target)" }
 
-    private func build(_ plan: Plan) async throws -> BuildResult {
+    private func build(_ plan: Plan, holding images: [String]) async throws -> BuildResult {
+        var wasTidied = false
         if let root = context.engineRoot {
             let log = log
-            try await context.disk.makeRoom(max(context.diskBytes, BuildLimitsWatch.reserve * 2), at: root) { await log.say($0) }
+            let wanted = max(context.diskBytes, BuildLimitsWatch.reserve * 2)
+            wasTidied = try await context.disk.makeRoom(wanted, at: root, own: images) { await log.say($0) }
         }
         try await fetchContext(plan)
         await enter(.base, plan.base.reference)
@@ -53,7 +55,7 @@ extension BuildPipeline {
         var restored: RestoredLayers?
         if let offer { restored = try await restoreLayers(plan, offer) }
         await enter(.build)
-        let (image, output) = try await dockerBuild(plan, offer, restored)
+        let (image, output) = try await dockerBuild(plan, offer, restored, wasTidied: wasTidied)
         // The image that was built holds what came. The classic builder does not find that again by itself: it must be shown the image.
         if let restored, output.builder != .classic { await engine.untag(restored.tag) }
         if output.builder == .classic, output.wasShown { try await engine.tag(image, as: layersTag(plan)) }

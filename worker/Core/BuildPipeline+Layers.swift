@@ -66,31 +66,18 @@ extension BuildPipeline {
         let place = "\(directory)/layers"
         try Disk.makeDirectory(place)
         defer { try? Disk.remove(place) }
-        let room = try Disk.freeBytes(at: place)
-        guard room > 2 * choice.loadBytes + (1 << 30) else {
-            throw FarmError("disk.full", .full, "\(room >> 20) MiB are free, \(choice.loadBytes >> 19) and a GiB are needed for them")
+        // The engine takes in an archive before it makes layers of it.
+        for (disk, need) in [(place, choice.loadBytes + (1 << 30)), (context.engineRoot ?? place, 2 * choice.loadBytes + (1 << 30))] {
+            let room = try Disk.freeBytes(at: disk)
+            guard room > need else {
+                throw FarmError("disk.room", .unavailable, "\(disk) has \(room >> 20) MiB free, and they need \(need >> 20)")
+            }
         }
         let reader = RegionReader(regions: [FarmStore(line: context.line, region: 0, prefix: LayerSet.place)])
         let began = Timestamp.now
         let solid = set.layers.indices.filter { !set.layers[$0].isNothing }
-        let names = base.indices.map { "base-\($0).tar" } + solid.map { "\($0).tar" }
-        try await Blocking.run {
-            let configuration = try CacheConfiguration.cut(set.configuration, layers: names.count)
-            struct Saved: Encodable {
-                var Config = "config.json"
-                var RepoTags: [String]
-                var Layers: [String]
-            }
-            let manifest = try CanonicalJSON.encode([Saved(RepoTags: [tag], Layers: names)])
-            for (name, bytes) in [("config.json", configuration), ("manifest.json", manifest)] {
-                try Disk.write("\(place)/\(name)", bytes)
-                try BuildPipeline.ready(name, Int64(bytes.count), in: place)
-            }
-        }
-        // Layers that the engine has need not be in the archive. It takes in what has come while others are on their way.
+        // Layers that the engine has need not be in the archive.
         let wanted = solid.filter { $0 >= choice.present }
-        let members = ["config.json", "manifest.json"] + wanted.map { "\($0).tar" }
-        async let load: Void = engine.load(arriving: members, in: place)
         for index in wanted {
             let layer = set.layers[index]
             guard let name = layer.manifest else { throw FarmError("layer.set", .corrupt, "the farm does not say where a layer lies") }
@@ -105,24 +92,25 @@ extension BuildPipeline {
                     progress(Int((done + $0) * 1000 / max(1, choice.loadBytes)))
                 }
             }
-            try BuildPipeline.ready("\(index).tar", layer.size, in: place)
         }
         let fetched = Timestamp.now
-        try await load
+        let names = base.indices.map { "base-\($0).tar" } + solid.map { "\($0).tar" }
+        try await Blocking.run {
+            let configuration = try CacheConfiguration.cut(set.configuration, layers: names.count)
+            try Disk.write("\(place)/config.json", configuration)
+            struct Saved: Encodable {
+                var Config = "config.json"
+                var RepoTags: [String]
+                var Layers: [String]
+            }
+            try Disk.write("\(place)/manifest.json", try CanonicalJSON.encode([Saved(RepoTags: [tag], Layers: names)]))
+        }
+        try await engine.load(["config.json", "manifest.json"] + wanted.map { "\($0).tar" }, in: place)
         let loaded = Timestamp.now
-        // What the engine took in meanwhile took no time: the rates are what is to be waited for.
         context.layers.change {
             $0.rates.measured(fetched: choice.fetchBytes, seconds: fetched.seconds(since: began))
             $0.rates.measured(loaded: choice.loadBytes, seconds: loaded.seconds(since: fetched))
         }
-    }
-
-    /// Says that a member of an archive has come, after what stands around it there.
-    private static func ready(_ name: String, _ size: Int64, in place: String) throws {
-        let frame = LayeredImage.frame(name, size: size)
-        try Disk.write("\(place)/\(name).head", frame.head)
-        try Disk.write("\(place)/\(name).tail", frame.tail)
-        try Disk.write("\(place)/\(name).ready", [])
     }
 
     /// Says of steps that the builder had whence it had them, and remembers what is there now.

@@ -25,7 +25,7 @@ extension BuildPipeline {
     ///
     /// - Parameter offer: what the farm said of layers, and what was brought of them.
     func dockerBuild(
-        _ plan: Plan, _ offer: LayerOffer?, _ restored: RestoredLayers?
+        _ plan: Plan, _ offer: LayerOffer?, _ restored: RestoredLayers?, wasTidied: Bool
     ) async throws -> (image: String, output: BuildOutput) {
         let emulator = try emulator(for: plan.architecture)
         let patience = patience(plan, emulator: emulator)
@@ -34,7 +34,9 @@ extension BuildPipeline {
         if builder != context.configuration.builder { await log.say("the Dockerfile wants \(builder.rawValue), which builds it") }
         var shown = restored?.tag
         if builder == .classic, shown == nil, try await engine.has(layersTag(plan), plan.architecture) { shown = layersTag(plan) }
-        let output = Mutex(BuildOutput(builder, wasShown: shown != nil))
+        // What the builder had to let go its own last image may have still.
+        if wasTidied, shown == nil, try await engine.has(cacheTag(plan), plan.architecture) { shown = cacheTag(plan) }
+        let output = Mutex(BuildOutput(builder, stages: DockerfileNeeds.stages(plan.dockerfile), wasShown: shown != nil))
         var isWhole = false
         defer {
             let seen = output.withLock(\.self)
@@ -52,15 +54,17 @@ extension BuildPipeline {
         let watch = BuildLimitsWatch(
             declaredMemory: Int64(plan.limits.memoryGiB) << 30,
             declaredDisk: plan.diskBytes == Plan.usualDiskBytes || context.configuration.slots > 1 ? 0 : plan.diskBytes,
-            before: cage?.met ?? BuildCage.Met())
+            isAlone: context.configuration.slots == 1, before: cage?.met ?? BuildCage.Met())
         let (context, log, engine, directory, example) = (context, log, engine, directory, shown)
+        let attempt = context.attempt
         let tag = context.home.buildTag(context.attempt.description)
         let result = try await onNetwork(of: plan) { network in
             let command = engine.build(
                 EngineOrder(
                     architecture: plan.architecture, tag: tag, identifier: identifier, dockerfile: "\(directory)/Dockerfile",
                     context: "\(directory)/context", restored: example, network: network, limits: limits,
-                    group: cage == nil ? nil : group, builder: builder, deadlineSeconds: patience.hours * 3600,
+                    group: cage == nil ? nil : group.map { builder == .buildah ? "\($0)/\(attempt)" : $0 }, builder: builder,
+                    deadlineSeconds: patience.hours * 3600,
                     silenceSeconds: patience.minutes * 60))
             return try await watched(watch, place: { output.withLock { $0.place } }) {
                 try await ProcessRunner.run(command) { bytes in
@@ -120,14 +124,20 @@ extension BuildPipeline {
     ) async throws -> CommandResult {
         let root = context.engineRoot ?? directory
         let before = try Disk.freeBytes(at: root)
+        // What this worker itself writes meanwhile is not the build's doing.
+        let others = [context.home.layers, context.proxy.place].filter {
+            (try? Disk.entry($0)?.device ?? 0) == (try? Disk.entry(root)?.device ?? 1)
+        }
+        @Sendable func written() -> Int64 { others.reduce(0) { $0 + ((try? Disk.treeSize($1)) ?? 0) } }
+        let writtenBefore = written()
         let found = Mutex<Failure?>(nil)
         let build = Task { try await body() }
         let watcher = Task {
             while !Task.isCancelled {
                 try await Task.sleep(for: .milliseconds(300))
-                guard let now = try? Disk.freeBytes(at: root), let failure = watch.disk(free: (before, now), place: place()) else {
-                    continue
-                }
+                guard let now = try? Disk.freeBytes(at: root), watch.disk(free: (before, now), place: place()) != nil,
+                    let failure = watch.disk(free: (before, now), others: written() - writtenBefore, place: place())
+                else { continue }
                 found.withLock { $0 = failure }
                 return build.cancel()
             }

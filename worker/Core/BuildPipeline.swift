@@ -180,8 +180,9 @@ package struct BuildPipeline: Sendable {
     func cleanUp() async {
         await Mounts.release(below: "\(directory)/runtime")
         _ = ProcessRunner.killMarked("SCIFERRY_ATTEMPT", context.home.mark(context.attempt))
-        // Other builds of the engine go on.
-        if context.configuration.slots == 1 { await engine.endBuilds() }
+        // With several slots, other builds of the engine go on.
+        let own = "\(engine.stepsGroup(of: .buildah))/\(context.attempt)"
+        await engine.endBuilds(in: context.configuration.slots == 1 ? nil : own)
         await engine.untag(context.home.buildTag(context.attempt.description))
         try? Disk.remove(directory)
     }

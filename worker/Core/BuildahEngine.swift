@@ -72,10 +72,11 @@ package struct BuildahEngine: ContainerEngine {
         return command(words + [order.context], deadlineSeconds: order.deadlineSeconds, silenceSeconds: order.silenceSeconds)
     }
 
-    /// A step's processes outlive a buildah that was killed, and so does the container that it worked in.
-    package func endBuilds() async {
-        BuildCage.killAll(in: stepsGroup(of: .buildah))
-        _ = try? await ProcessRunner.run(command(["rm", "--all"], deadlineSeconds: 300))
+    /// A step's processes outlive a buildah that was killed, and so does the container that it worked in; that of a build beside others stays
+    /// until nothing is built.
+    package func endBuilds(in group: String?) async {
+        BuildCage.killAll(in: group ?? stepsGroup(of: .buildah))
+        if group == nil { _ = try? await ProcessRunner.run(command(["rm", "--all"], deadlineSeconds: 300)) }
     }
 
     package func layers(
@@ -131,11 +132,6 @@ package struct BuildahEngine: ContainerEngine {
         try await load(archive)
     }
 
-    /// It has no store of layers that could be given any.
-    package func load(arriving members: [String], in directory: String) async throws {
-        throw FarmError("engine.failed", .unavailable, "buildah takes no layers by themselves")
-    }
-
     package func tag(_ reference: String, as other: String) async throws { _ = try await ask(["tag", reference, other]) }
 
     package func untag(_ reference: String) async {
@@ -163,7 +159,7 @@ package struct BuildahEngine: ContainerEngine {
     }
 
     /// It does not know what was used when: all goes, or nothing.
-    package func prune(keeping bytes: Int64) async throws {
-        _ = try await ProcessRunner.run(command(["rmi", "--prune", "--force"], deadlineSeconds: 600))
+    package func prune(keeping bytes: Int64, isAlone: Bool) async throws {
+        if isAlone { _ = try await ProcessRunner.run(command(["rmi", "--prune", "--force"], deadlineSeconds: 600)) }
     }
 }

@@ -18,8 +18,8 @@ package protocol ContainerEngine: Sendable {
     func stepsGroup(of builder: EngineBuilder) -> String
     /// A command that builds, and speaks as its builder does.
     func build(_ order: EngineOrder) -> Command
-    /// Ends what a build that was killed may have left running, or half made.
-    func endBuilds() async
+    /// Ends what builds that were killed may have left running, or half made: those in a control group, or `nil` for all of them.
+    func endBuilds(in group: String?) async
 
     /// An image's layers where the engine keeps them, or from an archive that it writes.
     ///
@@ -42,9 +42,6 @@ package protocol ContainerEngine: Sendable {
     func load(_ path: String) async throws
     /// The same from an archive's members, which lie in a directory.
     func load(_ members: [String], in directory: String) async throws
-    /// The same while they come. Each is there once `NAME.ready` is, with `NAME.head` and `NAME.tail`, which stand around it in the archive;
-    /// what was taken goes.
-    func load(arriving members: [String], in directory: String) async throws
     /// Gives an image another name.
     func tag(_ reference: String, as other: String) async throws
     /// Removes a name; layers that nothing else names go with it.
@@ -56,7 +53,9 @@ package protocol ContainerEngine: Sendable {
     /// Names of the images that builds of workers have left, and of their bases.
     func ownImages() async throws -> [String]
     /// Has the builder let go what it has used longest ago, but for so many bytes; and images without a name.
-    func prune(keeping bytes: Int64) async throws
+    ///
+    /// - Parameter isAlone: nothing is being built that may stand on one of those.
+    func prune(keeping bytes: Int64, isAlone: Bool) async throws
 }
 
 /// What an engine says of itself.
@@ -182,6 +181,11 @@ extension EngineBuilder: Codable {}
 
 /// Which builder a Dockerfile needs.
 package enum DockerfileNeeds {
+    /// How many stages it has.
+    package static func stages(_ dockerfile: String) -> Int {
+        dockerfile.split(separator: "\n").count { $0.prefix(5).uppercased() == "FROM " }
+    }
+
     /// Whether it has something that only BuildKit (and buildah) know: mounts, here-documents, links, modes.
     package static func buildKit(_ dockerfile: String) -> Bool {
         var continues = false

@@ -43,11 +43,13 @@ package actor DiskKeeper {
                 DiskUse(what: name, bytes: (try? Disk.treeSize(path)) ?? 0)
             }
         }
+        let own = (try? await engine.ownImages()) ?? []
+        let mine = own.isEmpty ? 0 : usage.images
         let uses = [DiskUse(what: "images", bytes: usage.images), DiskUse(what: "layers of builds", bytes: usage.cache)] + (others ?? [])
-        // What goes on needs something of it, and sums of what is shared are not exact.
+        // Builder and images share layers, each counting them; what goes on needs something of it.
         let share = needed.isEmpty ? 0.8 : 0.5
         return Holdings(
-            uses: uses.filter { $0.bytes > 0 }, reclaimable: configuration.evicts ? Int64(Double(usage.images + usage.cache) * share) : 0)
+            uses: uses.filter { $0.bytes > 0 }, reclaimable: configuration.evicts ? Int64(Double(max(mine, usage.cache)) * share) : 0)
     }
 
     /// A build needs these images until `release`.
@@ -60,15 +62,20 @@ package actor DiskKeeper {
         }
     }
 
-    /// Frees what a build wants, if it can be had. Throws `disk.full` when it cannot.
+    /// Frees what a build wants, if it can be had. Throws `disk.room` when it cannot.
     ///
     /// - Parameters:
     ///   - wanted: bytes that shall be free.
     ///   - root: the engine's directory.
-    func makeRoom(_ wanted: Int64, at root: String, say: @Sendable (String) async -> Void) async throws {
+    ///   - own: images that the build itself holds.
+    /// - Returns: whether anything went, which may have been of what the build's own steps had left.
+    func makeRoom(
+        _ wanted: Int64, at root: String, own: [String], say: @Sendable (String) async -> Void
+    ) async throws -> Bool {
         var free = try Disk.freeBytes(at: root)
-        guard free < wanted else { return }
-        guard configuration.evicts else { return }
+        guard free < wanted, configuration.evicts else { return false }
+        // What others build stands on layers without a name, which some builders do not keep from being taken away.
+        let isAlone = needed.allSatisfy { $0.value == 1 && own.contains($0.key) }
         let before = free
         var gone: [String] = []
         for image in notes.memory.leastWorth(try await engine.ownImages(), now: .now) where needed[image] == nil {
@@ -77,11 +84,11 @@ package actor DiskKeeper {
             gone.append(image)
             // The builder keeps what its notes lead to until it is told how little it may keep.
             let cache = try await engine.usage().cache
-            try await engine.prune(keeping: max(0, cache - (wanted - free) * 5 / 4))
+            try await engine.prune(keeping: max(0, cache - (wanted - free) * 5 / 4), isAlone: isAlone)
             free = try Disk.freeBytes(at: root)
         }
         if free < wanted {
-            try await engine.prune(keeping: 0)
+            try await engine.prune(keeping: 0, isAlone: isAlone)
             free = try Disk.freeBytes(at: root)
         }
         // Which steps of what builder are left nobody tells: it is found out by building.
@@ -91,9 +98,10 @@ package actor DiskKeeper {
         await say("\(gone.count) images of earlier builds and what the builder had kept of them made room: \((free - before) >> 20) MiB")
         guard free >= wanted else {
             throw FarmError(
-                "disk.full", .full,
+                "disk.room", .unavailable,
                 "the worker's disk has \(free >> 20) MiB free with all that could go gone, and the build wants \(wanted >> 20)",
                 hint: "give the engine a larger disk")
         }
+        return true
     }
 }

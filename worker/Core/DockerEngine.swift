@@ -56,7 +56,7 @@ package struct DockerEngine: ContainerEngine {
     }
 
     /// The engine ends a build whose client has gone.
-    package func endBuilds() async {}
+    package func endBuilds(in group: String?) async {}
 
     /// A client command.
     package func command(_ arguments: [String], deadlineSeconds: Double? = nil, silenceSeconds: Double? = nil) -> Command {
@@ -71,15 +71,17 @@ package struct DockerEngine: ContainerEngine {
     /// Asks the engine about itself; `nil` when it does not answer.
     package func facts() async -> EngineFacts? {
         let format =
-            "{{.ID}} {{.DockerRootDir}}\t{{.CgroupDriver}}\t{{.Driver}} cgroup{{.CgroupVersion}}{{range $name, $_ := .Runtimes}} {{$name}}{{end}}"
+            "{{.ID}} {{.DockerRootDir}}\t{{.CgroupDriver}}\t{{.Driver}} cgroup{{.CgroupVersion}}{{range $name, $_ := .Runtimes}} {{$name}}{{end}}\t{{range .SecurityOptions}} {{.}}{{end}}"
         guard let seen = try? await ProcessRunner.run(command(["info", "--format", format], deadlineSeconds: 20)), seen.succeeded,
             let line = seen.text.split(separator: "\n").last
         else { return nil }
-        let parts = line.split(separator: "\t", maxSplits: 2)
-        let words = (parts.last ?? "").split(separator: " ").map(String.init)
-        guard parts.count == 3, words.count >= 2 else { return nil }
+        let parts = line.split(separator: "\t", maxSplits: 3, omittingEmptySubsequences: false)
+        let words = (parts.dropFirst(2).first ?? "").split(separator: " ").map(String.init)
+        guard parts.count == 4, words.count >= 2 else { return nil }
         let runtimes = words.dropFirst(2).map { "runtime-\($0.lowercased())" }
-        let labels = ["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes
+        // Root of a container is nobody of the machine's.
+        let isRemapped = parts[3].split(separator: " ").contains { $0.hasPrefix("name=userns") || $0.hasPrefix("name=rootless") }
+        let labels = ["storage-\(words[0])", "cgroup-v\(words[1].dropFirst(6))"] + runtimes + (isRemapped ? ["userns"] : [])
         let root = parts[0].split(separator: " ", maxSplits: 1).last.map(String.init) ?? ""
         return EngineFacts(
             labels: labels.filter(LabelWish.isLabel), identity: String(parts[0]), root: root, makesGroups: parts[1] == "cgroupfs")
@@ -201,26 +203,6 @@ package struct DockerEngine: ContainerEngine {
         throw engineFailure("take in an image", result.text)
     }
 
-    package func load(arriving members: [String], in directory: String) async throws {
-        let script = """
-            set -o pipefail
-            cd "$1"
-            {
-                for name in "${@:3}"; do
-                    while [ ! -e "$name.ready" ]; do sleep 0.05; done
-                    cat "$name.head" "$name" "$name.tail"
-                    rm -f "$name"
-                done
-                head -c 1024 /dev/zero
-            } | "$2" load
-            """
-        var load = command([], deadlineSeconds: 24 * 3600)
-        load.arguments = ["-ec", script, "load", directory, program] + members
-        load.executable = "bash"
-        let result = try await ProcessRunner.run(load)
-        guard result.succeeded else { throw engineFailure("take in layers", result.text) }
-    }
-
     /// Gives an image another name.
     package func tag(_ reference: String, as other: String) async throws {
         try await ProcessRunner.require(command(["tag", reference, other], deadlineSeconds: 60))
@@ -259,8 +241,8 @@ package struct DockerEngine: ContainerEngine {
     }
 
     /// Has the builder let go what it has used longest ago, but for so many bytes; and images without a name.
-    package func prune(keeping bytes: Int64) async throws {
-        _ = try await ProcessRunner.run(command(["image", "prune", "--force"], deadlineSeconds: 600))
+    package func prune(keeping bytes: Int64, isAlone: Bool) async throws {
+        if isAlone || !prefersClassic { _ = try await ProcessRunner.run(command(["image", "prune", "--force"], deadlineSeconds: 600)) }
         try await ProcessRunner.require(
             command(["builder", "prune", "--all", "--force", "--keep-storage", "\(bytes)"], deadlineSeconds: 600))
     }

@@ -32,6 +32,9 @@ package actor LayerCourier {
     private var waiting: [Delivery] = []
     private var isBusy = false
 
+    /// Bytes that must be free for layers to be packed.
+    private static let reserve: Int64 = 4 << 30
+
     /// Builds that wait; of more than these the oldest are left out.
     private static let mostWaiting = 16
 
@@ -101,6 +104,10 @@ package actor LayerCourier {
             line: line, client: client, attempt: delivery.attempt, api: configuration.api, authority: authority,
             bytesPerSecond: Int64(configuration.layerMegabytesPerSecond * 1e6), say: { _ in })
         try Disk.makeDirectory(place)
+        // Builds need their room more.
+        guard try Disk.freeBytes(at: place) > LayerCourier.reserve else {
+            throw FarmError("disk.room", .unavailable, "less than \(LayerCourier.reserve >> 30) GiB are free")
+        }
         var sent: (layers: Int, bytes: Int64) = (0, 0)
         var layers: [LayerSet.Layer] = []
         var index = 0

@@ -24,6 +24,7 @@ package actor WorkerAgent {
     private let lock: FileLock
     private var engineRoot: String?
     private var makesGroups = false
+    private var saidUnlimited = false
     private let disk: DiskKeeper
     private var held = DiskKeeper.Holdings()
     private var isSurveying = false
@@ -227,7 +228,18 @@ package actor WorkerAgent {
         // Builders of one engine do not know each other's layers.
         if let identity = said?.identity { layers.change { $0.speaks(of: "\(identity) \(configuration.builder.rawValue)") } }
         let canFence = NetworkGate.isPossible && proxy.isPossible && engineRoot != nil && configuration.builder != .buildah
-        facts.labels = Set(ownLabels + (said?.labels ?? []) + (canFence ? [LabelWish.networkProxy] : [])).sorted()
+        let abilities = (canFence ? [LabelWish.networkProxy] : []) + (makesGroups ? ["build-limits"] : [])
+        facts.labels = Set(ownLabels + (said?.labels ?? []) + abilities).sorted()
+        if said != nil, !makesGroups, !saidUnlimited {
+            saidUnlimited = true
+            logger.warning(
+                "builds have no limits of memory and processes here",
+                metadata: [
+                    "reason": geteuid() == 0
+                        ? "the engine's control groups are systemd's; set native.cgroupdriver=cgroupfs in its exec-opts"
+                        : "the worker is not root"
+                ])
+        }
         engineAskedAt = .now
         surveyDisk()
     }
@@ -248,12 +260,15 @@ package actor WorkerAgent {
         return try places.map { try Disk.freeBytes(at: $0) }.min() ?? 0
     }
 
-    /// The same with what would go for a job. What the engine holds counts where the engine's own disk is the fullest.
+    /// The same with what would go for a job, which is on the engine's file system.
     private func availableBytes() throws -> Int64 {
         let free = try freeBytes()
-        guard configuration.evicts, held.reclaimable > 0, let root = engineRoot else { return free }
-        let elsewhere = try [home.root, "/tmp"].map { try Disk.freeBytes(at: $0) }.min() ?? 0
-        return max(free, min(elsewhere, try Disk.freeBytes(at: root) + held.reclaimable))
+        guard configuration.evicts, held.reclaimable > 0, let root = engineRoot, let device = try Disk.entry(root)?.device else {
+            return free
+        }
+        return try [home.root, "/tmp", root].filter { Disk.isDirectory($0) }.map { place in
+            try Disk.freeBytes(at: place) + (Disk.entry(place)?.device == device ? held.reclaimable : 0)
+        }.min() ?? free
     }
 
     private func refusal() throws -> String {
@@ -387,7 +402,7 @@ package actor WorkerAgent {
             try? Disk.remove(SuiteRunner.workDirectory(home: home.root, attempt: name))
         }
         await engine.untagAll(home.layerTag(""))
-        await engine.endBuilds()
+        await engine.endBuilds(in: nil)
         try? Disk.remove(home.layers)
         await NetworkGate.sweep(home)
         await expireKept()

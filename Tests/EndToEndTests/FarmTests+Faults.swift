@@ -167,10 +167,7 @@ extension FarmTests {
         try farm.start("coordinator")
         try await farm.eventually("the coordinator answers") { try await farm.sciferry(["workers"]).succeeded }
         try await farm.enrol("w1")
-        let path = "\(disk)/worker.json"
-        let text = try String(contentsOfFile: path, encoding: .utf8).replacingOccurrences(
-            of: "\"minimumFreeGiB\" : 2", with: "\"minimumFreeGiB\" : 0")
-        try Disk.replace(path, with: Array(text.utf8))
+        try farm.set("w1", "\"minimumFreeGiB\": 0")
         try farm.start("w1")
         try await farm.connected(1)
         let recipe = try await farm.recipe(run: ["sleep 2; head -c 30000000 /dev/urandom > /opt/noise"])

@@ -255,10 +255,7 @@ import Testing
 
         // A worker whose disk is too full takes nothing and says so.
         farm.kill("w1")
-        let path = "\(farm.workerHome("w1"))/worker.json"
-        let text = try String(contentsOfFile: path, encoding: .utf8).replacingOccurrences(
-            of: "\"minimumFreeGiB\" : 2", with: "\"minimumFreeGiB\" : 1000000")
-        try Disk.replace(path, with: Array(text.utf8))
+        try farm.set("w1", "\"minimumFreeGiB\": 1000000")
         try farm.start("w1")
         try await farm.eventually("the refusal is shown") {
             try await farm.sciferry(["workers"]).text.contains("w1 takes no work: its disk has")

@@ -89,7 +89,8 @@ package struct BuildCage: Sendable {
             try? Disk.writeKernelText(file("memory", "memory.memsw.limit_in_bytes"), "-1")
             put("memory", [(file("memory", "memory.limit_in_bytes"), "\(limits.memory)")])
             try? Disk.writeKernelText(file("memory", "memory.memsw.limit_in_bytes"), "\(limits.memory)")
-            // From now on it tells the most that was used.
+            // What earlier steps have left in memory of files would be taken for what this one used. From now on it tells the most that was.
+            try? Disk.writeKernelText(file("memory", "memory.force_empty"), "0")
             try? Disk.writeKernelText(file("memory", "memory.max_usage_in_bytes"), "0")
             put("processes", [(file("pids", "pids.max"), "\(limits.processes)")])
             put("processors", [(file("cpu", "cpu.cfs_quota_us"), "\(quota)")])

@@ -21,21 +21,17 @@ extension BuildPipeline {
         return Patience(hours: hours, minutes: minutes)
     }
 
-    /// Builds and gives the image's identifier, which no other build can take over as it could a name.
+    /// Builds and gives the image's identifier, which no other build can take over as it could a name, and what the builder said.
     ///
-    /// - Parameter offer: what the farm said of layers, and what was brought of them.
+    /// - Parameters:
+    ///   - offer: what the farm said of layers, and what was brought of them.
+    ///   - wasTidied: the engine had to let go of what earlier builds left.
     func dockerBuild(
         _ plan: Plan, _ offer: LayerOffer?, _ restored: RestoredLayers?, wasTidied: Bool
     ) async throws -> (image: String, output: BuildOutput) {
-        let emulator = try emulator(for: plan.architecture)
-        let patience = patience(plan, emulator: emulator)
-        let identifier = "\(directory)/image.id"
         let builder = engine.builder(for: plan.dockerfile)
         if builder != context.configuration.builder { await log.say("the Dockerfile wants \(builder.rawValue), which builds it") }
-        var shown = restored?.tag
-        if builder == .classic, shown == nil, try await engine.has(layersTag(plan), plan.architecture) { shown = layersTag(plan) }
-        // What the builder had to let go its own last image may have still.
-        if wasTidied, shown == nil, try await engine.has(cacheTag(plan), plan.architecture) { shown = cacheTag(plan) }
+        let shown = try await example(for: plan, builder, restored, wasTidied: wasTidied)
         let output = Mutex(BuildOutput(builder, stages: DockerfileNeeds.stages(plan.dockerfile), wasShown: shown != nil))
         var isWhole = false
         defer {
@@ -55,37 +51,19 @@ extension BuildPipeline {
             declaredMemory: Int64(plan.limits.memoryGiB) << 30,
             declaredDisk: plan.diskBytes == Plan.usualDiskBytes || context.configuration.slots > 1 ? 0 : plan.diskBytes,
             isAlone: context.configuration.slots == 1, before: cage?.met ?? BuildCage.Met())
-        let (context, log, engine, directory, example) = (context, log, engine, directory, shown)
+        let patience = patience(plan, emulator: try emulator(for: plan.architecture))
         let attempt = context.attempt
-        let tag = context.home.buildTag(context.attempt.description)
-        let result = try await onNetwork(of: plan) { network in
-            let command = engine.build(
-                EngineOrder(
-                    architecture: plan.architecture, tag: tag, identifier: identifier, dockerfile: "\(directory)/Dockerfile",
-                    context: "\(directory)/context", restored: example, network: network, limits: limits,
-                    group: cage == nil ? nil : group.map { builder == .buildah ? "\($0)/\(attempt)" : $0 }, builder: builder,
-                    deadlineSeconds: patience.hours * 3600,
-                    silenceSeconds: patience.minutes * 60))
-            return try await watched(watch, place: { output.withLock { $0.place } }) {
-                try await ProcessRunner.run(command) { bytes in
-                    await log.write(bytes)
-                    guard output.withLock({ $0.take(bytes) }) else { return }
-                    let step = output.withLock { $0.step }
-                    await context.report(
-                        .build, (step.number - 1) * 1000 / max(1, step.count), "step \(step.number)/\(step.count) \(step.instruction)")
-                }
-            }
+        let order = EngineOrder(
+            architecture: plan.architecture, tag: context.home.buildTag(attempt.description), identifier: "\(directory)/image.id",
+            dockerfile: "\(directory)/Dockerfile", context: "\(directory)/context", restored: shown, limits: limits,
+            group: cage == nil ? nil : group.map { builder == .buildah ? "\($0)/\(attempt)" : $0 }, builder: builder,
+            deadlineSeconds: patience.hours * 3600, silenceSeconds: patience.minutes * 60)
+        let result = try await run(order, plan, watch) { bytes in
+            output.withLock { $0.take(bytes) ? $0.step : nil }
+        } place: {
+            output.withLock { $0.place }
         }
         let seen = output.withLock(\.self)
-        if result.timedOut || result.fellSilent {
-            let why = result.timedOut ? "after \(patience.hours) hours" : "after \(patience.minutes) minutes without a word"
-            throw AttemptFailure(
-                Failure(
-                    .recipe, code: result.timedOut ? "build.too-long" : "build.silent",
-                    message:
-                        "the build was ended \(why) in \(seen.place); the recipe's x-sciferry.limits and the worker's settings say how long it may take",
-                    tail: seen.tail))
-        }
         guard result.succeeded else {
             if let offer, let image = seen.lastImage {
                 noteLayers(offer, restored, seen, isWhole: false)
@@ -93,20 +71,73 @@ extension BuildPipeline {
                     await log.say("layers are not taken to the farm: \(error)")
                 }
             }
-            if let cage,
-                let limit = watch.failure(
-                    after: cage.met, limits: limits, place: seen.place, wasKilled: seen.exitCode == "137",
-                    tail: seen.tail)
-            {
-                throw AttemptFailure(limit)
-            }
-            // An engine that is gone explains everything; one that answers did what the recipe asked.
-            let answers = (try? await engine.version()) != nil
-            throw AttemptFailure(seen.failure(status: result.status, engineAnswers: answers, emulator: emulator?.emulator))
+            throw AttemptFailure(try await failure(result, seen, plan, patience, (watch, limits, cage?.met)))
         }
         isWhole = true
-        let image = String(decoding: try Disk.read(identifier, limit: 4096), as: UTF8.self)
+        let image = String(decoding: try Disk.read(order.identifier, limit: 4096), as: UTF8.self)
         return (image.trimmingCharacters(in: .whitespacesAndNewlines), seen)
+    }
+
+    /// An image whose steps the builder shall take as done, where it does not find them by itself.
+    private func example(
+        for plan: Plan, _ builder: EngineBuilder, _ restored: RestoredLayers?, wasTidied: Bool
+    ) async throws -> String? {
+        if let restored { return restored.tag }
+        if builder == .classic, try await engine.has(layersTag(plan), plan.architecture) { return layersTag(plan) }
+        // What the builder had to let go its own last image may have still.
+        if wasTidied, try await engine.has(cacheTag(plan), plan.architecture) { return cacheTag(plan) }
+        return nil
+    }
+
+    /// Runs the builder, on the network that the plan allows.
+    ///
+    /// - Parameters:
+    ///   - take: gets what it says; tells the step that began with it, if one did.
+    ///   - place: where it is, for people.
+    private func run(
+        _ order: EngineOrder, _ plan: Plan, _ watch: BuildLimitsWatch, take: @escaping @Sendable ([UInt8]) -> BuildOutput.Step?,
+        place: @escaping @Sendable () -> String
+    ) async throws -> CommandResult {
+        let (context, log, engine) = (context, log, engine)
+        return try await onNetwork(of: plan) { network in
+            var order = order
+            order.network = network
+            let command = engine.build(order)
+            return try await watched(watch, place: place) {
+                try await ProcessRunner.run(command) { bytes in
+                    await log.write(bytes)
+                    guard let step = take(bytes) else { return }
+                    await context.report(
+                        .build, (step.number - 1) * 1000 / max(1, step.count), "step \(step.number)/\(step.count) \(step.instruction)")
+                }
+            }
+        }
+    }
+
+    /// Why a build failed.
+    ///
+    /// - Parameter limited: what it was limited by, and what has been met since.
+    private func failure(
+        _ result: CommandResult, _ seen: BuildOutput, _ plan: Plan, _ patience: Patience,
+        _ limited: (watch: BuildLimitsWatch, limits: CageLimits, met: BuildCage.Met?)
+    ) async throws -> Failure {
+        if result.timedOut || result.fellSilent {
+            let why = result.timedOut ? "after \(patience.hours) hours" : "after \(patience.minutes) minutes without a word"
+            return Failure(
+                .recipe, code: result.timedOut ? "build.too-long" : "build.silent",
+                message:
+                    "the build was ended \(why) in \(seen.place); the recipe's x-sciferry.limits and the worker's settings say how long it may take",
+                tail: seen.tail)
+        }
+        if let met = limited.met,
+            let failure = limited.watch.failure(
+                after: met, limits: limited.limits, place: seen.place, wasKilled: seen.exitCode == "137", tail: seen.tail)
+        {
+            return failure
+        }
+        // An engine that is gone explains everything; one that answers did what the recipe asked.
+        let answers = (try? await engine.version()) != nil
+        return seen.failure(status: result.status, engineAnswers: answers, emulator: try emulator(for: plan.architecture)?.emulator)
     }
 
     /// What steps may use: all builds of the engine together, and where there is but one at a time, what its recipe declares.

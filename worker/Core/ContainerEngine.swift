@@ -88,7 +88,7 @@ package struct EngineOrder: Sendable {
     package var context: String
     /// An image whose steps the builder may take as done.
     package var restored: String?
-    package var network: StepNetwork
+    package var network = StepNetwork()
     package var limits: CageLimits
     /// The control group that steps shall run in; `nil` where they have none of ours.
     package var group: String?

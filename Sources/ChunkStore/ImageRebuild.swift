@@ -88,18 +88,19 @@ package struct ImageRebuild: Sendable {
         return quote
     }
 
-    /// Writes the image to `path` (a new file, durable when this returns) and checks its digest.
+    /// Writes the image to `path` (a new file) and checks its digest.
     ///
     /// - Parameters:
     ///   - mode: the new file's permissions.
     ///   - checksWhole: whether the image is hashed as a whole beside its chunks. These are all verified; together they are what a manifest
     ///     names, so this finds writers of manifests that were wrong.
+    ///   - isDurable: whether it shall be on the disk when this returns, and outlive a loss of power: not what is read once and goes.
     ///   - keepsRemains: whether a file that broke off for a reason that may pass stays, for `take(fromPartial:)`.
     ///   - progress: called with the bytes of the image written so far.
     /// - Throws: `image.mismatch` when the chunks do not make the image; the file is removed then.
     package func write(
-        to path: String, mode: mode_t = 0o644, from reader: RegionReader, checksWhole: Bool = true, keepsRemains: Bool = false,
-        progress: @escaping @Sendable (Int64) -> Void
+        to path: String, mode: mode_t = 0o644, from reader: RegionReader, checksWhole: Bool = true, isDurable: Bool = true,
+        keepsRemains: Bool = false, progress: @escaping @Sendable (Int64) -> Void
     ) async throws {
         do {
             let file = try OpenFile(path, flags: O_RDWR | O_CREAT | O_TRUNC, mode: mode)
@@ -114,7 +115,7 @@ package struct ImageRebuild: Sendable {
                 repeat {
                     while fetching < ImageRebuild.atOnce, let window = windows.popFirst() {
                         fetching += 1
-                        tasks.addTask { .written(try await write(window, to: file, reader, cloner)) }
+                        tasks.addTask { .written(try await write(window, to: file, reader, cloner, isDurable: isDurable)) }
                     }
                     if checksWhole, settled > hashed, let state = hasher {
                         hasher = nil
@@ -137,7 +138,7 @@ package struct ImageRebuild: Sendable {
             guard !checksWhole || image == manifest.image else {
                 throw FarmError("image.mismatch", .corrupt, "the chunks do not make image \(manifest.image.short)")
             }
-            try await Blocking.run { try file.sync() }
+            if isDurable { try await Blocking.run { try file.sync() } }
         } catch {
             if !(keepsRemains && error.mayPass) { unlink(path) }
             throw error
@@ -174,7 +175,9 @@ package struct ImageRebuild: Sendable {
         return windows
     }
 
-    private func write(_ window: Window, to file: OpenFile, _ reader: RegionReader, _ cloner: Cloner?) async throws -> Range<Int64> {
+    private func write(
+        _ window: Window, to file: OpenFile, _ reader: RegionReader, _ cloner: Cloner?, isDurable: Bool
+    ) async throws -> Range<Int64> {
         let (data, seeded) = try await gather(window.chunks, reader)
         return try await Blocking.run {
             var pieces: [Cloner.Piece] = []
@@ -193,7 +196,7 @@ package struct ImageRebuild: Sendable {
                 end += Int64(bytes.count)
             }
             cloner?.share(pieces, with: file)
-            file.beginWriteback(at: window.offset, count: end - window.offset)
+            if isDurable { file.beginWriteback(at: window.offset, count: end - window.offset) }
             return window.offset..<end
         }
     }

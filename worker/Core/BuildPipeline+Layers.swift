@@ -88,7 +88,7 @@ extension BuildPipeline {
             let rebuild = ImageRebuild(manifest: manifest, locations: try await reader.locations(of: manifest, digest: name))
             let done = set.layers[choice.present..<index].reduce(0) { $0 + $1.size }
             try await following(.fetch) { progress in
-                try await rebuild.write(to: "\(place)/\(index).tar", mode: 0o600, from: reader, checksWhole: false) {
+                try await rebuild.write(to: "\(place)/\(index).tar", mode: 0o600, from: reader, checksWhole: false, isDurable: false) {
                     progress(Int((done + $0) * 1000 / max(1, choice.loadBytes)))
                 }
             }

@@ -89,7 +89,8 @@ class Farm:
         program = self.program.parent / "sciferry-worker"
         subprocess.run([program, "join", token, "--home", home], check=True, stdout=subprocess.DEVNULL)
         settings = json.loads((home / "worker.json").read_text())
-        settings["dockerHost"] = engine
+        # A proxy that is killed with its worker would stay, and spare later builds their downloads.
+        settings["dockerHost"], settings["inputCacheGigabytes"] = engine, 0
         (home / "worker.json").write_text(json.dumps(settings))
         self.start(name, [program, "run", "--home", home])
 

@@ -1,5 +1,14 @@
 /// One step of a build as it went: an instruction that makes a layer.
 package struct BuildStep: Codable, Sendable, Hashable {
+    /// Whether builders make a layer of an instruction, and tell of it as a step.
+    ///
+    /// - Parameters:
+    ///   - word: in capital letters, for example `RUN`.
+    ///   - rest: what comes after it.
+    package static func isMade(of word: some StringProtocol, _ rest: some StringProtocol) -> Bool {
+        ["RUN", "COPY", "ADD"].contains { $0 == word } || word == "WORKDIR" && rest != "/"
+    }
+
     /// Where its layer came from.
     package enum Origin: String, Codable, Sendable, Hashable {
         /// The step was run.

@@ -8,9 +8,7 @@ package enum BuildLayers {
         var files: [ContextFile]
 
         /// Whether an engine makes a layer of it, and tells of it as a step.
-        var isStep: Bool {
-            ["RUN", "COPY", "ADD"].contains(instruction.word) || instruction.word == "WORKDIR" && instruction.rest != "/"
-        }
+        var isStep: Bool { BuildStep.isMade(of: instruction.word, instruction.rest) }
 
         var title: String { "\(instruction.word) \(instruction.rest.prefix { $0 != "\n" }.prefix(100))" }
     }

@@ -57,10 +57,7 @@ extension FarmTests {
         #expect(went1 == [.run, .run, .run, .run, .run, .failed], "\(went1)")
         try await farm.eventually("the layers are kept") { farm.log("coordinator").contains("layers kept") }
 
-        farm.kill("w1")
-        try await farm.enrol("w2")
-        try farm.set("w2", "\"builder\": \"classic\", \"dockerHost\": \"\(engine.address)\"")
-        try farm.start("w2")
+        try await farm.replace("w1", with: "w2", "\"builder\": \"classic\", \"dockerHost\": \"\(engine.address)\"")
         let second = try await farm.sciferry(["build", try await dockerfile(farm, mark, version: "1.1", last: "echo done")])
         #expect(second.succeeded, "\(second.text)")
         let job = try #require(try await farm.jobs().last { $0.job.kind == .build })

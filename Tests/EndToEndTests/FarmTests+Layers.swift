@@ -46,10 +46,7 @@ extension FarmTests {
         }
 
         // A worker that has never seen it: the last step is another one, and what comes before it is brought.
-        farm.kill("w1")
-        try await farm.enrol("w2")
-        try farm.set("w2", "\"dockerHost\": \"\(engine.address)\"")
-        try farm.start("w2")
+        try await farm.replace("w1", with: "w2", "\"dockerHost\": \"\(engine.address)\"")
         let second = try await farm.sciferry(["build", try await recipe(farm, mark, version: "1.1", last: "true")])
         #expect(second.succeeded, "\(second.text)")
         let other = try #require(try await farm.jobs().last { $0.job.kind == .build })

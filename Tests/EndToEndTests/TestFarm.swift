@@ -181,6 +181,16 @@ final class TestFarm: Sendable {
         try set(worker, "\"inputCacheGigabytes\": 0")
     }
 
+    /// Kills a worker, and has another one take its place that knows nothing of what the first has built.
+    ///
+    /// - Parameter settings: members of the other one's `worker.json`.
+    func replace(_ worker: String, with other: String, _ settings: String) async throws {
+        kill(worker)
+        try await enrol(other)
+        try set(other, settings)
+        try start(other)
+    }
+
     func connected(_ count: Int) async throws {
         try await eventually("\(count) workers are connected") {
             let views = try CanonicalJSON.decode(

@@ -191,6 +191,12 @@ import WorkerCore
         #expect(output.outcome.map(\.origin) == [.failed] && output.lastStageEntries.isEmpty)
     }
 
+    /// A line within an instruction is none of its own.
+    @Test func stagesAreCounted() {
+        let text = "FROM a AS one\nRUN sql \\\n# a remark\nFROM table\n  from b\nCOPY --from=one /x /x\n"
+        #expect(DockerfileNeeds.stages(text) == 2 && !DockerfileNeeds.buildKit(text))
+    }
+
     @Test(arguments: [
         ("FROM a\nRUN make", false), ("FROM a\nRUN --mount=type=bind,target=/x make", true), ("FROM a\nCOPY --from=b /x /x", false),
         ("FROM a\nCOPY --chown=1:1 x /x", false), ("FROM a\nCOPY --chmod=755 x /x", true), ("FROM a\nRUN cat <<EOF\nx\nEOF", true),

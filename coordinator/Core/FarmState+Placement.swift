@@ -50,7 +50,8 @@ extension FarmState {
         return nil
     }
 
-    /// Free bytes that are promised to nobody: what runs may yet need what it was given for.
+    /// Free bytes that are promised to nobody. Of what running jobs were given for, half is taken to be written already, and missing from
+    /// what the worker says is free.
     func freeBytes(of worker: WorkerRecord) -> Int64 {
         let open = openAttempts(on: worker.name)
         let free = worker.facts?.diskFreeBytes ?? 0

@@ -3,8 +3,8 @@ import FarmModel
 /// What builders say that carry out one instruction after the other.
 ///
 /// Docker's classic one begins a step with `Step 2/5 : RUN …` and ends it with ` ---> 52805e7b2a9b`, before that says ` ---> Using cache`
-/// if it had it; buildah says `STEP 2/5: RUN …` (with `[1/2] ` before it where there are several stages), `--> 52805e7b2a9`, and
-/// `--> Using cache …`.
+/// if it had it; buildah says `STEP 2/5: RUN …` (with `[1/2] ` before it where there are several stages) and `--> Using cache …`, and nothing
+/// of ends where it writes the image's name to a file: the next step has begun then, or `COMMIT …` comes.
 struct SequenceOutput: Sendable {
     /// An instruction of a stage.
     struct Entry: Sendable {
@@ -19,10 +19,9 @@ struct SequenceOutput: Sendable {
     /// The image that the last instruction left that was carried out.
     private(set) var image: String?
     private let isBuildah: Bool
+    private let stages: Int
     private var stage = 0
     private var began = Timestamp(seconds: 0)
-
-    private let stages: Int
     private var last: BuildOutput.Step?
 
     /// - Parameter stages: of the Dockerfile: of others than its last nothing is told.
@@ -88,7 +87,7 @@ struct SequenceOutput: Sendable {
             Entry(
                 stage: stage,
                 step: BuildStep(number: step.number, count: step.count, instruction: step.instruction, seconds: 0, origin: .failed),
-                makesLayer: ["RUN", "COPY", "ADD"].contains(word) || word == "WORKDIR" && rest != "/"))
+                makesLayer: BuildStep.isMade(of: word, rest)))
     }
 
     private mutating func end(_ identifier: Substring?) {

@@ -155,20 +155,24 @@ extension BuildPipeline {
     ) async throws -> CommandResult {
         let root = context.engineRoot ?? directory
         let before = try Disk.freeBytes(at: root)
-        // What this worker itself writes meanwhile is not the build's doing.
-        let others = [context.home.layers, context.proxy.place].filter {
-            (try? Disk.entry($0)?.device ?? 0) == (try? Disk.entry(root)?.device ?? 1)
+        // What this worker itself writes meanwhile is not the build's doing: layers on their way, and what the proxy did not have.
+        let device = try Disk.entry(root)?.device
+        let (layers, proxy) = (context.home.layers, context.proxy)
+        let places = [layers, proxy.place].map { (try? Disk.entry($0))??.device == device }
+        @Sendable func written() async -> Int64 {
+            let packed = places[0] ? (try? await Blocking.run { try Disk.treeSize(layers) }) ?? 0 : 0
+            let use = await proxy.use()
+            return packed + (places[1] ? use.bytes - use.hitBytes : 0)
         }
-        @Sendable func written() -> Int64 { others.reduce(0) { $0 + ((try? Disk.treeSize($1)) ?? 0) } }
-        let writtenBefore = written()
+        let writtenBefore = await written()
         let found = Mutex<Failure?>(nil)
         let build = Task { try await body() }
         let watcher = Task {
             while !Task.isCancelled {
                 try await Task.sleep(for: .milliseconds(300))
-                guard let now = try? Disk.freeBytes(at: root), watch.disk(free: (before, now), place: place()) != nil,
-                    let failure = watch.disk(free: (before, now), others: written() - writtenBefore, place: place())
-                else { continue }
+                guard let now = try? Disk.freeBytes(at: root), watch.disk(free: (before, now), place: place()) != nil else { continue }
+                let others = await written() - writtenBefore
+                guard let failure = watch.disk(free: (before, now), others: others, place: place()) else { continue }
                 found.withLock { $0 = failure }
                 return build.cancel()
             }

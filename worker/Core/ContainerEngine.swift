@@ -111,9 +111,6 @@ package struct StepNetwork: Sendable, Hashable {
 }
 
 extension ContainerEngine {
-    /// An architecture as engines call a platform, for example `linux/arm64`.
-    package static func platform(_ architecture: String) -> String { enginePlatform(architecture) }
-
     /// Makes an image of a root file system, with the same bytes everywhere. `docker import` would call it the engine's own
     /// architecture, whatever it is told, so that a builder for another would not find it.
     ///
@@ -181,24 +178,29 @@ extension EngineBuilder: Codable {}
 
 /// Which builder a Dockerfile needs.
 package enum DockerfileNeeds {
-    /// How many stages it has.
-    package static func stages(_ dockerfile: String) -> Int {
-        dockerfile.split(separator: "\n").count { $0.prefix(5).uppercased() == "FROM " }
-    }
-
-    /// Whether it has something that only BuildKit (and buildah) know: mounts, here-documents, links, modes.
-    package static func buildKit(_ dockerfile: String) -> Bool {
+    /// The first line of each instruction, in words.
+    private static func instructions(_ dockerfile: String) -> [[Substring]] {
+        var result: [[Substring]] = []
         var continues = false
         for line in dockerfile.split(separator: "\n") {
             let words = line.split(whereSeparator: \.isWhitespace)
-            defer { continues = line.last == "\\" || continues && (words.first?.hasPrefix("#") ?? false) }
-            guard !continues, let word = words.first?.uppercased(), ["RUN", "COPY", "ADD"].contains(word) else { continue }
-            let flags = words.dropFirst().prefix { $0.hasPrefix("--") }
-            if flags.contains(where: { !$0.hasPrefix("--from=") && !$0.hasPrefix("--chown=") }) { return true }
-            if words.dropFirst(1 + flags.count).contains(where: { $0.hasPrefix("<<") && $0.count > 2 && !$0.hasPrefix("<<<") }) {
-                return true
-            }
+            if !continues, !words.isEmpty { result.append(words) }
+            // A remark within an instruction does not end it.
+            continues = line.last == "\\" || continues && (words.first?.hasPrefix("#") ?? false)
         }
-        return false
+        return result
+    }
+
+    /// How many stages it has.
+    package static func stages(_ dockerfile: String) -> Int { instructions(dockerfile).count { $0[0].uppercased() == "FROM" } }
+
+    /// Whether it has something that only BuildKit (and buildah) know: mounts, here-documents, links, modes.
+    package static func buildKit(_ dockerfile: String) -> Bool {
+        instructions(dockerfile).contains { words in
+            guard ["RUN", "COPY", "ADD"].contains(words[0].uppercased()) else { return false }
+            let flags = words.dropFirst().prefix { $0.hasPrefix("--") }
+            return flags.contains { !$0.hasPrefix("--from=") && !$0.hasPrefix("--chown=") }
+                || words.dropFirst(1 + flags.count).contains { $0.hasPrefix("<<") && $0.count > 2 && !$0.hasPrefix("<<<") }
+        }
     }
 }

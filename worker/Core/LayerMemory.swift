@@ -92,22 +92,39 @@ package struct LayerMemory: Codable, Sendable, Hashable {
 /// A worker's memory of layers in its home, shared by its attempts.
 package final class LayerNotes: Sendable {
     private let path: String
-    private let state: Mutex<LayerMemory>
+    private struct State: Sendable {
+        var memory: LayerMemory
+        /// Of the memory as it is, once somebody has asked.
+        var summary: LayerSummary?
+    }
+
+    private let state: Mutex<State>
 
     /// What cannot be read is begun anew: it is worth time and nothing else.
     package init(_ path: String) {
         self.path = path
         let known = try? CanonicalJSON.decode(LayerMemory.self, from: try Disk.read(path, limit: 16 << 20), source: path)
-        state = Mutex(known ?? LayerMemory())
+        state = Mutex(State(memory: known ?? LayerMemory()))
     }
 
-    package var memory: LayerMemory { state.withLock(\.self) }
+    package var memory: LayerMemory { state.withLock(\.memory) }
+
+    /// The memory's summary; contacts come often, and changes do not.
+    package var summary: LayerSummary {
+        state.withLock { state in
+            let summary = state.summary ?? state.memory.summary
+            state.summary = summary
+            return summary
+        }
+    }
 
     package func change(_ body: (inout LayerMemory) -> Void) {
-        let bytes = state.withLock { memory -> [UInt8]? in
-            let before = memory
-            body(&memory)
-            return memory == before ? nil : try? CanonicalJSON.encode(memory)
+        let bytes = state.withLock { state -> [UInt8]? in
+            let before = state.memory
+            body(&state.memory)
+            guard state.memory != before else { return nil }
+            state.summary = nil
+            return try? CanonicalJSON.encode(state.memory)
         }
         if let bytes { try? Disk.replace(path, with: bytes) }
     }

@@ -156,7 +156,7 @@ package actor WorkerAgent {
         do {
             while true {
                 try planRenewal()
-                let (summary, use) = (layers.memory.summary, await proxy.use())
+                let (summary, use) = (layers.summary, await proxy.use())
                 let report = state.report(
                     diskFreeBytes: try availableBytes(), refusal: try refusal(), renewalRequest: renewalRequest,
                     pressure: HostSurvey.pressure(), diskUse: held.uses, layers: summary == told ? nil : summary,

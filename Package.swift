@@ -107,9 +107,9 @@ let package = Package(
         room("ObjectStorage", ["FarmModel", "HTTPTransport", "SystemIO", crypto]),
         room("ProcessRunner", ["FarmModel", "SystemIO", subprocess, systemPackage]),
         room(
-            "Recipes", ["FarmModel", "Microarchitecture", "SystemIO", "TemplateEngine", yams], resources: [.embedInCode("Templates")]),
+            "Recipes", ["FarmModel", "Microarchitecture", "SystemIO", "TemplateEngine", "TestSuites", yams], resources: [.embedInCode("Templates")]),
         room("Registry", ["FarmModel", "HTTPTransport", "SystemIO"]),
-        room("TestSuites", ["FarmModel"]),
+        room("TestSuites", ["CZlib", "FarmModel"]),
         room("Upstream", ["FarmModel", "HTTPTransport", "Registry", "SystemIO"]),
         // Layer 3
         room("ChunkStore", ["Attestation", "FarmModel", "ObjectStorage", "SystemIO", "Zstandard"]),
@@ -123,6 +123,8 @@ let package = Package(
             ["FarmIdentity", "FarmMessages", "FarmModel", "FarmWire", logging, nioCore, nioPosix, nioSSL, nioTLS, protobuf]),
         room("FileStore", ["Attestation", "ChunkStore", "FarmModel", "ObjectStorage", "SystemIO"]),
         room(
+            "ImageTesting", ["FarmModel", "ProcessRunner", "SingularityImage", "SiteDelivery", "SystemIO", "TestSuites"]),
+        room(
             "SiteDelivery",
             [
                 "Attestation", "BucketSync", "ChunkStore", "FarmModel", "ImageAssembly", "Microarchitecture", "ObjectStorage",
@@ -135,17 +137,15 @@ let package = Package(
             [
                 "Attestation", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FileStore", "HTTPTransport",
                 "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Recipes", "SingularityImage", "SiteDelivery",
-                "SystemIO",
+                "SystemIO", "TestSuites",
                 "Upstream", crypto, grdb, logging, nioCore, nioPosix, nioSSL, protobuf,
             ]),
         room(
             "WorkerCore", path: "worker/Core",
             [
                 "Attestation", "CLinux", "ChunkStore", "FarmIdentity", "FarmLink", "FarmMessages", "FarmModel", "FarmWire", "HTTPTransport",
-                "ISAProof", "ImageAssembly", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Registry", "SingularityImage",
-                "SiteDelivery",
-                "SystemIO",
-                "TestSuites", "Upstream", logging,
+                "ISAProof", "ImageAssembly", "ImageTesting", "Microarchitecture", "ObjectStorage", "ProcessRunner", "Registry",
+                "SingularityImage", "SiteDelivery", "SystemIO", "TestSuites", "Upstream", logging,
                 nioCore, nioPosix, nioSSL, protobuf,
             ], resources: [.embedInCode("Resources/failure-classes.txt")]),
         room(
@@ -160,9 +160,9 @@ let package = Package(
             [
                 "Attestation", "BucketSync", "CLinux", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FileStore",
                 "HTTPTransport",
-                "ISAProof", "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "PlainAccess", "ProcessRunner",
-                "Recipes",
-                "Registry", "SingularityImage", "SiteDelivery", "SitePolicy", "SystemIO", "Upstream", "WorkerCore", argumentParser, logging,
+                "ISAProof", "ImageAssembly", "ImageCatalogues", "ImageTesting", "Microarchitecture", "ObjectStorage", "PlainAccess",
+                "ProcessRunner", "Recipes", "Registry", "SingularityImage", "SiteDelivery", "SitePolicy", "SystemIO", "TestSuites", "Upstream",
+                "WorkerCore", argumentParser, logging,
             ]),
         room("SitePolicy", ["FarmModel", "Microarchitecture", "ObjectStorage", "Recipes", "SiteDelivery"]),
         room(
@@ -253,6 +253,7 @@ let package = Package(
         tests("SiteDelivery", ["Attestation", "ChunkStore", "FarmModel", "ObjectStorage", "ProcessRunner", "Support", "SystemIO"]),
         tests("SystemIO", ["FarmModel", "Support"]),
         tests("TemplateEngine", ["FarmModel", "ProcessRunner", "Support"], exclude: ["reference.py"]),
+        tests("TestSuites", ["FarmModel"]),
         tests("Upstream", ["FarmModel", "HTTPTransport", "Registry", "Support", "SystemIO"], exclude: ["answers"]),
         tests(
             "WorkerCore",

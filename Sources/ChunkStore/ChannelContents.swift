@@ -57,7 +57,7 @@ package struct ChannelContents: Sendable {
                     throw FarmError("release.swapped", .corrupt, "\(key) in \(bucket.name) is \(release.title)")
                 }
                 let records = (release.records ?? [:]).sorted { $0.key < $1.key }.flatMap { kind, digest in
-                    [ImageRecord.key(digest)] + (kind == ImageRecord.Kind.instructions.rawValue ? [ImageRecord.attestationKey(digest)] : [])
+                    [ImageRecord.key(digest)] + (ImageRecord.isSigned(kind) ? [ImageRecord.attestationKey(digest)] : [])
                 }
                 contents.releases.append(Named(entry: entry, release: release, keys: [key] + records))
             } catch let error as FarmError where !error.category.isTransient {

@@ -70,6 +70,11 @@ struct FarmClient: Sendable {
 
     func post(_ path: String) async throws { _ = try await send("POST", path, .bytes([]), tries: 1) }
 
+    /// Sends a file under the name of its digest.
+    func put(_ path: String, file: String) async throws {
+        _ = try await send("PUT", path, .file(path: file, offset: 0, count: Disk.size(file) ?? 0), tries: 3, stallSeconds: 300)
+    }
+
     /// A job's log as it comes.
     func log(_ id: String, attempt: Int?, follow: Bool, sink: @escaping @Sendable ([UInt8]) -> Void) async throws {
         var query: [String] = []

@@ -28,7 +28,7 @@ package struct SciferryCommand: AsyncParsableCommand {
             CandidatesCommand.self, PromoteCommand.self, YankCommand.self, NightlyCommand.self,
             LogsCommand.self, CancelCommand.self, WorkersCommand.self, WorkerCommand.self, RecipeCommand.self,
             SiteCommand.self, PullCommand.self, InstallCommand.self, UninstallCommand.self, RunCommand.self, ExecCommand.self,
-            ShellCommand.self, ListCommand.self, ShowCommand.self,
+            ShellCommand.self, TestCommand.self, DatasetCommand.self, ListCommand.self, ShowCommand.self,
             SyncCommand.self, CopyCommand.self, CheckCommand.self, ListBucketCommand.self, CatCommand.self, RemoveObjectsCommand.self,
             UsageCommand.self, ServeCommand.self, AccessCommand.self, CPUCommand.self, ProveCommand.self, ImageCommand.self,
             ImportCommand.self, StoreCommand.self, TrustCommand.self, CollectCommand.self, RegionsCommand.self, ProbeCommand.self,

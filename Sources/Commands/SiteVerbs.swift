@@ -10,6 +10,7 @@ import ObjectStorage
 import ProcessRunner
 import SiteDelivery
 import SystemIO
+import TestSuites
 import WorkerCore
 
 /// Opens sites and what they read from.
@@ -138,6 +139,23 @@ struct ListCommand: AsyncParsableCommand {
     }
 }
 
+extension ShowCommand {
+    /// The signed statements on the tests, and tests of which nobody knows how they will go next.
+    private func showEvidence(_ release: Release) async throws {
+        for (kind, digest) in (release.records ?? [:]).sorted(by: { $0.key < $1.key }) where kind.hasPrefix(ImageRecord.tests) {
+            let statement: Statement<TestEvidence> = try await farm.client().get("/api/v1/records/\(digest.hex)")
+            let (result, details) = (statement.predicate, statement.predicate.details)
+            let cpu = [details.host, details.emulator.map { "emulated by \($0)" }].compactMap { $0 }.joined(separator: ", ")
+            Console.print(
+                "  evidence   \(result.result.rawValue) for \(details.asked) on \(details.worker) (\(cpu)) through \(details.runtime): sha256:\(digest.hex)")
+            for warning in result.warnedTests { Console.print("             \(warning)".printable()) }
+        }
+        let runs: [TestRun] = try await farm.client().get("/api/v1/tests/\(release.name)")
+        let flaky = TestHistory(runs).tests.filter(\.isFlaky)
+        if !flaky.isEmpty { Console.print("  flaky      \(flaky.map { "\($0.name) (\($0.passed) of \($0.runs))" }.joined(separator: ", "))".printable()) }
+    }
+}
+
 /// Shows one release.
 struct ShowCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -173,6 +191,7 @@ struct ShowCommand: AsyncParsableCommand {
                 Console.print(
                     "  tests      \(shown.tests.filter(\.passed).count) of \(shown.tests.count) passed through \(shown.testRuntime)")
                 for found in shown.verified ?? [] { Console.print("             \(found.title)") }
+                try await showEvidence(shown)
             }
         }
     }

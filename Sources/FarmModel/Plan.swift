@@ -142,46 +142,6 @@ package struct ContextFile: Codable, Sendable, Hashable {
     }
 }
 
-/// One functional test of a finished image.
-package struct FunctionalTest: Codable, Sendable, Hashable {
-    package var name: String
-    /// A bash script, run inside the image.
-    package var command: String
-    package var expectedExitCode: Int32
-    /// Each text must occur in standard output or standard error.
-    package var expectedOutput: [String]
-    /// Files, relative to the working directory, that must exist afterwards and not be empty.
-    package var outputFiles: [String]
-    package var timeoutSeconds: Int
-
-    package init(
-        name: String, command: String, expectedExitCode: Int32 = 0, expectedOutput: [String] = [],
-        outputFiles: [String] = [], timeoutSeconds: Int = 120
-    ) {
-        self.name = name
-        self.command = command
-        self.expectedExitCode = expectedExitCode
-        self.expectedOutput = expectedOutput
-        self.outputFiles = outputFiles
-        self.timeoutSeconds = timeoutSeconds
-    }
-}
-
-/// The functional tests of a recipe and what runs before them.
-package struct TestSuite: Codable, Sendable, Hashable {
-    /// A bash script run inside the image before the first test, in the tests' working directory; may be empty.
-    package var setup: String
-    package var tests: [FunctionalTest]
-    /// Why the recipe's tests are not run; empty when they are.
-    package var skipped: String
-
-    package init(setup: String = "", tests: [FunctionalTest] = [], skipped: String = "") {
-        self.setup = setup
-        self.tests = tests
-        self.skipped = skipped
-    }
-}
-
 /// How the image's bytes are made; part of the plan because it decides them.
 package struct ImageFormat: Codable, Sendable, Hashable {
     /// The version of the image writer; a change of it that changes bytes raises this number.

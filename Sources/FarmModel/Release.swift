@@ -60,7 +60,7 @@ package struct Release: Codable, Sendable, Hashable {
 
     package init(
         plan: Plan, buildKey: Digest, result: BuildResult, builtOn: String, verified: [Verification] = [],
-        candidate: CandidateOrigin? = nil, publishedAt: Timestamp
+        candidate: CandidateOrigin? = nil, evidence: [String: Digest] = [:], publishedAt: Timestamp
     ) {
         self.candidate = candidate
         format = Release.currentFormat
@@ -88,6 +88,7 @@ package struct Release: Codable, Sendable, Hashable {
         programs = plan.programs
         runtimeArguments = plan.runtimeArguments
         records = Dictionary(result.records.map { ($0.kind.rawValue, $0.object.digest) }) { first, _ in first }
+            .merging(evidence) { first, _ in first }
         citation = plan.citation
         overridable = plan.overridable
         hostTarget = result.hostTarget

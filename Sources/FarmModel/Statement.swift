@@ -34,4 +34,6 @@ package struct Statement<Predicate: Codable & Sendable & Hashable>: Codable, Sen
 /// The kinds of statements that the farm makes.
 package enum PredicateType {
     package static let instructions = "https://sciferry.org/attestations/instructions/v1"
+    /// in-toto/attestation, "Test Result", version 0.1.
+    package static let tests = "https://in-toto.io/attestation/test-result/v0.1"
 }

@@ -79,6 +79,8 @@ package struct Failure: Codable, Sendable, Hashable {
     package var message: String
     /// The last lines of the log, for a failing step.
     package var tail: [String]
+    /// How the tests went, where they ran. Absent in failures of older versions.
+    package var tests: [TestOutcome]?
     /// What the log says went wrong: a class of `worker/Core/Resources/failure-classes.txt`. Absent where it says nothing known.
     package var reason: String?
     /// What is done about it; where it is absent, what befits the class.
@@ -118,12 +120,24 @@ package struct TestOutcome: Codable, Sendable, Hashable {
     /// What was expected and what came instead; empty when it passed.
     package var problems: [String]
     package var seconds: Double
+    /// The most memory that its processes held together, where somebody looked. Absent in results of older versions.
+    package var memoryBytes: Int64?
+    /// It was not run, because another one that it depends on failed.
+    package var wasSkipped: Bool?
+    /// Other machines may not have what it takes to run it.
+    package var wantsMore: Bool?
 
-    package init(name: String, passed: Bool, problems: [String], seconds: Double) {
+    package init(
+        name: String, passed: Bool, problems: [String], seconds: Double, memoryBytes: Int64? = nil, wasSkipped: Bool? = nil,
+        wantsMore: Bool? = nil
+    ) {
+        self.wantsMore = wantsMore
+        self.memoryBytes = memoryBytes
+        self.wasSkipped = wasSkipped
         self.name = String(name.prefix(200))
         self.passed = passed
         self.problems = problems.prefix(20).map { String($0.prefix(1000)) }
-        self.seconds = seconds
+        self.seconds = (seconds * 1000).rounded() / 1000
     }
 }
 
@@ -148,6 +162,8 @@ package struct ImageRecord: Codable, Sendable, Hashable {
         case instructions
         /// The files that it consists of: `ImageListing`.
         case files
+        /// What its first program with a window drew: a PNG file.
+        case screenshot
     }
     package var kind: Kind
     /// The document's canonical bytes.
@@ -157,6 +173,13 @@ package struct ImageRecord: Codable, Sendable, Hashable {
         self.kind = kind
         self.object = object
     }
+
+    /// The kind under which a release names how its tests went where it was built, and on another CPU.
+    package static let tests = "tests"
+    package static func tests(on target: String) -> String { "tests-\(target)" }
+
+    /// Whether the farm signs records of a kind.
+    package static func isSigned(_ kind: String) -> Bool { kind == Kind.instructions.rawValue || kind == tests || kind.hasPrefix("\(tests)-") }
 
     /// Where regions keep a record.
     package static func key(_ digest: Digest) -> String { "records/\(digest.hex)" }

@@ -159,17 +159,32 @@ package enum ProcessRunner {
     ///
     /// A worker marks what it starts, so that after its own death by SIGKILL it finds what is left.
     package static func killMarked(_ variable: String, _ value: String) -> Int {
+        let found = marked(variable, value)
+        for process in found { kill(process, SIGKILL) }
+        return found.count
+    }
+
+    /// Processes whose environment holds `variable=value`, this one excepted.
+    package static func marked(_ variable: String, _ value: String) -> [Int32] {
         let mark = Array("\(variable)=\(value)".utf8)
-        var count = 0
-        for name in (try? Disk.list("/proc")) ?? [] {
-            guard let identifier = pid_t(name), identifier != getpid(), identifier > 1 else { continue }
-            guard let environment = Disk.kernelFile("/proc/\(name)/environ") else { continue }
-            if environment.split(separator: 0).contains(where: { $0.elementsEqual(mark) }) {
-                kill(identifier, SIGKILL)
-                count += 1
-            }
+        return ((try? Disk.list("/proc")) ?? []).compactMap { name in
+            guard let identifier = Int32(name), identifier != getpid(), identifier > 1,
+                let environment = Disk.kernelFile("/proc/\(name)/environ"),
+                environment.split(separator: 0).contains(where: { $0.elementsEqual(mark) })
+            else { return nil }
+            return identifier
         }
-        return count
+    }
+
+    /// Bytes of memory that belong to some processes and to no file, as their kernel counts them.
+    package static func memory(of processes: [Int32]) -> Int64 {
+        processes.reduce(0) { sum, process in
+            let lines = (Disk.kernelText("/proc/\(process)/status") ?? "").split(separator: "\n")
+            let kibibytes = lines.filter { $0.hasPrefix("RssAnon:") || $0.hasPrefix("RssShmem:") }.compactMap { line in
+                line.split(whereSeparator: \.isWhitespace).dropFirst().first.flatMap { Int64($0) }
+            }
+            return sum + kibibytes.reduce(0, +) << 10
+        }
     }
 
     private static func executable(_ name: String) -> Executable {

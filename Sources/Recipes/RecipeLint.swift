@@ -164,32 +164,7 @@ package struct RecipeLint {
             return
         }
         let file = source.location(of: "fulltest.yaml")
-        let suite = try RecipeDocument(bytes, path: file)
-        func idle(_ node: RecipeNode, _ key: String, _ what: String, _ known: Set<String>) -> RecipeFinding {
-            let near = NearestWord.find(key, among: known).map { "did you mean \"\($0)\"?" }
-            return RecipeFinding(
-                "suite.idle-key", .warning, file: file, node, "\"\(key)\" of \(what) does nothing",
-                advice: near ?? "known: \(known.sorted().joined(separator: ", "))")
-        }
-        for entry in suite.root.mapping ?? [] where !RecipeSuite.suiteKeys.contains(entry.key.printed) {
-            findings.append(idle(entry.key, entry.key.printed, "the suite", RecipeSuite.suiteKeys))
-        }
-        if let reason = try? RecipeSuite.read(source).skipped, !reason.isEmpty {
-            findings.append(
-                RecipeFinding(
-                    "suite.skipped", .note, file: file, suite.root, "a farm does not run these tests: \(reason)",
-                    advice: "tests that need no dataset run everywhere"))
-        }
-        for test in suite.root["tests"]?.sequence ?? [] {
-            for entry in test.mapping ?? [] where !RecipeSuite.testKeys.contains(entry.key.printed) {
-                findings.append(idle(entry.key, entry.key.printed, "a test", RecipeSuite.testKeys))
-            }
-            for check in test["validate"]?.sequence ?? [] {
-                for entry in check.mapping ?? [] where !RecipeSuite.validators.contains(entry.key.printed) {
-                    findings.append(idle(entry.key, entry.key.printed, "validate", RecipeSuite.validators))
-                }
-            }
-        }
+        findings += try RecipeSuite(bytes, path: file, mode: .own).findings
     }
 }
 

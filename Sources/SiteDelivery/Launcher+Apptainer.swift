@@ -46,7 +46,13 @@ extension Launcher {
         case $_runtime in
         apptainer | singularity)
             if [ -n "${SCIFERRY_CONTAIN:-}" ]; then
-                add --containall --no-privs --writable-tmpfs
+                add --containall --no-privs
+                [ "$SCIFERRY_CONTAIN" = strict ] || add --writable-tmpfs
+                [ "${SCIFERRY_NETWORK:-}" != none ] || add --net --network none
+                if [ -n "${SCIFERRY_TEMPORARY:-}" ]; then
+                    replaced "$SCIFERRY_TEMPORARY" '"' '""'
+                    add --mount "type=bind,\"src=$_replaced\",dst=/tmp"
+                fi
                 add_mount "$_physical"
             else
                 for _name in $_overridable; do

@@ -9,7 +9,10 @@ extension Launcher {
         # SCIFERRY_BIND      further directories to show inside, separated by colons
         # SCIFERRY_ENV       names of further variables that count for more than the image's, separated by spaces
         # SCIFERRY_TARGET    take the image of this CPU target, whatever this CPU is
-        # SCIFERRY_CONTAIN   set: show nothing of the host but the working directory, pass no environment
+        # SCIFERRY_CONTAIN   set: show nothing of the host but the working directory, pass no environment; strict: nothing else can be
+        #                    written either
+        # SCIFERRY_NETWORK   none: no network inside; of contained calls alone, as is the next
+        # SCIFERRY_TEMPORARY a directory that is /tmp inside
         # SCIFERRY_MOUNTS    where images are mounted
         # SCIFERRY_IDLE      seconds after the last call until a mounted image is let go (600)
         #

@@ -7,7 +7,11 @@ extension Launcher {
             [ "$_runtime" = bwrap ] || fail "only apptainer, singularity and bwrap can contain" 64
             (protect_mounts && mount_image) || exit
             add_entries '' '/dev /proc /sys /tmp'
-            add --tmpfs /tmp --bind "$_physical" "$_physical" --clearenv --setenv HOME "$_physical" --setenv PWD "$_physical" --setenv LANG C.UTF-8 \
+            if [ "${SCIFERRY_NETWORK:-}" = none ]; then add --unshare-net; else add_file /etc/resolv.conf resolv.conf; fi
+            if [ -n "${SCIFERRY_TEMPORARY:-}" ]; then add --bind "$SCIFERRY_TEMPORARY" /tmp; else add --tmpfs /tmp; fi
+            add --bind "$_physical" "$_physical"
+            [ "$SCIFERRY_CONTAIN" != strict ] || add --remount-ro /
+            add --clearenv --setenv HOME "$_physical" --setenv PWD "$_physical" --setenv LANG C.UTF-8 \
                 --setenv SCIFERRY_TEST "${SCIFERRY_TEST:-}" --setenv SCIFERRY_ATTEMPT "${SCIFERRY_ATTEMPT:-}" \
                 --setenv SCIFERRY_WORKER "${SCIFERRY_WORKER:-}"
             _entry='for _script in /.singularity.d/env/*.sh; do [ ! -r "$_script" ] || . "$_script"; done

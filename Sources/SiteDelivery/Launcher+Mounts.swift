@@ -109,5 +109,19 @@ extension Launcher {
             if [ -n "$_opened" ]; then each "$(printf '%s\n' "$_opened" | LC_ALL=C sort -u)" open_directory; fi
         }
         add_extra() { add --bind "$1" "$1"; }
+        # Puts a file in the place of the image's in /etc, which may be a link: within the image, whatever the host has under that name.
+        add_file() {
+            _place=/etc/$2
+            if [ -L "$_root$_place" ]; then
+                _place=$(readlink "$_root$_place")
+                case $_place in /*) ;; ../*) _place=${_place#..} ;; *) _place=/etc/$_place ;; esac
+            fi
+            case $_place in
+            */../*) return 0 ;;
+            /run/*) ;;
+            *) if [ -L "$_root$_place" ] || [ ! -f "$_root$_place" ]; then return 0; fi ;;
+            esac
+            add --ro-bind "$1" "$_place"
+        }
         """#
 }

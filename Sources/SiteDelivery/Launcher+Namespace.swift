@@ -76,20 +76,6 @@ extension Launcher {
             mv "$_state/environment.new" "$_state/environment" || fail "cannot write below $_state"
             echo "$_holder $_kind$_hosts" >"$_state/holder.new" && mv "$_state/holder.new" "$_state/holder"
         }
-        # Puts a file in the place of the image's in /etc, which may be a link: within the image, whatever the host has under that name.
-        add_file() {
-            _place=/etc/$2
-            if [ -L "$_root$_place" ]; then
-                _place=$(readlink "$_root$_place")
-                case $_place in /*) ;; ../*) _place=${_place#..} ;; *) _place=/etc/$_place ;; esac
-            fi
-            case $_place in
-            */../*) return 0 ;;
-            /run/*) ;;
-            *) if [ -L "$_root$_place" ] || [ ! -f "$_root$_place" ]; then return 0; fi ;;
-            esac
-            add --ro-bind "$1" "$_place"
-        }
         # The driver's own libraries must be those of this kernel, so they come from the host.
         add_gpu() {
             [ "$_gpu" = auto ] && [ -e /dev/nvidiactl ] || return 0

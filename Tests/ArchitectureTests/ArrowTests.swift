@@ -14,7 +14,7 @@ import Testing
         "Registry": 2,
         "TestSuites": 2, "Upstream": 2,
         "BucketSync": 3, "ChunkStore": 3, "FarmWire": 3, "ImageAssembly": 3,
-        "FarmLink": 4, "FileStore": 4, "SiteDelivery": 4,
+        "FarmLink": 4, "FileStore": 4, "ImageTesting": 4, "SiteDelivery": 4,
         "CoordinatorCore": 5, "CoordinatorWeb": 5, "WorkerCore": 5, "PlainAccess": 5, "SitePolicy": 5, "Commands": 5,
         "sciferry": 6, "sciferry-coordinator": 6, "sciferry-worker": 6,
         "sciferry-bench-scheduler": 6, "sciferry-bench-fleet": 6, "sciferry-bench-index": 6, "sciferry-bench-sites": 6,

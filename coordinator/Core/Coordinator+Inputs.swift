@@ -11,7 +11,7 @@ import SystemIO
 extension Coordinator {
     private static let piece: Int64 = 8 << 20
 
-    private static func key(_ digest: Digest) -> String { "inputs/\(digest.hex)" }
+    static func archiveKey(_ digest: Digest) -> String { "inputs/\(digest.hex)" }
 
     /// Learns what the archive holds, however long the region is away, and then brings new inputs into it.
     func keepArchive() async throws {
@@ -22,9 +22,11 @@ extension Coordinator {
                     for object in try await firstRegion.all(prefix: "inputs/") {
                         if let digest = Digest(String(object.key.dropFirst("inputs/".count))) { archived[digest] = object.size }
                     }
+                    try await recallDatasets()
                     isKnown = true
                 }
                 try await archiveInputs()
+                try await archiveDatasets()
                 try await Task.sleep(for: .seconds(1))
             } catch let error as CancellationError { throw error } catch {
                 logger.warning("the archive of inputs waits", metadata: ["reason": "\(error)"])
@@ -38,7 +40,7 @@ extension Coordinator {
             guard let object = Coordinator.object(of: input), archived[object.digest] == nil, blobs.contains(object.digest) else {
                 continue
             }
-            try await firstRegion.put(Coordinator.key(object.digest), .file(path: blobs.path(object.digest), size: object.size))
+            try await firstRegion.put(Coordinator.archiveKey(object.digest), .file(path: blobs.path(object.digest), size: object.size))
             archived[object.digest] = object.size
             logger.info("input archived", metadata: ["name": "\(input.name)", "digest": "\(object.digest.hex)"])
         }
@@ -86,7 +88,7 @@ extension Coordinator {
         var position: Int64 = 0
         while position < size {
             let bytes = try await firstRegion.get(
-                Coordinator.key(digest), range: position..<min(position + Coordinator.piece, size))
+                Coordinator.archiveKey(digest), range: position..<min(position + Coordinator.piece, size))
             hasher.update(bytes)
             try await Blocking.run { try file.write(bytes) }
             position += Int64(bytes.count)
@@ -95,7 +97,7 @@ extension Coordinator {
         file.close()
         guard hasher.finish() == digest else {
             throw FarmError(
-                "input.damaged", .corrupt, "\(Coordinator.key(digest)) in \(firstRegion.name) is damaged",
+                "input.damaged", .corrupt, "\(Coordinator.archiveKey(digest)) in \(firstRegion.name) is damaged",
                 hint: "bring the object back from a mirror with sciferry sync")
         }
         try blobs.adopt(path, as: digest)

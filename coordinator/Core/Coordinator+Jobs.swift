@@ -283,7 +283,7 @@ extension Coordinator {
                 of: draft, unlocked, updates: false, allowsEmulation: submission.allowsEmulation,
                 isCandidate: submission.isCandidate ?? false)
             if let change = inputs.changed.first { throw RecipeLock.changed(change.locked, now: change.now, in: source) }
-            let suite = try RecipeSuite.read(source)
+            let suite = TestDataset.pinned(try RecipeSuite.read(source), to: datasets)
             func render(isCandidate: Bool) throws -> RenderedRecipe {
                 try draft.render(
                     lock: inputs.known, suite: suite, refreshed: submission.refreshed ?? "",

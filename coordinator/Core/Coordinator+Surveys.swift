@@ -58,7 +58,8 @@ extension Coordinator {
         problems += trouble
         let survey = NightSurvey(
             facts: try nightFacts(), settings: settings, bootstrap: configuration.bootstrap, client: client, advisories: advisories,
-            blobs: blobs, journal: journal, region: firstRegion, memory: try await nightMemory(), images: configuration.images, now: .now)
+            blobs: blobs, journal: journal, region: firstRegion, memory: try await nightMemory(), images: configuration.images,
+            datasets: datasets, now: .now)
         let findings = try await survey.run(root)
         let plan = NightlyPlan(findings.map(\.subject), rules: settings.rules)
         return SurveyedNight(surveyedAt: start, collection: root, commit: commit, plan: plan, findings: findings, problems: problems)

@@ -62,6 +62,10 @@ package actor Coordinator {
     var surveying: (asksOutside: Bool, task: Task<SurveyedNight, any Error>)?
     /// Inputs that the first region keeps, with their sizes.
     var archived: [Digest: Int64] = [:]
+    /// What tests may read, by name; files of it are among the blobs or in the archive.
+    var datasets: [String: TestDataset] = [:]
+    /// Those that the first region knows.
+    var archivedDatasets: Set<String> = []
     /// The layers that the farm keeps for builds, and what of them is on its way into the store.
     var shelf = LayerShelf()
     var arrivingLayers: [ArrivingLayers] = []
@@ -174,6 +178,7 @@ package actor Coordinator {
 
     /// Works on leases, resolving jobs and publications until cancelled. A region that hangs delays publications only.
     package func run() async throws {
+        try openDatasets()
         try await withThrowingTaskGroup(of: Void.self) { tasks in
             tasks.addTask { try await self.keepHouse() }
             tasks.addTask { try await self.publish() }

@@ -194,6 +194,8 @@ package struct FarmHome: Sendable, Hashable {
     package var collectionReport: String { "\(root)/collection-report.json" }
     /// What is remembered of regions: audits, and what their stores can do.
     package var regionRecords: String { "\(root)/regions.json" }
+    /// What data for tests consists of, a file for each dataset.
+    package var datasets: String { "\(root)/datasets" }
     package var blobs: String { "\(root)/blobs" }
     package var logs: String { "\(root)/logs" }
     package var uploads: String { "\(root)/uploads" }

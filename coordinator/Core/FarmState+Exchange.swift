@@ -186,6 +186,7 @@ extension FarmState {
         var (attempt, outcome) = (attempt, outcome)
         attempt.steps = outcome.steps?.bounded
         outcome.steps = nil
+        remember(&outcome, of: attempt, job, now: now)
         switch outcome {
         case .built(let result):
             guard job.kind == .build, let plan = job.key else { return refuse(attempt, "a build for another kind of job", now: now) }
@@ -237,6 +238,25 @@ extension FarmState {
                 retry(job.id, failure, now: now)
             }
         }
+    }
+
+    /// How a suite went is part of its tool's history. What the untrusted pool says is not.
+    private mutating func remember(_ outcome: inout AttemptOutcome, of attempt: AttemptRecord, _ job: JobRecord, now: Timestamp) {
+        let tests: [TestOutcome]
+        switch outcome {
+        case .built(let result): tests = result.tests
+        case .verified(let found): tests = found.tests
+        case .failed(var failure):
+            tests = failure.tests ?? []
+            failure.tests = nil
+            outcome = .failed(failure)
+        case .resolved: tests = []
+        }
+        guard !tests.isEmpty, let key = job.verify?.plan ?? job.key, !(job.isCandidate ?? false) else { return }
+        put(
+            TestRun(
+                name: job.recipe, version: job.version, target: job.target, buildKey: key, attempt: attempt.id.description,
+                worker: attempt.worker.rawValue, host: workers[attempt.worker]?.facts?.target ?? "", at: now, tests: tests))
     }
 
     /// A build that has filled a disk goes to a larger one, and so do those of its recipe that come after it.

@@ -234,6 +234,9 @@ package struct FarmState: Sendable {
         changes.append(.settled(key: key))
     }
 
+    /// Kept by the journal alone.
+    mutating func put(_ run: TestRun) { changes.append(.testRun(run)) }
+
     mutating func put(_ record: ImportRecord) {
         undo.append(.imported(record.entry.key, imports.updateValue(record, forKey: record.entry.key)))
         changes.append(.imported(record))

@@ -138,7 +138,7 @@ extension FarmSurvey {
 
     private mutating func keep(_ record: Digest, _ kind: String) {
         fixed.insert(ImageRecord.key(record))
-        if kind == ImageRecord.Kind.instructions.rawValue { fixed.insert(ImageRecord.attestationKey(record)) }
+        if ImageRecord.isSigned(kind) { fixed.insert(ImageRecord.attestationKey(record)) }
     }
 
     private mutating func readCovers(_ regions: [(name: String, store: any ObjectStore)]) async throws {

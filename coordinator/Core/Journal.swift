@@ -17,6 +17,8 @@ package enum JournalChange: Sendable, Hashable {
     case night(NightRecord)
     case nightEntry(NightEntry)
     case imported(ImportRecord)
+    /// How a suite went; the oldest ones of a tool go when there are many.
+    case testRun(TestRun)
     /// Packs that have their final names, and the index that lists them.
     case packs([PackIndex.Listing], index: Digest)
     /// A pack that no region has whole any more: its chunks lie nowhere until they are uploaded again.
@@ -88,6 +90,8 @@ package protocol FarmJournal: Sendable {
     func night(_ number: Int) throws -> NightFile?
     /// The newest nights with a number below `number`, the newest first.
     func nights(before number: Int, limit: Int) throws -> [NightRecord]
+    /// How the suites of a tool went, the newest `limit` of them, oldest first.
+    func testRuns(of name: String, limit: Int) throws -> [TestRun]
     /// Where those of the chunks lie that are in published packs.
     func locate(_ chunks: [Digest]) throws -> [Digest: ChunkLocation]
     /// The index that lists each of the packs.
@@ -109,6 +113,11 @@ extension JobRecord {
     static func lead(_ key: Digest, allowsEmulation: Bool) -> Digest {
         allowsEmulation ? Digest(hashing: "may be emulated \(key.hex)") : key
     }
+}
+
+extension TestRun {
+    /// So many are kept of each tool.
+    static let mostKept = 500
 }
 
 extension AttemptRecord {

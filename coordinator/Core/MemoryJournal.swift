@@ -18,6 +18,7 @@ package final class MemoryJournal: FarmJournal {
         var histories: [String: RunHistory] = [:]
         var imports: [String: ImportRecord] = [:]
         var nights: [Int: NightRecord] = [:]
+        var testRuns: [TestRun] = []
         var entries: [Int: [Int: NightEntry]] = [:]
 
         func entries(of night: Int) -> [NightEntry] { (entries[night] ?? [:]).sorted { $0.key < $1.key }.map(\.value) }
@@ -107,6 +108,10 @@ package final class MemoryJournal: FarmJournal {
         }
     }
 
+    package func testRuns(of name: String, limit: Int) throws -> [TestRun] {
+        content.withLock { Array($0.testRuns.filter { $0.name == name }.suffix(limit)) }
+    }
+
     package func indexes(of packs: Set<Digest>) throws -> [Digest: Digest] {
         content.withLock { $0.packs.filter { packs.contains($0.key) } }
     }
@@ -124,6 +129,11 @@ package final class MemoryJournal: FarmJournal {
         case .channel(let record): content.channels[record.name] = record
         case .history(let record): content.histories[record.key] = record
         case .imported(let record): content.imports[record.entry.key] = record
+        case .testRun(let run):
+            content.testRuns.removeAll { $0.attempt == run.attempt }
+            content.testRuns.append(run)
+            let own = content.testRuns.filter { $0.name == run.name }
+            if own.count > TestRun.mostKept, let oldest = own.first { content.testRuns.removeAll { $0 == oldest } }
         case .night(let record): content.nights[record.number] = record
         case .nightEntry(let entry): content.entries[entry.night, default: [:]][entry.position] = entry
         case .forget(let pack):

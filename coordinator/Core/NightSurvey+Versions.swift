@@ -52,7 +52,7 @@ extension NightSurvey {
             // Its inputs are others, and those of a candidate are what trusted workers find.
             next.files[RecipeLock.fileName] = nil
             let draft = try RecipeDraft(try Recipe.read(next), next, target: target)
-            let suite = try RecipeSuite.read(next)
+            let suite = TestDataset.pinned(try RecipeSuite.read(next), to: datasets)
             let submission = Submission(next, target: target.name, updatesLock: false, priority: .background, isCandidate: true)
             finding.submission = submission
             finding.fingerprint = try fingerprint(submission)

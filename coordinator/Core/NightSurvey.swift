@@ -81,12 +81,15 @@ struct NightSurvey: Sendable {
     /// How images are packed where their recipes do not say it.
     let image: ImageFormat
     let candidateImage: ImageFormat
+    /// What tests may read.
+    let datasets: [String: TestDataset]
 
     init(
         facts: NightFacts, settings: NightlySettings, bootstrap: [String: BootstrapSource], client: HTTPClient?,
         advisories: AdvisoryList, blobs: BlobStore, journal: any FarmJournal, region: any ObjectStore, memory: [String: [NightEntry]],
-        images: ImageRules, now: Timestamp
+        images: ImageRules, datasets: [String: TestDataset], now: Timestamp
     ) {
+        self.datasets = datasets
         image = images.format(isCandidate: false)
         candidateImage = images.format(isCandidate: true)
         self.facts = facts
@@ -205,7 +208,7 @@ struct NightSurvey: Sendable {
             let draft = try RecipeDraft(recipe, unpinned, target: target, variant: variant)
             finding.subject.version = draft.definition.version
             let key = NightEntry.key(name, finding.subject.version, target.name)
-            let suite = try RecipeSuite.read(unpinned)
+            let suite = TestDataset.pinned(try RecipeSuite.read(unpinned), to: datasets)
             var change = try await inputs(of: draft, unpinned, original: source, &finding.subject)
             finding.moved = change.moved.sorted()
             let release = releases[key]

@@ -266,9 +266,10 @@ package struct Publisher: Sendable {
     ) async throws -> StepResult {
         var record = record
         if record.document == nil {
+            let evidence = try await writeEvidence(record, plan)
             let release = Release(
                 plan: plan, buildKey: record.plan, result: record.result, builtOn: record.builtOn, verified: record.verified ?? [],
-                candidate: candidate, publishedAt: now)
+                candidate: candidate, evidence: evidence, publishedAt: now)
             let envelope = try Envelope.sign(release, type: PayloadType.release, with: key)
             record.document = String(decoding: try CanonicalJSON.encode(envelope), as: UTF8.self)
             // Back to the journal first, so that the signed bytes are the same whatever happens next.
@@ -284,6 +285,30 @@ package struct Publisher: Sendable {
         let release = try Release(record: record, by: key.verifier)
         result.changes = [.release(ReleaseRecord(release: release, digest: name, job: record.job))]
         return result
+    }
+
+    /// Writes signed statements on how the tests went, one for each machine that ran them. Returns their digests by kind.
+    private func writeEvidence(_ record: PublicationRecord, _ plan: Plan) async throws -> [String: Digest] {
+        let result = record.result
+        guard !result.tests.isEmpty else { return [:] }
+        let own = Verification(
+            asked: plan.target, hostTarget: result.hostTarget, emulator: result.emulator, worker: record.builtOn, runtime: result.testRuntime,
+            tests: result.tests)
+        var written: [String: Digest] = [:]
+        for (kind, found) in [(ImageRecord.tests, own)] + (record.verified ?? []).map({ (ImageRecord.tests(on: $0.asked), $0) }) {
+            let statement = Statement(
+                about: "\(plan.name)-\(plan.version)-\(plan.target).sif", image: result.image, predicateType: PredicateType.tests,
+                predicate: try TestEvidence(found, of: plan, key: record.plan))
+            let bytes = try CanonicalJSON.encode(statement)
+            let digest = Digest(hashing: bytes)
+            try await claim([ImageRecord.key(digest), ImageRecord.attestationKey(digest)])
+            try await first.put(ImageRecord.key(digest), bytes)
+            try await first.put(
+                ImageRecord.attestationKey(digest),
+                try CanonicalJSON.encode(try Envelope.sign(statement, type: PayloadType.statement, with: key)))
+            written[kind] = digest
+        }
+        return written
     }
 
     /// The signature of an image, as it stands in it.
@@ -369,6 +394,14 @@ package struct Publisher: Sendable {
             guard item.kind == .instructions else { continue }
             let bytes = try await target.get(ImageRecord.key(digest))
             try await target.put(ImageRecord.attestationKey(digest), try attestation(of: bytes, record, plan))
+        }
+        for (kind, digest) in try Release(record: record, by: key.verifier).records ?? [:] where kind.hasPrefix(ImageRecord.tests) {
+            try await copy(ImageRecord.key(digest), named: digest, to: target)
+            let bytes = try await target.get(ImageRecord.key(digest))
+            let statement = try CanonicalJSON.decode(Statement<TestEvidence>.self, from: bytes, source: ImageRecord.key(digest))
+            try await target.put(
+                ImageRecord.attestationKey(digest),
+                try CanonicalJSON.encode(try Envelope.sign(statement, type: PayloadType.statement, with: key)))
         }
         try await target.put(cover, coverBytes)
         let document = Array((record.document ?? "").utf8)

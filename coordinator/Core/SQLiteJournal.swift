@@ -123,6 +123,13 @@ package final class SQLiteJournal: FarmJournal {
                     CREATE INDEX packs_of_indexes ON packs (listing);
                     """)
         }
+        migrator.registerMigration("7") { database in
+            try database.execute(
+                sql: """
+                    CREATE TABLE test_runs (number INTEGER PRIMARY KEY, name TEXT NOT NULL, attempt TEXT NOT NULL UNIQUE, body BLOB NOT NULL) STRICT;
+                    CREATE INDEX test_runs_of_tools ON test_runs (name, number);
+                    """)
+        }
         return migrator
     }
 
@@ -196,6 +203,16 @@ package final class SQLiteJournal: FarmJournal {
                 try Int.fetchAll(
                     database, sql: "SELECT number FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?", arguments: [number, limit]
                 ).reversed().map { JobID(number: $0) }
+            }
+        }
+    }
+
+    package func testRuns(of name: String, limit: Int) throws -> [TestRun] {
+        try wrap {
+            try database.read { database in
+                try Data.fetchAll(
+                    database, sql: "SELECT body FROM test_runs WHERE name = ? ORDER BY number DESC LIMIT ?", arguments: [name, limit]
+                ).reversed().map { try CanonicalJSON.decode(from: $0, source: "the journal") }
             }
         }
     }
@@ -324,6 +341,13 @@ package final class SQLiteJournal: FarmJournal {
                 [Data(record.digest.bytes), record.job.number], record)
         case .channel(let record): try put("INSERT OR REPLACE INTO channels VALUES (?, ?)", [record.name], record)
         case .history(let record): try put("INSERT OR REPLACE INTO histories VALUES (?, ?)", [record.key], record)
+        case .testRun(let run):
+            try put("INSERT OR REPLACE INTO test_runs (name, attempt, body) VALUES (?, ?, ?)", [run.name, run.attempt], run)
+            try database.execute(
+                sql: """
+                    DELETE FROM test_runs WHERE name = ?1 AND number <= (SELECT number FROM test_runs WHERE name = ?1
+                        ORDER BY number DESC LIMIT 1 OFFSET \(TestRun.mostKept))
+                    """, arguments: [run.name])
         case .night(let record):
             try put("INSERT INTO nights VALUES (?, ?) ON CONFLICT (number) DO UPDATE SET body = excluded.body", [record.number], record)
         case .nightEntry(let entry):

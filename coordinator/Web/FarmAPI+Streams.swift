@@ -34,7 +34,7 @@ extension FarmAPI {
         try await coordinator.requireOpen(attempt, kind)
         let path = "\(coordinator.home.uploads)/\(Nonce.hex(bytes: 12))"
         do {
-            try await receive(request, to: path, ticket)
+            try await receive(request, to: path, ticket.digest, size: ticket.size)
             try await coordinator.accept(ticket, file: path)
             try Disk.remove(path)
         } catch {
@@ -44,19 +44,20 @@ extension FarmAPI {
         return Response(status: .created)
     }
 
-    private func receive(_ request: Request, to path: String, _ ticket: UploadTicket) async throws {
+    /// Writes a request's body to a file; throws `upload.damaged` when it is not what was announced.
+    func receive(_ request: Request, to path: String, _ digest: Digest, size: Int64) async throws {
         let file = try OpenFile(path, flags: O_WRONLY | O_CREAT | O_EXCL)
         defer { file.close() }
         var hasher = Digest.Hasher()
         var received: Int64 = 0
         for try await buffer in request.body {
             received += Int64(buffer.readableBytes)
-            guard received <= ticket.size else { break }
+            guard received <= size else { break }
             let bytes = Array(buffer.readableBytesView)
             hasher.update(bytes)
             try await Blocking.run { try file.write(bytes) }
         }
-        guard received == ticket.size, hasher.finish() == ticket.digest else {
+        guard received == size, hasher.finish() == digest else {
             throw FarmError("upload.damaged", .unavailable, "the upload is not what was announced")
         }
         try await Blocking.run { try file.sync() }

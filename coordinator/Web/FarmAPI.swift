@@ -64,6 +64,7 @@ package struct FarmAPI: Sendable {
         addNightRoutes(to: router)
         addImportRoutes(to: router)
         addCollectionRoutes(to: router)
+        addTestRoutes(to: router)
         addRegionRoutes(to: router)
         router.get("api/v1/releases") { request, _ in
             try await require(.reader, request)

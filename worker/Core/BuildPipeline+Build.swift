@@ -5,6 +5,7 @@ import ChunkStore
 import Foundation
 import ISAProof
 import ImageAssembly
+import ImageTesting
 import Microarchitecture
 import ProcessRunner
 import SingularityImage
@@ -99,6 +100,8 @@ extension BuildPipeline {
         let instructions = try await record(
             .instructions, BuildPipeline.statement(sif.instructions, about: plan, manifest.image), uploader)
         let files = try await record(.files, sif.listing, uploader)
+        var records = [packages, instructions, files]
+        if let shot = tested.screenshots.first { records.append(try await record(.screenshot, shot.png, uploader)) }
         let object = try await uploadManifest(manifest, uploader)
         await log.say(
             "image sha256:\(manifest.image.hex), \(manifest.size) bytes in \(manifest.chunks.count) chunks; \(newChunks) were new, \(newBytes) bytes sent"
@@ -106,7 +109,7 @@ extension BuildPipeline {
         clock.enter(.done)
         return BuildResult(
             image: manifest.image, imageSize: manifest.size, manifest: object, packs: await sender.packs,
-            records: [packages, instructions, files],
+            records: records,
             chunkCount: manifest.chunks.count, newChunkCount: newChunks, newBytes: newBytes, tests: tested.outcomes,
             testRuntime: tested.runtime, commands: tested.commands, hostTarget: context.host.target,
             emulator: try emulator(for: plan.architecture)?.emulator,

@@ -1,6 +1,7 @@
 import ChunkStore
 import FarmModel
 import Foundation
+import ImageTesting
 import Glibc
 import HTTPTransport
 import ImageAssembly
@@ -100,9 +101,10 @@ extension BuildPipeline {
         let log = log
         do {
             let runtime = try await runner.runtime()
-            let suite = TestSuite(tests: [FunctionalTest(name: "the image starts", command: "true")])
-            let outcomes = try await runner.run(suite, say: { await log.say($0) }) { _, _ in }
-            guard outcomes.allSatisfy(\.passed) else {
+            let start = try await runner.start()
+            let outcomes = [start]
+            guard start.passed else {
+                for problem in start.problems { await log.say("    \(problem)") }
                 // Perhaps it wants another CPU or runtime than this worker's; the release says so.
                 await log.say("the image does not start here; its commands are what it says of itself")
                 await runner.cleanUp()

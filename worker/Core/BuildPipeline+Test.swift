@@ -1,49 +1,95 @@
-import SingularityImage
 import ChunkStore
 import FarmModel
+import ImageTesting
+import SingularityImage
 import SiteDelivery
 import SystemIO
+import TestSuites
 
 /// Running the tests of a finished image.
 extension BuildPipeline {
-    func test(
-        _ plan: Plan, _ imageDirectory: String, _ offset: Int64, listsRPM lists: Bool
-    ) async throws -> (outcomes: [TestOutcome], runtime: String, commands: [String], rpm: [InstalledPackages.Package]) {
-        let runner = try await runner(plan, imageDirectory, offset)
-        let (context, log) = (context, log)
+    /// What came out of testing an image.
+    struct Tested: Sendable {
+        var outcomes: [TestOutcome] = []
+        var runtime = ""
+        var user = ""
+        var commands: [String] = []
+        var rpm: [InstalledPackages.Package] = []
+        var screenshots: [Screenshot] = []
+    }
+
+    /// Runs the checks of every image and the plan's own tests; throws `test.failed` when one fails, and keeps the image then.
+    func test(_ plan: Plan, _ imageDirectory: String, _ offset: Int64, listsRPM lists: Bool) async throws -> Tested {
+        let image = try await runner(plan, imageDirectory, offset)
         do {
-            let runtime = try await runner.runtime()
-            await log.say("running \(plan.suite.tests.count) tests through \(runtime)")
-            if !plan.suite.skipped.isEmpty { await log.say("the recipe's own tests are not run: \(plan.suite.skipped)") }
-            let suite = TestSuite(setup: plan.suite.setup, tests: BuildPipeline.deployTests(plan) + plan.suite.tests)
-            let outcomes = try await runner.run(suite, say: { await log.say($0) }) { done, all in
-                await context.report(.test, done * 1000 / max(1, all), "test \(done + 1)/\(all)")
-            }
-            let programs = try await runner.programs(in: plan.commandPaths)
-            if !plan.commandPaths.isEmpty {
-                await log.say("\(programs.found.count) commands in \(plan.commandPaths.joined(separator: ", "))")
-            }
-            if !programs.hidden.isEmpty {
-                await log.say("not on the image's PATH, so no commands: \(programs.hidden.joined(separator: ", "))")
-            }
-            let rpm = lists ? try await runner.rpmPackages() : []
-            await runner.cleanUp()
-            let failed = outcomes.filter { !$0.passed }
-            guard failed.isEmpty else { throw AttemptFailure(try keep(imageDirectory, failed)) }
-            return (outcomes, runtime, programs.found, rpm)
+            var tested = Tested(runtime: try await image.runtime(), user: image.userName)
+            let records = try await test(plan, in: image, imageDirectory, &tested)
+            if lists { tested.rpm = try await image.rpmPackages() }
+            await image.cleanUp()
+            let failed = records.filter { !$0.outcome.passed }
+            guard failed.isEmpty else { throw AttemptFailure(try keep(imageDirectory, failed, of: records)) }
+            return tested
         } catch {
-            await runner.cleanUp()
+            await image.cleanUp()
             throw error
         }
     }
 
-    /// What runs programs of the image in a directory, through the launcher that sites use.
-    func runner(_ plan: Plan, _ imageDirectory: String, _ offset: Int64) async throws -> SuiteRunner {
-        try await Blocking.run { try Disk.replace("\(imageDirectory)/launch", with: Array(Launcher.imageLaunch(offset: offset).utf8)) }
-        return try await SuiteRunner(
-            imageDirectory: imageDirectory, scratch: "\(directory)/runtime",
-            work: SuiteRunner.workDirectory(home: context.home.root, attempt: context.attempt.description), marks: marks,
-            patience: min(30, try emulator(for: plan.architecture)?.cost ?? 1))
+    private func test(_ plan: Plan, in image: ImageRunner, _ imageDirectory: String, _ tested: inout Tested) async throws -> [TestRecord] {
+        let (context, log) = (context, log)
+        await log.say("running \(plan.suite.tests.count) tests through \(tested.runtime) as \(tested.user)")
+        if !plan.suite.skipped.isEmpty { await log.say("the recipe's own tests are not run: \(plan.suite.skipped)") }
+        let start = try await image.start()
+        guard start.passed else {
+            await log.say("the image does not start: \(start.problems.joined(separator: "; "))")
+            return [TestRecord(outcome: start)]
+        }
+        let programs = try await image.programs(in: plan.commandPaths)
+        if !plan.commandPaths.isEmpty {
+            await log.say("\(programs.found.count) commands in \(plan.commandPaths.joined(separator: ", "))")
+        }
+        if !programs.hidden.isEmpty {
+            await log.say("not on the image's PATH, so no commands: \(programs.hidden.joined(separator: ", "))")
+        }
+        let again = "sciferry test \(keptDirectory)/image.sif"
+        let watchers = SuiteRunner.Watchers(
+            began: { done, all, name in await context.report(.test, done * 1000 / max(1, all), "test \(done + 1)/\(all): \(name.prefix(60))") },
+            ended: { record in
+                let outcome = record.outcome
+                let state = outcome.passed ? "passed" : outcome.wasSkipped ?? false ? "not run" : "FAILED"
+                await log.say("test \(state): \(outcome.name) (\(outcome.seconds) s)")
+                if !outcome.passed {
+                    let only = " --only \(ShellWord.quoted(outcome.name))"
+                    for line in record.explanation(repeatedBy: again + only) { await log.say("    \(line)") }
+                }
+            })
+        let jobs = max(1, context.host.processors / max(1, context.configuration.slots))
+        let checks = BuiltInChecks(plan, found: programs.found, in: image)
+        var records = try await checks.run(jobs: jobs, watchers)
+        let windows = try await checks.windows(plan.programs, watchers)
+        records += windows.records
+        records += try await SuiteRunner(plan.suite, name: plan.name, in: image, jobs: jobs).run(provide: { try await dataset($0) }, watchers)
+        (tested.commands, tested.screenshots) = (programs.found, windows.screenshots)
+        tested.outcomes = records.map(\.outcome)
+        return records
+    }
+
+    /// What runs programs of the image, through the launcher that sites use.
+    func runner(_ plan: Plan, _ imageDirectory: String, _ offset: Int64) async throws -> ImageRunner {
+        try await ImageRunner(
+            "\(imageDirectory)/image.sif", launch: Launcher.imageLaunch(offset: offset), place: ImageRunner.place(home: context.home.root, name: context.attempt.description),
+            marks: marks, patience: min(30, try emulator(for: plan.architecture)?.cost ?? 1))
+    }
+
+    /// Brings a file of a dataset, once for all attempts of this worker.
+    private func dataset(_ file: SuiteFile) async throws -> String {
+        guard let digest = file.digest else {
+            throw FarmError(
+                "dataset.absent", .notFound, "the farm has no dataset \(file.dataset) with \(file.path)",
+                hint: "sciferry dataset add \(file.dataset)")
+        }
+        let line = context.line
+        return try await DatasetShelf(context.home.datasets).file(digest, size: file.size ?? 0) { try await line.fetch(digest, to: $0) }
     }
 
     /// Brings an image that another worker built and runs its tests here.
@@ -73,25 +119,20 @@ extension BuildPipeline {
             runtime: tested.runtime, tests: tested.outcomes)
     }
 
-    /// Every command that a release offers must be there, whatever the recipe's own tests look at.
-    static func deployTests(_ plan: Plan) -> [FunctionalTest] {
-        plan.commands.map { command in
-            FunctionalTest(
-                name: "command \(command) is there", command: "command -v -- \(ShellWord.quoted(command))", timeoutSeconds: 60)
-        }
-    }
+    private var keptDirectory: String { "\(context.home.kept)/\(context.attempt)" }
 
     /// The image of a failed test stays on the worker for a while, so that somebody can look into it.
-    func keep(_ imageDirectory: String, _ failed: [TestOutcome]) throws -> Failure {
-        let kept = "\(context.home.kept)/\(context.attempt)"
+    private func keep(_ imageDirectory: String, _ failed: [TestRecord], of all: [TestRecord]) throws -> Failure {
         try Disk.makeDirectory(context.home.kept)
-        try Disk.remove(kept)
-        try Disk.rename(imageDirectory, to: kept)
-        let names = failed.map { "\($0.name): \($0.problems.joined(separator: "; "))" }
-        return Failure(
+        try Disk.remove(keptDirectory)
+        try Disk.rename(imageDirectory, to: keptDirectory)
+        let names = failed.map { "\($0.outcome.name): \($0.outcome.problems.joined(separator: "; "))" }
+        var failure = Failure(
             .recipe, code: "test.failed",
             message:
-                "\(failed.count) functional tests failed; the image is kept on worker \(context.worker) as \(kept)/image.sif for \(Int(context.configuration.keepDays)) days",
+                "\(failed.count) functional tests failed; the image is kept on worker \(context.worker) as \(keptDirectory)/image.sif for \(Int(context.configuration.keepDays)) days",
             tail: names)
+        failure.tests = all.map(\.outcome)
+        return failure
     }
 }

@@ -7,6 +7,7 @@ import Glibc
 package import HTTPTransport
 import ISAProof
 import ImageAssembly
+import ImageTesting
 import Microarchitecture
 import ProcessRunner
 import SiteDelivery
@@ -178,12 +179,14 @@ package struct BuildPipeline: Sendable {
     }
 
     func cleanUp() async {
-        await Mounts.release(below: "\(directory)/runtime")
+        let place = ImageRunner.place(home: context.home.root, name: context.attempt.description)
+        await Mounts.release(below: place)
         _ = ProcessRunner.killMarked("SCIFERRY_ATTEMPT", context.home.mark(context.attempt))
         // With several slots, other builds of the engine go on.
         let own = "\(engine.stepsGroup(of: .buildah))/\(context.attempt)"
         await engine.endBuilds(in: context.configuration.slots == 1 ? nil : own)
         await engine.untag(context.home.buildTag(context.attempt.description))
+        try? Disk.remove(place)
         try? Disk.remove(directory)
     }
 }

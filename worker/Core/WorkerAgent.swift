@@ -6,6 +6,7 @@ import FarmModel
 import FarmWire
 import Microarchitecture
 import Foundation
+import ImageTesting
 import HTTPTransport
 package import Logging
 package import NIOCore
@@ -399,7 +400,9 @@ package actor WorkerAgent {
         for name in left {
             await engine.untag(home.buildTag(name))
             try? Disk.remove("\(home.attempts)/\(name)")
-            try? Disk.remove(SuiteRunner.workDirectory(home: home.root, attempt: name))
+            let place = ImageRunner.place(home: home.root, name: name)
+            await Mounts.release(below: place)
+            try? Disk.remove(place)
         }
         await engine.untagAll(home.layerTag(""))
         await engine.endBuilds(in: nil)

@@ -89,6 +89,8 @@ package struct WorkerHome: Sendable, Hashable {
     package var layerNotes: String { "\(root)/layers.json" }
     /// What was found of images' machine code, for all workers of the machine that run as root.
     package var proofs: String { geteuid() == 0 ? "/var/cache/sciferry/proofs" : "\(root)/proofs" }
+    /// Files of test data, by content; shared by all workers of a machine that root runs.
+    package var datasets: String { geteuid() == 0 ? "/var/cache/sciferry/datasets" : "\(root)/datasets" }
     package var lock: String { "\(root)/worker.lock" }
 
     /// The engine's name for what an attempt builds. It names the home too: several workers may share one engine.

@@ -44,7 +44,32 @@ package struct ImageRunner: Sendable {
             "SCIFERRY_TEMPORARY": place.temporary,
         ]
         for (name, value) in marks { environment[name] = value }
+        if place.user != nil, try await ImageRunner.runtimeName(place, environment) == "bwrap" {
+            try await ImageRunner.mount(place, launch: launch, environment)
+            environment["SCIFERRY_RUNTIME"] = "bwrap"
+        }
         self.environment = environment
+    }
+
+    /// Mounts the image where the launcher will look for it: an ordinary user may not be allowed to, and need not.
+    private static func mount(_ place: TestPlace, launch: String, _ environment: [String: String?]) async throws {
+        let offset = launch.split(separator: "\n").first { $0.hasPrefix("offset ") }.map { String($0.dropFirst(7)) } ?? "0"
+        let target = "\(place.mounts)/image"
+        try await Blocking.run { try Disk.makeDirectory(target) }
+        let image = "\(place.imageDirectory)/image.sif"
+        for program in ["squashfuse_ll", "squashfuse"] where ProcessRunner.find(program) != nil {
+            let options = "offset=\(offset),ro,allow_other"
+            let result = try await ProcessRunner.run(Command(program, ["-o", options, image, target], environment: environment, deadlineSeconds: 60))
+            if result.succeeded { return }
+        }
+        try await ProcessRunner.require(
+            Command("mount", ["-t", "squashfs", "-o", "ro,loop,offset=\(offset)", image, target], deadlineSeconds: 60))
+    }
+
+    private static func runtimeName(_ place: TestPlace, _ environment: [String: String?]) async throws -> String? {
+        let result = try await ProcessRunner.run(
+            Command(place.launcher, ["--runtime"], environment: environment, directory: place.work, deadlineSeconds: 20))
+        return result.succeeded ? result.text.split(separator: "\n").first.map(String.init) : nil
     }
 
     /// Where tests work: in /tmp, where every runtime can show it; found again after a SIGKILL.
@@ -60,9 +85,7 @@ package struct ImageRunner: Sendable {
 
     /// The runtime that the launcher takes here, with its version; throws `runtime.missing`.
     package func runtime() async throws -> String {
-        let result = try await ProcessRunner.run(
-            Command(place.launcher, ["--runtime"], environment: environment, directory: place.work, deadlineSeconds: 20))
-        guard result.succeeded, let name = result.text.split(separator: "\n").first.map(String.init) else {
+        guard let name = try await ImageRunner.runtimeName(place, environment) else {
             throw FarmError(
                 "runtime.missing", .unavailable, "there is nothing to run an image with",
                 hint: "install apptainer, or squashfuse and bubblewrap")

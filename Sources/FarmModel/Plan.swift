@@ -369,8 +369,11 @@ package struct VerifyOrder: Codable, Sendable, Hashable {
     package var on: String
     /// How many regions the farm has; the first has the image, others may have parts of it whole where the first has not.
     package var regions: Int
+    /// The tests that are wanted, where it is not all of them: the builder has left them to others.
+    package var only: [String]?
 
-    package init(plan: Digest, manifest: Digest, on: String, regions: Int) {
+    package init(plan: Digest, manifest: Digest, on: String, regions: Int, only: [String]? = nil) {
+        self.only = only
         self.regions = regions
         self.plan = plan
         self.manifest = manifest

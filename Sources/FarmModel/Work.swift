@@ -126,11 +126,16 @@ package struct TestOutcome: Codable, Sendable, Hashable {
     package var wasSkipped: Bool?
     /// Other machines may not have what it takes to run it.
     package var wantsMore: Bool?
+    /// It was left to another worker, because the suite takes long; nothing is known of it yet.
+    package var wasLeft: Bool?
+    /// The worker that ran it, where it was another one than the builder.
+    package var worker: String?
 
     package init(
         name: String, passed: Bool, problems: [String], seconds: Double, memoryBytes: Int64? = nil, wasSkipped: Bool? = nil,
-        wantsMore: Bool? = nil
+        wantsMore: Bool? = nil, wasLeft: Bool? = nil
     ) {
+        self.wasLeft = wasLeft
         self.wantsMore = wantsMore
         self.memoryBytes = memoryBytes
         self.wasSkipped = wasSkipped

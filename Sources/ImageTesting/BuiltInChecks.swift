@@ -10,15 +10,16 @@ package struct BuiltInChecks: Sendable {
     let image: ImageRunner
     private let plan: Plan
     private let commands: [String]
-    /// A command that answers within this is one that starts.
-    private static let startSeconds = 30.0
+    /// A command that answers within so many seconds is one that starts.
+    private let startSeconds: Double
     /// More of them tell nothing new; all are looked at without being started.
     private static let mostStarts = 200
     private static let memoryBytes: Int64 = 4 << 30
 
     /// - Parameters:
     ///   - found: commands that were found in the plan's directories, beside those that it names.
-    package init(_ plan: Plan, found: [String], in image: ImageRunner) {
+    package init(_ plan: Plan, found: [String], in image: ImageRunner, startSeconds: Double = 30) {
+        self.startSeconds = startSeconds
         self.plan = plan
         self.image = image
         commands = plan.commands + found.filter { !plan.commands.contains($0) }
@@ -137,7 +138,7 @@ package struct BuiltInChecks: Sendable {
         var problems: [String] = []
         var last: TestObservation?
         for word in ["--version", "--help"] {
-            let terms = ImageRunner.Terms(timeout: BuiltInChecks.startSeconds, network: false, memoryBytes: BuiltInChecks.memoryBytes)
+            let terms = ImageRunner.Terms(timeout: startSeconds, network: false, memoryBytes: BuiltInChecks.memoryBytes)
             let seen = try await image.run(fact.name, [word], name: "start-\(index)", terms)
             guard let problem = StartCheck.problem(seen) else {
                 return TestRecord(

@@ -58,7 +58,8 @@ package struct ImageRunner: Sendable {
         try await Blocking.run { try Disk.makeDirectory(target) }
         let image = "\(place.imageDirectory)/image.sif"
         for program in ["squashfuse_ll", "squashfuse"] where ProcessRunner.find(program) != nil {
-            let options = "offset=\(offset),ro,allow_other"
+            // Without the kernel's look at modes anybody could read and run everything, which users cannot.
+            let options = "offset=\(offset),ro,allow_other,default_permissions"
             let result = try await ProcessRunner.run(Command(program, ["-o", options, image, target], environment: environment, deadlineSeconds: 60))
             if result.succeeded { return }
         }

@@ -13,15 +13,19 @@ package struct SuiteRunner: Sendable {
     private let data: String
     /// Most tests at the same time.
     private let jobs: Int
+    /// Seconds after which no further test begins, where the suite's tests may be spread over machines.
+    private let budget: Double?
 
     private static let setupSeconds = 600
 
     /// - Parameters:
     ///   - name: of what is tested; the suite's datasets lie in a directory of that name.
     ///   - jobs: how many tests may run at the same time, where the suite allows it.
-    package init(_ suite: TestSuite, name: String, in image: ImageRunner, jobs: Int) {
+    ///   - budget: seconds after which the rest is left to others, where the suite allows it.
+    package init(_ suite: TestSuite, name: String, in image: ImageRunner, jobs: Int, budget: Double? = nil) {
         self.image = image
         self.suite = suite
+        self.budget = suite.isParallel ?? false ? budget : nil
         self.jobs = suite.isParallel ?? false ? jobs : 1
         data = suite.files == nil ? image.place.work : "\(image.place.work)/\(name)"
         variables = SuiteVariables(suite, work: image.place.work, data: data)
@@ -55,9 +59,16 @@ package struct SuiteRunner: Sendable {
             return [failed]
         }
         var order = TestOrder(suite.tests, most: jobs)
+        let started = Timestamp.now
         var records = [TestRecord?](repeating: nil, count: suite.tests.count)
         try await withThrowingTaskGroup(of: (Int, TestRecord).self) { tasks in
             while !order.isOver {
+                if let budget, Timestamp.now.seconds(since: started) > budget {
+                    for index in order.leave() {
+                        records[index] = TestRecord(
+                            outcome: TestOutcome(name: suite.tests[index].name, passed: false, problems: [], seconds: 0, wasLeft: true))
+                    }
+                }
                 for step in order.next() {
                     switch step {
                     case .skip(let index, let failed):

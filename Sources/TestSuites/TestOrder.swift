@@ -62,6 +62,12 @@ package struct TestOrder: Sendable {
         return steps
     }
 
+    /// What has not begun shall not begin any more. Returns it.
+    package mutating func leave() -> [Int] {
+        defer { waiting = [] }
+        return waiting
+    }
+
     package mutating func end(_ index: Int, passed: Bool) {
         running.remove(index)
         ended[index] = passed

@@ -24,7 +24,7 @@ import Testing
         "SingularityImage>SystemIO",
         "SystemIO>FarmModel", "TemplateEngine>FarmModel", "Zstandard>FarmModel", "CoordinatorWeb>CoordinatorCore",
         "CoordinatorWeb>PlainAccess",
-        "Upstream>Registry", "Commands>CoordinatorCore", "Commands>WorkerCore",
+        "Upstream>Registry", "Recipes>TestSuites", "ImageTesting>SiteDelivery", "Commands>CoordinatorCore", "Commands>WorkerCore",
         "Commands>PlainAccess", "Commands>SitePolicy",
     ]
     /// Packages with a price: the worker must stay free of YAML and of the database.

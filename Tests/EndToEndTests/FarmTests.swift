@@ -96,7 +96,7 @@ import Testing
 
     private static func content(_ region: String, _ farm: TestFarm) async throws -> String {
         let script =
-            "cd \(farm.home)/regions/\(region) && find . -type f ! -path './.sciferry-staging/*' ! -path './inputs/*' | sort | xargs sha256sum"
+            "cd \(farm.home)/regions/\(region) && find . -type f ! -path './.sciferry-staging/*' ! -path './inputs/*' ! -path './datasets/*' | sort | xargs sha256sum"
         return try await ProcessRunner.require(Command("sh", ["-c", script]))
     }
 

@@ -228,7 +228,7 @@ extension FarmState {
             }
             end(attempt, .succeeded, failure: nil, now: now)
             finish(job.id, .succeeded, now: now)
-            verified(job, found, by: attempt.worker)
+            verified(job, found, by: attempt.worker, now: now)
         case .failed(let failure):
             end(attempt, .failed, failure: failure, now: now)
             if failure.failureClass == .recipe || failure.retry == .never {

@@ -6,8 +6,9 @@ extension FarmState {
     /// The image lies in the store: asks for its tests on every CPU that the recipe names.
     mutating func startVerification(_ id: JobID, now: Timestamp) {
         guard let job = jobs[id], var record = publications[id], record.step == .verify else { return }
+        if askForRest(of: record, for: job, now: now) { return }
         var found: [Verification] = []
-        var asking: [JobID] = []
+        var asking = job.verifyJobs ?? []
         for asked in job.verifyOn ?? [] {
             if let own = ownTests(of: record, on: asked, for: job, now: now) {
                 found.append(own)
@@ -43,6 +44,47 @@ extension FarmState {
             tests: result.tests)
     }
 
+    /// Most jobs that the rest of a long suite is spread over.
+    private static let mostShards = 16
+
+    /// Spreads tests that the builder has left over the workers that can run them. Returns whether there are such.
+    private mutating func askForRest(of record: PublicationRecord, for parent: JobRecord, now: Timestamp) -> Bool {
+        let left = record.result.tests.filter { $0.wasLeft ?? false }.map(\.name)
+        guard !left.isEmpty else { return false }
+        let able = workers.values.count { worker in
+            worker.trusted && !worker.revoked && (worker.facts.map { Microarchitecture.runs($0.target, parent.target) } ?? false)
+        }
+        let shards = max(1, min(able, left.count, FarmState.mostShards))
+        var asking: [JobID] = []
+        for shard in 0..<shards {
+            // Tests that stand beside each other often stand on each other, too.
+            let names = Array(left[left.count * shard / shards..<left.count * (shard + 1) / shards])
+            var test = verifyJob(parent.target, of: record, for: parent, now: now)
+            test.title = "test \(parent.title), part \(shard + 1) of \(shards)"
+            test.verify?.only = names
+            put(test)
+            asking.append(test.id)
+        }
+        var next = parent
+        next.state = .verifying
+        next.verifyJobs = asking
+        put(next)
+        return true
+    }
+
+    /// A part of a long suite is done; once all are, what else a release waits for may begin.
+    private mutating func merge(_ found: Verification, into parent: JobID, now: Timestamp) {
+        guard var record = publications[parent] else { return }
+        let came = Dictionary(found.tests.map { ($0.name, $0) }) { first, _ in first }
+        record.result.tests = record.result.tests.map { test in
+            guard test.wasLeft ?? false, var outcome = came[test.name] else { return test }
+            outcome.worker = found.worker
+            return outcome
+        }
+        put(record)
+        if !record.result.tests.contains(where: { $0.wasLeft ?? false }) { startVerification(parent, now: now) }
+    }
+
     private mutating func verifyJob(_ asked: String, of record: PublicationRecord, for parent: JobRecord, now: Timestamp) -> JobRecord {
         var job = newJob(
             kind: .verify, title: "test \(parent.title) on \(asked)", recipe: parent.recipe, version: parent.version, target: asked,
@@ -60,12 +102,13 @@ extension FarmState {
     }
 
     /// A verify job's tests passed.
-    mutating func verified(_ job: JobRecord, _ found: Verification, by worker: WorkerName) {
+    mutating func verified(_ job: JobRecord, _ found: Verification, by worker: WorkerName, now: Timestamp) {
         guard let parent = job.parent, var record = publications[parent], record.step == .verify else { return }
         var found = found
         found.worker = worker.rawValue
         found.runtime = String(found.runtime.prefix(100))
         (found.hostTarget, found.emulator) = cpu(of: worker, job)
+        if job.verify?.only != nil { return merge(found, into: parent, now: now) }
         record.verified = ((record.verified ?? []).filter { $0.asked != found.asked } + [found]).sorted { $0.asked < $1.asked }
         put(record)
         finishVerification(parent)
@@ -89,9 +132,12 @@ extension FarmState {
     /// Whether a verification ran the very tests of the build that it belongs to, and all passed.
     func areTestsOfBuild(_ tests: [TestOutcome], of job: JobRecord) -> Bool {
         guard let record = job.parent.flatMap({ publications[$0] }) else { return false }
+        if let only = job.verify?.only { return tests.allSatisfy(\.passed) && Set(tests.map(\.name)) == Set(only) }
         // Which tests there are is not for a builder of the untrusted pool to say.
         if record.attempt.job != record.job { return tests.allSatisfy(\.passed) }
-        return tests.allSatisfy(\.passed) && tests.map(\.name) == record.result.tests.map(\.name)
+        // Some want what not every machine has.
+        func names(_ tests: [TestOutcome]) -> [String] { tests.filter { !($0.wantsMore ?? false) }.map(\.name) }
+        return tests.allSatisfy(\.passed) && names(tests) == names(record.result.tests)
     }
 
     /// Room for an image, and for what its tests write.
@@ -100,7 +146,9 @@ extension FarmState {
     /// Goes on to the release once every CPU has its tests.
     private mutating func finishVerification(_ id: JobID) {
         guard var job = jobs[id], var record = publications[id], record.step == .verify else { return }
-        guard Set(job.verifyOn ?? []).isSubset(of: (record.verified ?? []).map(\.asked)) else { return }
+        guard Set(job.verifyOn ?? []).isSubset(of: (record.verified ?? []).map(\.asked)),
+            !record.result.tests.contains(where: { $0.wasLeft ?? false })
+        else { return }
         record.step = .release
         put(record)
         job.state = .publishing

@@ -19,14 +19,16 @@ extension BuildPipeline {
     }
 
     /// Runs the checks of every image and the plan's own tests; throws `test.failed` when one fails, and keeps the image then.
-    func test(_ plan: Plan, _ imageDirectory: String, _ offset: Int64, listsRPM lists: Bool) async throws -> Tested {
+    ///
+    /// - Parameter only: the plan's tests that are wanted, and no checks; `nil` for all and the checks.
+    func test(_ plan: Plan, _ imageDirectory: String, _ offset: Int64, listsRPM lists: Bool, only: [String]? = nil) async throws -> Tested {
         let image = try await runner(plan, imageDirectory, offset)
         do {
             var tested = Tested(runtime: try await image.runtime(), user: image.userName)
-            let records = try await test(plan, in: image, imageDirectory, &tested)
+            let records = try await test(plan, in: image, only, &tested)
             if lists { tested.rpm = try await image.rpmPackages() }
             await image.cleanUp()
-            let failed = records.filter { !$0.outcome.passed }
+            let failed = records.filter { !$0.outcome.passed && !($0.outcome.wasLeft ?? false) }
             guard failed.isEmpty else { throw AttemptFailure(try keep(imageDirectory, failed, of: records)) }
             return tested
         } catch {
@@ -35,14 +37,28 @@ extension BuildPipeline {
         }
     }
 
-    private func test(_ plan: Plan, in image: ImageRunner, _ imageDirectory: String, _ tested: inout Tested) async throws -> [TestRecord] {
-        let (context, log) = (context, log)
+    private func test(_ plan: Plan, in image: ImageRunner, _ only: [String]?, _ tested: inout Tested) async throws -> [TestRecord] {
+        let log = log
         await log.say("running \(plan.suite.tests.count) tests through \(tested.runtime) as \(tested.user)")
         if !plan.suite.skipped.isEmpty { await log.say("the recipe's own tests are not run: \(plan.suite.skipped)") }
         let start = try await image.start()
         guard start.passed else {
             await log.say("the image does not start: \(start.problems.joined(separator: "; "))")
             return [TestRecord(outcome: start)]
+        }
+        let jobs = max(1, context.host.processors / max(1, context.configuration.slots))
+        let watchers = watchers
+        if let only {
+            var suite = plan.suite
+            guard let wanted = TestOrder.only(only, of: suite.tests) else {
+                throw FarmError("test.unknown", .fault, "the plan does not have the tests that are wanted")
+            }
+            suite.tests = wanted
+            let records = try await SuiteRunner(suite, name: plan.name, in: image, jobs: jobs).run(provide: { try await dataset($0) }, watchers)
+            // Others were run because these stand on them.
+            let asked = Set(only)
+            tested.outcomes = records.map(\.outcome).filter { asked.contains($0.name) }
+            return records
         }
         let programs = try await image.programs(in: plan.commandPaths)
         if !plan.commandPaths.isEmpty {
@@ -51,8 +67,25 @@ extension BuildPipeline {
         if !programs.hidden.isEmpty {
             await log.say("not on the image's PATH, so no commands: \(programs.hidden.joined(separator: ", "))")
         }
+        let checks = BuiltInChecks(plan, found: programs.found, in: image)
+        var records = try await checks.run(jobs: jobs, watchers)
+        let windows = try await checks.windows(plan.programs, watchers)
+        records += windows.records
+        records += try await SuiteRunner(
+            plan.suite, name: plan.name, in: image, jobs: jobs, budget: context.configuration.testMinutes * 60
+        ).run(provide: { try await dataset($0) }, watchers)
+        let left = records.count { $0.outcome.wasLeft ?? false }
+        if left > 0 { await log.say("\(left) tests are left to other workers: the suite has taken \(context.configuration.testMinutes) minutes") }
+        (tested.commands, tested.screenshots) = (programs.found, windows.screenshots)
+        tested.outcomes = records.map(\.outcome)
+        return records
+    }
+
+    /// Tells of each test, in the log and to the coordinator.
+    private var watchers: SuiteRunner.Watchers {
+        let (context, log) = (context, log)
         let again = "sciferry test \(keptDirectory)/image.sif"
-        let watchers = SuiteRunner.Watchers(
+        return SuiteRunner.Watchers(
             began: { done, all, name in await context.report(.test, done * 1000 / max(1, all), "test \(done + 1)/\(all): \(name.prefix(60))") },
             ended: { record in
                 let outcome = record.outcome
@@ -63,15 +96,6 @@ extension BuildPipeline {
                     for line in record.explanation(repeatedBy: again + only) { await log.say("    \(line)") }
                 }
             })
-        let jobs = max(1, context.host.processors / max(1, context.configuration.slots))
-        let checks = BuiltInChecks(plan, found: programs.found, in: image)
-        var records = try await checks.run(jobs: jobs, watchers)
-        let windows = try await checks.windows(plan.programs, watchers)
-        records += windows.records
-        records += try await SuiteRunner(plan.suite, name: plan.name, in: image, jobs: jobs).run(provide: { try await dataset($0) }, watchers)
-        (tested.commands, tested.screenshots) = (programs.found, windows.screenshots)
-        tested.outcomes = records.map(\.outcome)
-        return records
     }
 
     /// What runs programs of the image, through the launcher that sites use.
@@ -112,7 +136,7 @@ extension BuildPipeline {
         await log.say("image sha256:\(manifest.image.hex), \(manifest.size) bytes, \(rebuild.quote.fetchBytes) bytes fetched")
         await enter(.test)
         let partition = try await Blocking.run { try ImageFileSystem(path).partition }
-        let tested = try await test(plan, Disk.parent(of: path), partition.offset, listsRPM: false)
+        let tested = try await test(plan, Disk.parent(of: path), partition.offset, listsRPM: false, only: order.only)
         clock.enter(.done)
         return Verification(
             asked: order.on, hostTarget: context.host.target, emulator: emulator?.emulator, worker: context.worker,

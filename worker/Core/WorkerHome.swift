@@ -27,6 +27,8 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
     package var buildahRoot: String
     /// Days for which the image of a failed test is kept.
     package var keepDays: Double
+    /// Minutes of a suite's tests after which a build leaves the rest to other workers, where the suite allows it.
+    package var testMinutes: Double
     /// Hours after which a build is ended.
     package var buildHours: Double
     /// Minutes without a word after which a build is ended.
@@ -61,6 +63,7 @@ package struct WorkerConfiguration: Codable, Sendable, Hashable {
         dockerHost = ""
         (builder, buildahRoot) = (.buildkit, "")
         keepDays = 7
+        testMinutes = 20
         buildHours = 12
         silentMinutes = 120
         labels = []

@@ -1,4 +1,5 @@
 import Attestation
+import CoordinatorCore
 import FarmModel
 import Foundation
 import ProcessRunner

@@ -45,7 +45,8 @@ def run(script, work, timeout):
         return None, ""
     finally:
         path.unlink()
-    return done.returncode, done.stdout + done.stderr
+    # A signal comes out of a container as a shell tells it.
+    return done.returncode if done.returncode >= 0 else 128 - done.returncode, done.stdout + done.stderr
 
 
 def dimensions(path):

@@ -25,7 +25,8 @@ struct DatasetListCommand: AsyncParsableCommand {
             for dataset in all {
                 let size = dataset.files.reduce(0) { $0 + $1.size }
                 Console.print(
-                    "\(dataset.name)  \(dataset.files.count) files, \(Console.bytes(size)), \(dataset.licence), \(dataset.source)".printable())
+                    "\(dataset.name)  \(dataset.files.count) files, \(Console.bytes(size)), \(dataset.licence), \(dataset.source)"
+                        .printable())
                 guard files else { continue }
                 for file in dataset.files { Console.print("  \(file.digest.hex)  \(Console.bytes(file.size))  \(file.path)".printable()) }
             }

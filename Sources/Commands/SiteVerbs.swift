@@ -147,12 +147,15 @@ extension ShowCommand {
             let (result, details) = (statement.predicate, statement.predicate.details)
             let cpu = [details.host, details.emulator.map { "emulated by \($0)" }].compactMap { $0 }.joined(separator: ", ")
             Console.print(
-                "  evidence   \(result.result.rawValue) for \(details.asked) on \(details.worker) (\(cpu)) through \(details.runtime): sha256:\(digest.hex)")
+                "  evidence   \(result.result.rawValue) for \(details.asked) on \(details.worker) (\(cpu)) through \(details.runtime): sha256:\(digest.hex)"
+            )
             for warning in result.warnedTests { Console.print("             \(warning)".printable()) }
         }
         let runs: [TestRun] = try await farm.client().get("/api/v1/tests/\(release.name)")
         let flaky = TestHistory(runs).tests.filter(\.isFlaky)
-        if !flaky.isEmpty { Console.print("  flaky      \(flaky.map { "\($0.name) (\($0.passed) of \($0.runs))" }.joined(separator: ", "))".printable()) }
+        if !flaky.isEmpty {
+            Console.print("  flaky      \(flaky.map { "\($0.name) (\($0.passed) of \($0.runs))" }.joined(separator: ", "))".printable())
+        }
     }
 }
 

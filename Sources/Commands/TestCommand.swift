@@ -68,7 +68,9 @@ struct TestCommand: AsyncParsableCommand {
         let runtime = try await runner.runtime()
         let started = Timestamp.now
         let start = try await runner.start()
-        guard start.passed else { return TestReport(subject: subject, runtime: runtime, tests: [TestRecord(outcome: start)], seconds: start.seconds) }
+        guard start.passed else {
+            return TestReport(subject: subject, runtime: runtime, tests: [TestRecord(outcome: start)], seconds: start.seconds)
+        }
         var plan = try await image.plan(in: runner)
         if let suite {
             let reading = try RecipeSuite(try Disk.read(suite), path: suite, mode: compat ? .compatible : .own)
@@ -100,7 +102,8 @@ struct TestCommand: AsyncParsableCommand {
         if let stranger = only.first(where: { !known.contains($0) }) {
             throw FarmError(
                 "test.unknown", .notFound, "there is no test \"\(stranger)\"",
-                hint: NearestWord.find(stranger, among: known).map { "did you mean \"\($0)\"?" } ?? "sciferry test \(subject) runs all and names them")
+                hint: NearestWord.find(stranger, among: known).map { "did you mean \"\($0)\"?" }
+                    ?? "sciferry test \(subject) runs all and names them")
         }
         if !only.isEmpty { plan.suite.tests = own }
         if !plan.suite.tests.isEmpty {
@@ -108,7 +111,8 @@ struct TestCommand: AsyncParsableCommand {
             records += try await SuiteRunner(plan.suite, name: plan.name, in: runner, jobs: jobs).run(
                 provide: { try TestCommand.find($0, below: data, runner.root) }, watchers)
         }
-        return TestReport(subject: "\(plan.name)/\(plan.version)", runtime: runtime, tests: records, seconds: Timestamp.now.seconds(since: started))
+        return TestReport(
+            subject: "\(plan.name)/\(plan.version)", runtime: runtime, tests: records, seconds: Timestamp.now.seconds(since: started))
     }
 
     /// A file of a dataset that lies here.
@@ -139,7 +143,9 @@ struct TestCommand: AsyncParsableCommand {
         let shows = Console.isTerminal
         let options = suite.map { " --suite \(ShellWord.quoted($0))" } ?? ""
         return SuiteRunner.Watchers(
-            began: { done, all, name in if shows { line.show("test \(done + 1)/\(all): \(name)", share: Double(done) / Double(max(1, all))) } },
+            began: { done, all, name in
+                if shows { line.show("test \(done + 1)/\(all): \(name)", share: Double(done) / Double(max(1, all))) }
+            },
             ended: { record in
                 line.clear()
                 let outcome = record.outcome
@@ -197,9 +203,11 @@ private struct TestSubject {
         return Plan(
             name: name, version: release?.version ?? "0", architecture: release?.image.architecture ?? family,
             target: release?.image.target ?? family,
-            base: release?.base ?? BaseImage(name: name, digest: Digest(hashing: ""), origin: .registry, size: 0, bootstrap: nil), dockerfile: "", context: [],
+            base: release?.base ?? BaseImage(name: name, digest: Digest(hashing: ""), origin: .registry, size: 0, bootstrap: nil),
+            dockerfile: "", context: [],
             commands: release?.commands ?? [], commandPaths: [], programs: release?.programs ?? [], description: release?.description ?? "",
-            categories: release?.categories ?? [], licences: release?.licences ?? [], suite: TestSuite(skipped: "the image brings none along"),
+            categories: release?.categories ?? [], licences: release?.licences ?? [],
+            suite: TestSuite(skipped: "the image brings none along"),
             diskBytes: 0)
     }
 }
@@ -219,7 +227,9 @@ private struct SuiteReadings {
     }
 
     func tell() throws {
-        guard !paths.isEmpty else { throw FarmError("test.subject", .usage, "no suite is named", hint: "sciferry test --check fulltest.yaml") }
+        guard !paths.isEmpty else {
+            throw FarmError("test.subject", .usage, "no suite is named", hint: "sciferry test --check fulltest.yaml")
+        }
         let readings = paths.map(read)
         if isJSON { try Console.json(readings) } else { readings.forEach(show) }
         guard readings.allSatisfy(\.ok) else { throw ExitCode(FarmError.Category.invalid.exitStatus) }
@@ -239,8 +249,10 @@ private struct SuiteReadings {
     private func show(_ reading: Reading) {
         if let error = reading.error { return Console.print("\(reading.file): \(error)") }
         for finding in reading.findings.sorted(by: { $0.line < $1.line }) {
-            Console.print("\(finding.file):\(finding.line): \(finding.severity.rawValue): \(finding.message) [\(finding.code)]\n  \(finding.advice)")
+            Console.print(
+                "\(finding.file):\(finding.line): \(finding.severity.rawValue): \(finding.message) [\(finding.code)]\n  \(finding.advice)")
         }
-        Console.print("\(reading.file): \(reading.tests) tests, \(reading.findings.isEmpty ? "sound" : "\(reading.findings.count) findings")")
+        Console.print(
+            "\(reading.file): \(reading.tests) tests, \(reading.findings.isEmpty ? "sound" : "\(reading.findings.count) findings")")
     }
 }

@@ -24,7 +24,8 @@ struct TestHistoryView {
             })
         for run in runs.suffix(5) {
             Console.print(
-                "\(Console.date(run.at))  \(run.version) for \(run.target) on \(run.worker): \(run.tests.filter(\.passed).count) of \(run.tests.count) passed, \(run.attempt)")
+                "\(Console.date(run.at))  \(run.version) for \(run.target) on \(run.worker): \(run.tests.filter(\.passed).count) of \(run.tests.count) passed, \(run.attempt)"
+            )
         }
     }
 }

@@ -47,7 +47,8 @@ package struct TestDataset: Codable, Sendable, Hashable {
             return SuiteFile(dataset: file.dataset, path: file.path, digest: found.digest, size: found.size)
         }
         if let first = missing.first {
-            suite.skipped = "the farm does not have \(first)\(missing.count > 1 ? " and \(missing.count - 1) more files" : "") (sciferry dataset add)"
+            suite.skipped =
+                "the farm does not have \(first)\(missing.count > 1 ? " and \(missing.count - 1) more files" : "") (sciferry dataset add)"
             (suite.tests, suite.setup, suite.hostSetup, suite.files) = ([], "", nil, nil)
         }
         return suite

@@ -39,6 +39,8 @@ package struct TestRun: Codable, Sendable, Hashable {
         self.host = host
         self.at = at
         // What was left out tells nothing of itself.
-        self.tests = tests.filter { !($0.wasSkipped ?? false) && !($0.wasLeft ?? false) }.map { Outcome(name: $0.name, passed: $0.passed, seconds: $0.seconds) }
+        self.tests = tests.filter { !($0.wasSkipped ?? false) && !($0.wasLeft ?? false) }.map {
+            Outcome(name: $0.name, passed: $0.passed, seconds: $0.seconds)
+        }
     }
 }

@@ -184,7 +184,9 @@ package struct ImageRecord: Codable, Sendable, Hashable {
     package static func tests(on target: String) -> String { "tests-\(target)" }
 
     /// Whether the farm signs records of a kind.
-    package static func isSigned(_ kind: String) -> Bool { kind == Kind.instructions.rawValue || kind == tests || kind.hasPrefix("\(tests)-") }
+    package static func isSigned(_ kind: String) -> Bool {
+        kind == Kind.instructions.rawValue || kind == tests || kind.hasPrefix("\(tests)-")
+    }
 
     /// Where regions keep a record.
     package static func key(_ digest: Digest) -> String { "records/\(digest.hex)" }

@@ -74,7 +74,8 @@ package struct BuiltInChecks: Sendable {
 
     private func look() async throws -> [CommandFacts] {
         if commands.isEmpty { return [] }
-        let list = try await Blocking.run { [image, commands] in try image.place.write(".commands", commands.joined(separator: "\n") + "\n") }
+        let list = try await Blocking.run { [image, commands] in try image.place.write(".commands", commands.joined(separator: "\n") + "\n")
+        }
         var terms = ImageRunner.Terms(timeout: 600, network: false)
         terms.arguments = [list]
         let seen = try await image.run(script: BuiltInChecks.looking, name: "commands", terms)
@@ -94,7 +95,8 @@ package struct BuiltInChecks: Sendable {
             if promised.contains(fact.name) {
                 records.append(
                     TestRecord(
-                        outcome: TestOutcome(name: "command \(fact.name) is there", passed: problems.isEmpty, problems: problems, seconds: 0)))
+                        outcome: TestOutcome(
+                            name: "command \(fact.name) is there", passed: problems.isEmpty, problems: problems, seconds: 0)))
             } else if let first = problems.first {
                 others.append("\(fact.name): \(first)")
             }
@@ -103,7 +105,8 @@ package struct BuiltInChecks: Sendable {
             records.append(
                 TestRecord(
                     outcome: TestOutcome(
-                        name: "commands of \(plan.commandPaths.joined(separator: ", ")) are sound", passed: others.isEmpty, problems: others,
+                        name: "commands of \(plan.commandPaths.joined(separator: ", ")) are sound", passed: others.isEmpty,
+                        problems: others,
                         seconds: 0)))
         }
         return records
@@ -113,7 +116,9 @@ package struct BuiltInChecks: Sendable {
 
     private func starts(_ facts: [CommandFacts], _ jobs: Int, _ watchers: SuiteRunner.Watchers) async throws -> [TestRecord] {
         let left = Set(plan.suite.unstarted ?? [])
-        let sound = facts.filter { plan.commands.contains($0.name) && $0.problems(architecture: plan.architecture).isEmpty && !left.contains($0.name) }
+        let sound = facts.filter {
+            plan.commands.contains($0.name) && $0.problems(architecture: plan.architecture).isEmpty && !left.contains($0.name)
+        }
         let tried = Array(sound.prefix(BuiltInChecks.mostStarts))
         return try await withThrowingTaskGroup(of: (Int, TestRecord).self) { tasks in
             var records = [TestRecord?](repeating: nil, count: tried.count)
@@ -144,7 +149,8 @@ package struct BuiltInChecks: Sendable {
                 return TestRecord(
                     outcome: TestOutcome(
                         name: "command \(fact.name) starts", passed: true, problems: [], seconds: seen.seconds,
-                        memoryBytes: seen.memoryBytes > 0 ? seen.memoryBytes : nil), command: "\(fact.name) \(word)", exitCode: seen.exitCode)
+                        memoryBytes: seen.memoryBytes > 0 ? seen.memoryBytes : nil), command: "\(fact.name) \(word)",
+                    exitCode: seen.exitCode)
             }
             problems.append("\(fact.name) \(word): \(problem)")
             last = seen
@@ -161,7 +167,8 @@ package struct BuiltInChecks: Sendable {
 
     /// Words that shells, languages and runtimes have been seen to change.
     private static let words = [
-        "", " ", "a b", "*", "$HOME", "$(id)", "`id`", "'", "\"", "\\", "\\n", "a\nb", "--", "-n", "~", "!", ";", "&&", "{a,b}", "ünïcode 脳", "\t", "%s",
+        "", " ", "a b", "*", "$HOME", "$(id)", "`id`", "'", "\"", "\\", "\\n", "a\nb", "--", "-n", "~", "!", ";", "&&", "{a,b}",
+        "ünïcode 脳", "\t", "%s",
         "=", "@", "#",
     ]
 
@@ -169,7 +176,8 @@ package struct BuiltInChecks: Sendable {
     private func arguments() async throws -> TestRecord {
         let terms = ImageRunner.Terms(timeout: 60, network: false)
         let seen = try await image.run(
-            "/bin/sh", ["-c", "for word; do printf '%s\\0' \"$word\"; done >.sciferry-words", "sh"] + BuiltInChecks.words, name: "words", terms)
+            "/bin/sh", ["-c", "for word; do printf '%s\\0' \"$word\"; done >.sciferry-words", "sh"] + BuiltInChecks.words, name: "words",
+            terms)
         let files = PlaceFiles(work: image.place.work, temporary: image.place.temporary)
         let came = (try? files.read(".sciferry-words")) ?? []
         let expected: [UInt8] = BuiltInChecks.words.reduce(into: []) { $0 += Array($1.utf8) + [0] }
@@ -182,7 +190,9 @@ package struct BuiltInChecks: Sendable {
 
     /// The module, loaded by the machine's own Lmod; `nil` where it has none.
     private func module() async throws -> TestRecord? {
-        guard let program = ["/usr/share/lmod/lmod/libexec/lmod", "/opt/lmod/lmod/libexec/lmod"].first(where: Disk.exists) else { return nil }
+        guard let program = ["/usr/share/lmod/lmod/libexec/lmod", "/opt/lmod/lmod/libexec/lmod"].first(where: Disk.exists) else {
+            return nil
+        }
         let modules = "\(image.place.root)/modules"
         let (plan, place) = (plan, image.place)
         let name = try await Blocking.run { try TrialModule.write(plan, commands: plan.commands, below: place.root) }
@@ -192,11 +202,14 @@ package struct BuiltInChecks: Sendable {
                 words[0], Array(words.dropFirst()),
                 environment: ["MODULEPATH": modules, "LMOD_IGNORE_CACHE": "1", "HOME": place.work, "LOADEDMODULES": nil, "_LMFILES_": nil],
                 directory: place.work, deadlineSeconds: 60))
-        let isLoaded = result.succeeded && result.text.contains("\(place.root)/tools/") && !result.text.contains("Lmod has detected the following error")
+        let isLoaded =
+            result.succeeded && result.text.contains("\(place.root)/tools/")
+            && !result.text.contains("Lmod has detected the following error")
         return TestRecord(
             outcome: TestOutcome(
                 name: "module \(name) loads", passed: isLoaded,
-                problems: isLoaded ? [] : ["Lmod does not load it: \(result.text.split(separator: "\n").suffix(6).joined(separator: " / "))"], seconds: 0,
+                problems: isLoaded
+                    ? [] : ["Lmod does not load it: \(result.text.split(separator: "\n").suffix(6).joined(separator: " / "))"], seconds: 0,
                 wantsMore: true))
     }
 }

@@ -35,7 +35,10 @@ package struct DatasetShelf: Sendable {
     package func tidy(most: Int64) throws {
         guard Disk.exists(directory) else { return }
         var files = try Disk.list(directory).map { name in
-            (path: "\(directory)/\(name)", size: Disk.size("\(directory)/\(name)") ?? 0, used: Disk.modified("\(directory)/\(name)") ?? .now)
+            (
+                path: "\(directory)/\(name)", size: Disk.size("\(directory)/\(name)") ?? 0,
+                used: Disk.modified("\(directory)/\(name)") ?? .now
+            )
         }
         files.sort { $0.used < $1.used }
         var total = files.reduce(0) { $0 + $1.size }

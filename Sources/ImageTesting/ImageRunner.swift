@@ -60,7 +60,8 @@ package struct ImageRunner: Sendable {
         for program in ["squashfuse_ll", "squashfuse"] where ProcessRunner.find(program) != nil {
             // Without the kernel's look at modes anybody could read and run everything, which users cannot.
             let options = "offset=\(offset),ro,allow_other,default_permissions"
-            let result = try await ProcessRunner.run(Command(program, ["-o", options, image, target], environment: environment, deadlineSeconds: 60))
+            let result = try await ProcessRunner.run(
+                Command(program, ["-o", options, image, target], environment: environment, deadlineSeconds: 60))
             if result.succeeded { return }
         }
         try await ProcessRunner.require(
@@ -128,7 +129,8 @@ package struct ImageRunner: Sendable {
         let file = try await Blocking.run { [place] in try place.write(".sciferry-\(name).sh", script) }
         defer { try? Disk.remove(file) }
         return try await run(
-            "/bin/sh", ["-c", "if command -v bash >/dev/null; then exec bash \"$0\" \"$@\"; else exec sh \"$0\" \"$@\"; fi", file] + terms.arguments,
+            "/bin/sh",
+            ["-c", "if command -v bash >/dev/null; then exec bash \"$0\" \"$@\"; else exec sh \"$0\" \"$@\"; fi", file] + terms.arguments,
             name: name, terms)
     }
 

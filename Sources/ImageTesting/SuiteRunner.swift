@@ -51,7 +51,8 @@ package struct SuiteRunner: Sendable {
     /// - Parameters:
     ///   - provide: where a file of the suite's datasets lies on this machine; throws where it cannot be had.
     package func run(
-        provide: @Sendable (SuiteFile) async throws -> String = { _ in throw FarmError("dataset.absent", .notFound, "no datasets are here") },
+        provide: @Sendable (SuiteFile) async throws -> String = { _ in throw FarmError("dataset.absent", .notFound, "no datasets are here")
+        },
         _ watchers: Watchers = Watchers()
     ) async throws -> [TestRecord] {
         if let failed = try await prepare(provide) {
@@ -75,7 +76,8 @@ package struct SuiteRunner: Sendable {
                         let record = TestRecord(
                             outcome: TestOutcome(
                                 name: suite.tests[index].name, passed: false,
-                                problems: ["not run: it depends on \(failed.joined(separator: ", ")), which failed"], seconds: 0, wasSkipped: true))
+                                problems: ["not run: it depends on \(failed.joined(separator: ", ")), which failed"], seconds: 0,
+                                wasSkipped: true))
                         records[index] = record
                         await watchers.ended(record)
                     case .run(let index):
@@ -90,7 +92,9 @@ package struct SuiteRunner: Sendable {
                 await watchers.ended(record)
             }
         }
-        if let script = suite.cleanup { _ = try await image.run(script: variables.replaced(in: script), name: "cleanup", terms(SuiteRunner.setupSeconds)) }
+        if let script = suite.cleanup {
+            _ = try await image.run(script: variables.replaced(in: script), name: "cleanup", terms(SuiteRunner.setupSeconds))
+        }
         return records.compactMap { $0 }
     }
 
@@ -130,7 +134,8 @@ package struct SuiteRunner: Sendable {
 
     private func failure(_ name: String, _ script: String, _ seen: TestObservation) -> TestRecord? {
         let outcome = FunctionalTest(name: name, command: script, timeoutSeconds: SuiteRunner.setupSeconds).judge(seen, files: files)
-        return outcome.passed ? nil : TestRecord(outcome: outcome, command: script, tail: SuiteRunner.tail(seen.output), exitCode: seen.exitCode)
+        return outcome.passed
+            ? nil : TestRecord(outcome: outcome, command: script, tail: SuiteRunner.tail(seen.output), exitCode: seen.exitCode)
     }
 
     private static func makeDirectories(_ path: String, below place: TestPlace) throws {
@@ -149,7 +154,8 @@ package struct SuiteRunner: Sendable {
         guard let bubblewrap = ProcessRunner.find("bwrap") else {
             return TestRecord(
                 outcome: TestOutcome(
-                    name: "setup on the host", passed: false, problems: ["a script for the host runs within bubblewrap, which is not installed"],
+                    name: "setup on the host", passed: false,
+                    problems: ["a script for the host runs within bubblewrap, which is not installed"],
                     seconds: 0))
         }
         let place = image.place
@@ -157,11 +163,15 @@ package struct SuiteRunner: Sendable {
         defer { try? Disk.remove(file) }
         var words = ["--unshare-all", "--die-with-parent", "--new-session", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
         for path in ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ld.so.cache", "/etc/passwd"] {
-            if Disk.kind(path) == .link { words += ["--symlink", "usr\(path)", path] } else if Disk.exists(path) {
+            if Disk.kind(path) == .link {
+                words += ["--symlink", "usr\(path)", path]
+            } else if Disk.exists(path) {
                 words += ["--ro-bind", path, path]
             }
         }
-        words += ["--bind", place.work, place.work, "--chdir", place.work, "--clearenv", "--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin"]
+        words += [
+            "--bind", place.work, place.work, "--chdir", place.work, "--clearenv", "--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin",
+        ]
         words += ["--setenv", "HOME", place.work, "--setenv", "LANG", "C.UTF-8", "--", "/bin/sh", file]
         let all = place.words(bubblewrap, words, processes: 1024)
         let started = Timestamp.now
@@ -189,7 +199,8 @@ package struct SuiteRunner: Sendable {
         defer { if let written { try? Disk.remove(written) } }
         let preparation = variables.replaced(in: test.preparation ?? suite.preparation ?? "")
         let seen = try await image.run(
-            script: preparation.isEmpty ? "\(command)\n" : "\(preparation)\n\(command)\n", name: "test-\(index)", terms(test.timeoutSeconds))
+            script: preparation.isEmpty ? "\(command)\n" : "\(preparation)\n\(command)\n", name: "test-\(index)", terms(test.timeoutSeconds)
+        )
         let (files, variables) = (files, variables)
         let outcome = try await Blocking.run { test.judge(seen, files: files, variables: variables) }
         return TestRecord(

@@ -41,7 +41,10 @@ struct TestPlace: Sendable {
         if user == nil { try Disk.link(shown, to: Disk.absolute(image)) }
         self.user = user
         try Disk.replace("\(root)/sciferry-launch", with: Array(Launcher.script.utf8), mode: 0o755)
-        for path in ["\(root)/work", "\(root)/mounts", "\(root)/tmp", "\(root)/tmp\(root.hasPrefix("/tmp/") ? String(root.dropFirst(4)) : root)/work"] {
+        for path in [
+            "\(root)/work", "\(root)/mounts", "\(root)/tmp",
+            "\(root)/tmp\(root.hasPrefix("/tmp/") ? String(root.dropFirst(4)) : root)/work",
+        ] {
             try Disk.makeDirectory(path, mode: 0o700)
             try give(path)
         }
@@ -72,7 +75,10 @@ struct TestPlace: Sendable {
     /// The words that become the user and then a program.
     func words(_ program: String, _ arguments: [String], processes: Int) -> [String] {
         guard let user else { return ["prlimit", "--nproc=\(processes)", "--", program] + arguments }
-        return ["prlimit", "--nproc=\(processes)", "--", "setpriv", "--reuid=\(user.id)", "--regid=\(user.group)", "--clear-groups", "--", program]
+        return [
+            "prlimit", "--nproc=\(processes)", "--", "setpriv", "--reuid=\(user.id)", "--regid=\(user.group)", "--clear-groups", "--",
+            program,
+        ]
             + arguments
     }
 

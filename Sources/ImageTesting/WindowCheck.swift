@@ -11,22 +11,21 @@ package struct Screenshot: Sendable {
 }
 
 extension BuiltInChecks {
-    /// Seconds that a program gets until it has drawn something.
-    private static let windowSeconds = 60.0
     /// Fewer pixels are a pointer.
     private static let leastPixels = 400
 
     /// Starts each of the plan's programs with windows on a screen of its own, and looks at what it draws.
     ///
+    /// - Parameter seconds: that a program gets until it has drawn something.
     /// - Returns: nothing where this machine has no Xvfb.
-    package func windows(_ programs: [GraphicalProgram], _ watchers: SuiteRunner.Watchers) async throws -> (
+    package func windows(_ programs: [GraphicalProgram], seconds: Double = 60, _ watchers: SuiteRunner.Watchers) async throws -> (
         records: [TestRecord], screenshots: [Screenshot]
     ) {
         guard !programs.isEmpty, ProcessRunner.find("Xvfb") != nil else { return ([], []) }
         var (records, screenshots): ([TestRecord], [Screenshot]) = ([], [])
         for (index, program) in programs.enumerated() {
             await watchers.began(index, programs.count, "window of \(program.name)")
-            let (record, picture) = try await window(program, index)
+            let (record, picture) = try await window(program, index, seconds)
             records.append(record)
             await watchers.ended(record)
             if let picture { screenshots.append(Screenshot(program: program.name, png: picture.png)) }
@@ -34,7 +33,7 @@ extension BuiltInChecks {
         return (records, screenshots)
     }
 
-    private func window(_ program: GraphicalProgram, _ index: Int) async throws -> (TestRecord, Picture?) {
+    private func window(_ program: GraphicalProgram, _ index: Int, _ seconds: Double) async throws -> (TestRecord, Picture?) {
         let screen = "\(image.place.root)/screen-\(index)"
         try await Blocking.run { [image] in
             try Disk.makeDirectory(screen, mode: 0o700)
@@ -45,7 +44,7 @@ extension BuiltInChecks {
         let started = Timestamp.now
         let script = "export DISPLAY=:\(display.number) QT_X11_NO_MITSHM=1 LIBGL_ALWAYS_SOFTWARE=1\n\(program.command)\n"
         // Within one network: the screen's socket is found by its name there.
-        let terms = ImageRunner.Terms(timeout: BuiltInChecks.windowSeconds + 5, network: true)
+        let terms = ImageRunner.Terms(timeout: seconds + 5, network: true)
         let running = Task { [image] in try await image.run(script: script, name: "window-\(index)", terms) }
         defer { running.cancel() }
         let ended = Switch()
@@ -54,7 +53,7 @@ extension BuiltInChecks {
             return try await running.value
         }
         var picture: Picture?
-        let limit = BuiltInChecks.windowSeconds * image.patience
+        let limit = seconds * image.patience
         while Timestamp.now.seconds(since: started) < limit {
             try await Task.sleep(for: .milliseconds(500))
             let seen = display.picture
@@ -70,7 +69,8 @@ extension BuiltInChecks {
             running.cancel()
             let hasEnded = ended.isRaised
             let seen = try? await waiter.value
-            problems.append(hasEnded ? "it ended with status \(seen?.exitCode ?? 0) and drew nothing" : "it drew nothing within \(Int(limit)) s")
+            problems.append(
+                hasEnded ? "it ended with status \(seen?.exitCode ?? 0) and drew nothing" : "it drew nothing within \(Int(limit)) s")
             tail = SuiteRunner.tail(seen?.output ?? "")
         }
         let outcome = TestOutcome(
@@ -87,9 +87,13 @@ private struct Display {
     private let process: Task<Void, Never>
 
     static func start(in directory: String, _ place: TestPlace) async throws -> Display {
+        // Where the sockets of screens lie; only root can make it as it should be.
+        let sockets = "/tmp/.X11-unix"
+        if geteuid() == 0, !Disk.exists(sockets), mkdir(sockets, 0o1777) == 0 { chmod(sockets, 0o1777) }
         let told = "\(directory)/number"
         // The number goes to a file, because the server's own descriptors would have to be handed on.
-        let script = "exec Xvfb -displayfd 3 -screen 0 1280x800x24 -fbdir \(ShellWord.quoted(directory)) -ac -br -nolisten tcp 3>\(ShellWord.quoted(told))"
+        let script =
+            "exec Xvfb -displayfd 3 -screen 0 1280x800x24 -fbdir \(ShellWord.quoted(directory)) -ac -br -nolisten tcp 3>\(ShellWord.quoted(told))"
         let words = place.words("/bin/sh", ["-c", script], processes: 256)
         let process = Task {
             _ = try? await ProcessRunner.run(Command(words[0], Array(words.dropFirst()), directory: "/tmp", deadlineSeconds: 3600))
@@ -98,7 +102,9 @@ private struct Display {
             try await Task.sleep(for: .milliseconds(100))
             if let text = try? Disk.read(told, limit: 64),
                 let number = Int(String(decoding: text, as: UTF8.self).filter(\.isNumber))
-            { return Display(number: number, directory: directory, process: process) }
+            {
+                return Display(number: number, directory: directory, process: process)
+            }
         }
         process.cancel()
         throw FarmError("display.failed", .unavailable, "Xvfb does not start", hint: "/tmp/.X11-unix must be there with mode 1777")

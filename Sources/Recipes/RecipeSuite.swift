@@ -78,7 +78,9 @@ package struct RecipeSuite: Sendable {
     }
 
     /// Finds keys that nobody reads. One that is nearly a known one is a slip of the pen, whatever the mode.
-    private mutating func check(keys node: RecipeNode, _ what: String, _ known: Set<String>, passes: (RecipeNode.Entry) -> Bool = { _ in false }) {
+    private mutating func check(
+        keys node: RecipeNode, _ what: String, _ known: Set<String>, passes: (RecipeNode.Entry) -> Bool = { _ in false }
+    ) {
         for entry in node.mapping ?? [] where !known.contains(entry.key.printed) && !passes(entry) {
             let key = entry.key.printed
             if let near = NearestWord.find(key, among: known) {

@@ -34,7 +34,10 @@ struct SuiteChecks {
         case "nifti": return [.volume(try volume(node))]
         case "image":
             let block = try mapping(node, "image", ["file", "like", "within"])
-            return [.picture(file: try file(block), like: try path(try block.requireText("like"), node), within: try decimal("within", block) ?? 0)]
+            return [
+                .picture(
+                    file: try file(block), like: try path(try block.requireText("like"), node), within: try decimal("within", block) ?? 0)
+            ]
         case "json_schema":
             let block = try mapping(node, "json_schema", ["file", "schema"])
             let text = try SuiteChecks.json(try block.require("schema").value, in: self, node)
@@ -118,7 +121,8 @@ struct SuiteChecks {
         let block = try mapping(
             node, "nifti",
             [
-                "file", "dimensions", "type", "orientation", "voxel_size", "finite", "mean", "minimum", "maximum", "within", "checksum", "step",
+                "file", "dimensions", "type", "orientation", "voxel_size", "finite", "mean", "minimum", "maximum", "within", "checksum",
+                "step",
             ])
         var check = VolumeCheck(file: try file(block), within: try decimal("within", block) ?? 0, step: try decimal("step", block) ?? 1)
         guard check.step > 0, check.within >= 0 else { throw fail(node, "step and within must not be negative, nor step 0") }
@@ -129,7 +133,9 @@ struct SuiteChecks {
             throw fail(node, "there is no data type \"\(type)\"; there are \(NiftiVolume.typeNames.joined(separator: ", "))")
         }
         check.orientation = try block.text("orientation")?.uppercased()
-        if let axes = check.orientation, axes.wholeMatch(of: /[RLAPSI]{3}/) == nil { throw fail(node, "\"\(axes)\" is no orientation like RAS") }
+        if let axes = check.orientation, axes.wholeMatch(of: /[RLAPSI]{3}/) == nil {
+            throw fail(node, "\"\(axes)\" is no orientation like RAS")
+        }
         check.isFinite = try block.flag("finite")
         check.mean = try decimal("mean", block)
         check.least = try decimal("minimum", block)

@@ -59,7 +59,9 @@ package enum StartCheck {
         }
         if let line = said.first(where: { line in crashes.contains { line.contains($0) } }) { return String(line.prefix(200)) }
         // A shell adds the signal's number to 128.
-        let signals: [Int32: String] = [4: "an illegal instruction", 6: "an abort", 7: "a bus error", 8: "an arithmetic error", 11: "a segmentation fault"]
+        let signals: [Int32: String] = [
+            4: "an illegal instruction", 6: "an abort", 7: "a bus error", 8: "an arithmetic error", 11: "a segmentation fault",
+        ]
         if seen.exitCode > 128, let signal = signals[seen.exitCode - 128] { return "it ended with \(signal)" }
         if seen.exitCode == 126 || seen.exitCode == 127 {
             return "it cannot be run: \(said.last.map { String($0.prefix(200)) } ?? "status \(seen.exitCode)")"
@@ -68,7 +70,8 @@ package enum StartCheck {
     }
 
     private static let crashes = [
-        "error while loading shared libraries", "symbol lookup error", "Exec format error", "cannot execute binary file", "Illegal instruction",
+        "error while loading shared libraries", "symbol lookup error", "Exec format error", "cannot execute binary file",
+        "Illegal instruction",
         "Segmentation fault", "bad interpreter",
     ]
     private static let writes = ["Read-only file system"]

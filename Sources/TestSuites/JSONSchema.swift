@@ -75,10 +75,14 @@ package struct JSONSchema: Sendable {
         case .text(let name)?: if !isOf(name, value) { found.append("\(here) is \(value.printed), no \(name)") }
         case .array(let names)?:
             let texts = names.compactMap { if case .text(let name) = $0 { name } else { nil } }
-            if !texts.contains(where: { isOf($0, value) }) { found.append("\(here) is \(value.printed), none of \(texts.joined(separator: ", "))") }
+            if !texts.contains(where: { isOf($0, value) }) {
+                found.append("\(here) is \(value.printed), none of \(texts.joined(separator: ", "))")
+            }
         default: break
         }
-        if let allowed = list("enum"), !allowed.contains(value) { found.append("\(here) is \(value.printed), which is not among what it may be") }
+        if let allowed = list("enum"), !allowed.contains(value) {
+            found.append("\(here) is \(value.printed), which is not among what it may be")
+        }
         if let constant = rules["const"], constant != value { found.append("\(here) is \(value.printed), not \(constant.printed)") }
         if let all = list("allOf") { for schema in all { test(value, schema, at: place, &found) } }
         if let any = list("anyOf"), !any.contains(where: fits) { found.append("\(here) fits none of anyOf") }
@@ -101,8 +105,12 @@ package struct JSONSchema: Sendable {
                 found.append("\(here) is \(value.printed), which \(pattern) does not match")
             }
         case .array(let items):
-            if let least = number("minItems"), Double(items.count) < least { found.append("\(here) has \(items.count) items, fewer than \(Int(least))") }
-            if let most = number("maxItems"), Double(items.count) > most { found.append("\(here) has \(items.count) items, more than \(Int(most))") }
+            if let least = number("minItems"), Double(items.count) < least {
+                found.append("\(here) has \(items.count) items, fewer than \(Int(least))")
+            }
+            if let most = number("maxItems"), Double(items.count) > most {
+                found.append("\(here) has \(items.count) items, more than \(Int(most))")
+            }
             if rules["uniqueItems"] == .bool(true), Set(items).count != items.count { found.append("\(here) has equal items") }
             if let schema = rules["items"] {
                 for (index, item) in items.enumerated() where found.count < 50 { test(item, schema, at: "\(place)[\(index)]", &found) }
@@ -113,17 +121,24 @@ package struct JSONSchema: Sendable {
         }
     }
 
-    private static func testObject(_ entries: [String: JSONValue], _ rules: [String: JSONValue], at place: String, _ found: inout [String]) {
+    private static func testObject(_ entries: [String: JSONValue], _ rules: [String: JSONValue], at place: String, _ found: inout [String])
+    {
         let here = place.isEmpty ? "the document" : place
         if case .array(let names)? = rules["required"] {
             for case .text(let name) in names where entries[name] == nil { found.append("\(here) has no \"\(name)\"") }
         }
-        if case .number(let least)? = rules["minProperties"], Double(entries.count) < least { found.append("\(here) has \(entries.count) entries") }
-        if case .number(let most)? = rules["maxProperties"], Double(entries.count) > most { found.append("\(here) has \(entries.count) entries") }
+        if case .number(let least)? = rules["minProperties"], Double(entries.count) < least {
+            found.append("\(here) has \(entries.count) entries")
+        }
+        if case .number(let most)? = rules["maxProperties"], Double(entries.count) > most {
+            found.append("\(here) has \(entries.count) entries")
+        }
         var known: [String: JSONValue] = [:]
         if case .object(let properties)? = rules["properties"] { known = properties }
         for (name, value) in entries.sorted(by: { $0.key < $1.key }) where found.count < 50 {
-            if let schema = known[name] ?? rules["additionalProperties"] { test(value, schema, at: place.isEmpty ? name : "\(place).\(name)", &found) }
+            if let schema = known[name] ?? rules["additionalProperties"] {
+                test(value, schema, at: place.isEmpty ? name : "\(place).\(name)", &found)
+            }
         }
     }
 }
@@ -166,7 +181,9 @@ package enum JSONValue: Sendable, Hashable {
                 guard let next = entries[String(part)] else { return nil }
                 value = next
             case .array(let items):
-                guard let index = Int(part), let at = Optional(index < 0 ? items.count + index : index), items.indices.contains(at) else { return nil }
+                guard let index = Int(part), let at = Optional(index < 0 ? items.count + index : index), items.indices.contains(at) else {
+                    return nil
+                }
                 value = items[at]
             default: return nil
             }

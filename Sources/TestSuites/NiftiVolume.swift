@@ -60,7 +60,8 @@ package struct NiftiVolume: Sendable {
             let (value, overflows) = total.value.multipliedReportingOverflow(by: next)
             total = (value, total.fits && !overflows)
         }
-        guard offset.isFinite, offset >= Double(isSecond ? 540 : 348), total.fits, offset + Double(total.value) <= Double(bytes.count) else {
+        guard offset.isFinite, offset >= Double(isSecond ? 540 : 348), total.fits, offset + Double(total.value) <= Double(bytes.count)
+        else {
             throw invalid("\(dimensions) voxels of \(type) need more bytes than the \(bytes.count) that are there")
         }
         content = bytes[Int(offset)..<Int(offset) + total.value]

@@ -20,7 +20,9 @@ package struct Picture: Sendable {
 
     /// Reads a PNG file that is not interlaced; throws `picture.invalid`.
     package init(png bytes: [UInt8], source: String) throws {
-        func invalid(_ reason: String) -> FarmError { FarmError("picture.invalid", .invalid, "\(source) is no PNG file that is read here: \(reason)") }
+        func invalid(_ reason: String) -> FarmError {
+            FarmError("picture.invalid", .invalid, "\(source) is no PNG file that is read here: \(reason)")
+        }
         guard bytes.starts(with: Picture.signature) else { throw invalid("it does not begin as one") }
         var place = 8
         var (packed, palette, opacity): ([UInt8], [UInt8], [UInt8]) = ([], [], [])
@@ -41,18 +43,22 @@ package struct Picture: Sendable {
         guard head.count == 13 else { throw invalid("it has no head") }
         let (width, height) = (Int(Picture.number(head, 0)), Int(Picture.number(head, 4)))
         let (depth, kind) = (Int(head[8]), head[9])
-        guard width > 0, height > 0, width.multipliedReportingOverflow(by: height).partialValue <= Picture.mostPixels, width < 1 << 20 else {
+        guard width > 0, height > 0, width.multipliedReportingOverflow(by: height).partialValue <= Picture.mostPixels, width < 1 << 20
+        else {
             throw invalid("it is \(width) x \(height) pixels")
         }
         let channels: [UInt8: Int] = [0: 1, 2: 3, 3: 1, 4: 2, 6: 4]
-        guard let count = channels[kind], depth == 8 || depth == 16 && kind != 3 || [0, 3].contains(kind) && [1, 2, 4].contains(depth) else {
+        guard let count = channels[kind], depth == 8 || depth == 16 && kind != 3 || [0, 3].contains(kind) && [1, 2, 4].contains(depth)
+        else {
             throw invalid("its pixels are of kind \(kind) with \(depth) bits")
         }
         guard head[12] == 0 else { throw invalid("it is interlaced") }
         let rows = try Unzip.gzip(packed, source: source)
         let stride = (width * count * depth + 7) / 8
         guard rows.count >= height * (stride + 1) else { throw invalid("rows are missing") }
-        let plain = try Picture.unfiltered(rows, height: height, stride: stride, step: max(1, count * depth / 8)) ?? { throw invalid("a filter is not known") }()
+        let plain =
+            try Picture.unfiltered(rows, height: height, stride: stride, step: max(1, count * depth / 8))
+            ?? { throw invalid("a filter is not known") }()
         var pixels = [UInt8](repeating: 255, count: width * height * 4)
         func sample(_ row: Int, _ index: Int) -> UInt8 {
             let start = row * stride
@@ -150,7 +156,9 @@ package struct Picture: Sendable {
     /// How many pixels differ from the one in the corner: nothing was drawn where none does.
     package var drawn: Int {
         let first = Array(pixels.prefix(3))
-        return stride(from: 0, to: pixels.count, by: 4).count { pixels[$0] != first[0] || pixels[$0 + 1] != first[1] || pixels[$0 + 2] != first[2] }
+        return stride(from: 0, to: pixels.count, by: 4).count {
+            pixels[$0] != first[0] || pixels[$0 + 1] != first[1] || pixels[$0 + 2] != first[2]
+        }
     }
 
     /// A screen's content as Xvfb writes it: a window dump (XWDFile.h, version 7) of 32 bits a pixel; `nil` for anything else.

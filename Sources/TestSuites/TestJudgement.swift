@@ -43,7 +43,9 @@ extension FunctionalTest {
         }
         if !seen.timedOut {
             for file in outputFiles.map(variables.replaced) {
-                do { if try !files.exists(file) { problems.append("\(file) was not made") } } catch { problems.append(FunctionalTest.text(error)) }
+                do { if try !files.exists(file) { problems.append("\(file) was not made") } } catch {
+                    problems.append(FunctionalTest.text(error))
+                }
             }
             for check in checks ?? [] {
                 do { problems += try check.problems(seen, files, variables) } catch { problems.append(FunctionalTest.text(error)) }
@@ -95,7 +97,8 @@ extension TestCheck {
             guard let difference = one.difference(from: two) else {
                 return ["\(first.name) is \(one.width) x \(one.height) pixels, \(second.name) is \(two.width) x \(two.height)"]
             }
-            return difference <= within ? [] : ["\(first.name) differs from \(second.name) by \(shown(difference)), at most \(shown(within)) was expected"]
+            return difference <= within
+                ? [] : ["\(first.name) differs from \(second.name) by \(shown(difference)), at most \(shown(within)) was expected"]
         case .output(let pattern):
             let expression = try TestCheck.expression(variables.replaced(in: pattern))
             return seen.output.contains(expression) ? [] : ["nothing in the output matches \(pattern)"]
@@ -137,7 +140,9 @@ extension NumberCheck {
         guard let found else { return ["\(name) has no number at \(place.title)"] }
         if let expected, !(abs(found - expected) <= within) {
             let difference = abs(found - expected)
-            return ["\(place.title) of \(name) is \(shown(found)), expected \(shown(expected)) within \(shown(within)): off by \(shown(difference))"]
+            return [
+                "\(place.title) of \(name) is \(shown(found)), expected \(shown(expected)) within \(shown(within)): off by \(shown(difference))"
+            ]
         }
         if let least, !(found >= least) { return ["\(place.title) of \(name) is \(shown(found)), expected at least \(shown(least))"] }
         if let most, !(found <= most) { return ["\(place.title) of \(name) is \(shown(found)), expected at most \(shown(most))"] }
@@ -225,7 +230,9 @@ extension VolumeCheck {
         if let voxelSize {
             let seen = Array(volume.voxelSize.prefix(voxelSize.count))
             if seen.count != voxelSize.count || zip(seen, voxelSize).contains(where: { abs($0 - $1) > max(within, 1e-6) }) {
-                found.append("\(name) has voxels of \(seen.map(shown).joined(separator: " x ")), expected \(voxelSize.map(shown).joined(separator: " x "))")
+                found.append(
+                    "\(name) has voxels of \(seen.map(shown).joined(separator: " x ")), expected \(voxelSize.map(shown).joined(separator: " x "))"
+                )
             }
         }
         guard isFinite != nil || mean != nil || least != nil || most != nil || checksum != nil else { return found }
@@ -237,7 +244,9 @@ extension VolumeCheck {
         near("the greatest value", most, summary.most)
         if let checksum {
             let value = volume.checksum(step: step)
-            if value != checksum { found.append("\(name) has voxels with the checksum \(value) in steps of \(shown(step)), expected \(checksum)") }
+            if value != checksum {
+                found.append("\(name) has voxels with the checksum \(value) in steps of \(shown(step)), expected \(checksum)")
+            }
         }
         return found
     }

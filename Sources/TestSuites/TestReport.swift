@@ -59,7 +59,9 @@ extension TestReport {
                 case "\"": result += "&quot;"
                 // XML 1.0 has no other control characters.
                 case "\n", "\t": result.unicodeScalars.append(scalar)
-                default: result.unicodeScalars.append(scalar.value < 32 || scalar.value == 0xfffe || scalar.value == 0xffff ? "\u{fffd}" : scalar)
+                default:
+                    result.unicodeScalars.append(
+                        scalar.value < 32 || scalar.value == 0xfffe || scalar.value == 0xffff ? "\u{fffd}" : scalar)
                 }
             }
             return result

@@ -77,7 +77,8 @@ extension FarmTests {
             Command(
                 "python3",
                 [
-                    "-c", "import sys, xml.etree.ElementTree as t; s = t.parse(sys.argv[1]).getroot()[0]; print(s.get('tests'), s.get('failures'))",
+                    "-c",
+                    "import sys, xml.etree.ElementTree as t; s = t.parse(sys.argv[1]).getroot()[0]; print(s.get('tests'), s.get('failures'))",
                     "\(farm.scratch.path)/j.xml",
                 ]))
         #expect(parsed == "\(release.tests.count) 0\n", "\(parsed)")
@@ -103,13 +104,15 @@ extension FarmTests {
         #expect(failed.status == 1 && failed.text.contains("test.failed"), "\(failed.text)")
         let log = try await farm.sciferry(["logs", "j1"]).text
         for line in [
-            "test FAILED: counts", "$ echo asking", "| asking", "→ ended with status 3, expected 0", "→ the output does not contain \"it is 42\"",
+            "test FAILED: counts", "$ echo asking", "| asking", "→ ended with status 3, expected 0",
+            "→ the output does not contain \"it is 42\"",
             "again: sciferry test ", "--only 'counts'", "test not run: stands on it", "through bwrap", " as ",
         ] { #expect(log.contains(line), "\(line)\n\(log)") }
         // The one command that repeats it.
         let again = try #require(log.split(separator: "\n").first { $0.contains("again: sciferry test ") && $0.contains("'counts'") })
         let command = again[(again.range(of: "sciferry test ")?.upperBound ?? again.endIndex)...]
-        let repeated = try await ProcessRunner.run(Command("bash", ["-c", "\(TestFarm.bin)/sciferry test \(command)"], deadlineSeconds: 60))
+        let repeated = try await ProcessRunner.run(
+            Command("bash", ["-c", "\(TestFarm.bin)/sciferry test \(command)"], deadlineSeconds: 60))
         #expect(repeated.status == 1 && repeated.text.contains("FAILED  counts"), "\(repeated.text)")
         // The same build again passes, because what it asks outside of the image answers now.
         try Disk.makeDirectory("\(farm.scratch.path)/www")
@@ -132,7 +135,8 @@ extension FarmTests {
         let farm = try await TestFarm()
         try await farm.up(workers: ["w1", "w2"], settings: ["w1": "\"testMinutes\": 0.02", "w2": "\"testMinutes\": 0.02"])
         let recipe = try await farm.recipe(tests: "")
-        var suite = "x-sciferry: {network: false}\nsetup: {script: \"echo ready >state\"}\ntests:\n  - {name: first, command: echo one >>state}\n"
+        var suite =
+            "x-sciferry: {network: false}\nsetup: {script: \"echo ready >state\"}\ntests:\n  - {name: first, command: echo one >>state}\n"
         for number in 1...8 { suite += "  - {name: t\(number), command: \"grep -q one state && sleep 0.8\", depends_on: first}\n" }
         try Disk.replace("\(recipe)/fulltest.yaml", with: Array(suite.utf8))
         let built = try await farm.sciferry(["build", recipe])

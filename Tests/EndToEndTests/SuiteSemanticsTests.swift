@@ -53,7 +53,8 @@ import Testing
             let run = try await ProcessRunner.run(
                 Command(
                     "\(TestFarm.bin)/sciferry",
-                    ["test", image, "--suite", path, "--suite-only", "--json"] + (expected == nil ? ["--compat"] : []), deadlineSeconds: 120))
+                    ["test", image, "--suite", path, "--suite-only", "--json"] + (expected == nil ? ["--compat"] : []), deadlineSeconds: 120
+                ))
             #expect([0, 1].contains(run.status), "\(name): \(run.text)")
             guard let start = run.text.firstIndex(of: "{") else {
                 Issue.record("\(name): \(run.text)")
@@ -73,7 +74,8 @@ import Testing
             let theirs = try JSONDecoder().decode([String: Bool].self, from: Data(reference.utf8))
             let declared = Set(said("differs", in: text) ?? [])
             if theirs["SETUP"] == false {
-                #expect(ours.count == 1 && ours.first?.key.hasPrefix("setup") == true && ours.first?.value.passed == false, "\(name): \(ours)")
+                #expect(
+                    ours.count == 1 && ours.first?.key.hasPrefix("setup") == true && ours.first?.value.passed == false, "\(name): \(ours)")
                 continue
             }
             for (test, passed) in theirs {

@@ -20,7 +20,9 @@ struct SmallImage {
         for directory in ["bin", "tmp", "proc", "dev", "sys", "etc", "opt/tool/bin", "var/tmp", ".singularity.d/env", "usr/lib"] {
             try Disk.makeDirectory("\(root)/\(directory)")
         }
-        for (name, text) in commands { try Disk.replace("\(root)/opt/tool/bin/\(name)", with: Array("#!/bin/sh\n\(text)\n".utf8), mode: 0o755) }
+        for (name, text) in commands {
+            try Disk.replace("\(root)/opt/tool/bin/\(name)", with: Array("#!/bin/sh\n\(text)\n".utf8), mode: 0o755)
+        }
         try Disk.replace(
             "\(root)/.singularity.d/env/10-path.sh", with: Array("export PATH=/opt/tool/bin:/bin\n".utf8), mode: 0o755)
         let script = """
@@ -39,7 +41,8 @@ struct SmallImage {
         Plan(
             name: "tool", version: "1.0", architecture: SmallImage.architecture, target: SmallImage.architecture,
             base: BaseImage(name: "none", digest: Digest(hashing: ""), origin: .registry, size: 0, bootstrap: nil), dockerfile: "",
-            context: [], commands: commands, commandPaths: [], description: "a tool", categories: [], licences: [], suite: TestSuite(), diskBytes: 0)
+            context: [], commands: commands, commandPaths: [], description: "a tool", categories: [], licences: [], suite: TestSuite(),
+            diskBytes: 0)
     }
 
     static var architecture: String {
@@ -69,7 +72,9 @@ struct SmallImage {
     /// What the checks of every image say of some commands, those that passed left out.
     func failures(_ commands: [String]) async throws -> [String: [String]] {
         let plan = plan(commands)
-        let records = try await with { try await BuiltInChecks(plan, found: [], in: $0, startSeconds: 3).run(jobs: 2, SuiteRunner.Watchers()) }
+        let records = try await with {
+            try await BuiltInChecks(plan, found: [], in: $0, startSeconds: 3).run(jobs: 2, SuiteRunner.Watchers())
+        }
         #expect(records.contains { $0.outcome.name == "arguments arrive as they were given" && $0.outcome.passed })
         return Dictionary(records.filter { !$0.outcome.passed }.map { ($0.outcome.name, $0.outcome.problems) }) { first, _ in first }
     }
@@ -100,7 +105,9 @@ struct SmallImage {
     @Test func anotherMachinesProgramIsNamed() async throws {
         // A head of ELF that claims to be for RISC-V.
         let image = try await SmallImage(
-            [:], "{ printf '\\177ELF\\2\\1\\1\\0\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\363\\0'; head -c 200 /dev/zero; } >opt/tool/bin/strange; chmod 755 opt/tool/bin/strange")
+            [:],
+            "{ printf '\\177ELF\\2\\1\\1\\0\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\363\\0'; head -c 200 /dev/zero; } >opt/tool/bin/strange; chmod 755 opt/tool/bin/strange"
+        )
         let found = try await image.failures(["strange"])
         #expect(found["command strange is there"]?[0].contains("RISC-V") == true, "\(found)")
     }
@@ -108,7 +115,9 @@ struct SmallImage {
     @Test func aCommandThatNobodyMayRunIsNamed() async throws {
         let image = try await SmallImage(["shut": "echo", "owned": "echo"], "chmod 644 opt/tool/bin/shut; chmod 700 opt/tool/bin/owned")
         let found = try await image.failures(["shut", "owned", "absent"])
-        #expect(found["command shut is there"]?[0].contains("/opt/tool/bin/shut is there, and an ordinary user may not run it") == true, "\(found)")
+        #expect(
+            found["command shut is there"]?[0].contains("/opt/tool/bin/shut is there, and an ordinary user may not run it") == true,
+            "\(found)")
         // Root may run what is its own; tests run as somebody else, whom busybox tells that it may, and the kernel that it may not.
         if geteuid() == 0 { #expect(found["command owned starts"]?[0].contains("cannot be run") == true, "\(found)") }
         #expect(found["command absent is there"] == ["it is not on the image's PATH"])
@@ -146,6 +155,28 @@ struct SmallImage {
         #expect(try await image.failures(["script"])["command script starts"]?[0].contains("cannot be run") == true)
     }
 
+    @Test(.timeLimit(.minutes(3))) func aProgramThatDrawsNothingIsNamed() async throws {
+        guard ProcessRunner.find("Xvfb") != nil, let logo = ProcessRunner.find("xlogo") else { return }
+        let image = try await SmallImage(
+            [:],
+            """
+            cp \(logo) opt/tool/bin/xlogo
+            for library in $(ldd \(logo) | grep -o '/[^ ]*'); do mkdir -p ".$(dirname "$library")"; cp -L "$library" ".$library"; done
+            """)
+        let plan = image.plan(["xlogo"])
+        let programs = [GraphicalProgram(name: "Logo", command: "xlogo"), GraphicalProgram(name: "Blank", command: "sleep 60"),
+            GraphicalProgram(name: "Gone", command: "echo no screen; exit 3")]
+        let (records, screenshots) = try await image.with { runner in
+            try await BuiltInChecks(plan, found: [], in: runner).windows(programs, seconds: 5, SuiteRunner.Watchers())
+        }
+        #expect(records.map(\.outcome.passed) == [true, false, false], "\(records)")
+        #expect(records[1].outcome.problems == ["it drew nothing within 5 s"])
+        #expect(records[2].outcome.problems == ["it ended with status 3 and drew nothing"] && records[2].tail == ["no screen"])
+        let shot = try #require(screenshots.first)
+        let picture = try Picture(png: shot.png, source: "screenshot")
+        #expect(screenshots.count == 1 && shot.program == "Logo" && picture.width == 1280 && picture.height == 800 && picture.drawn > 1000)
+    }
+
     // MARK: how tests run
 
     @Test func testsRunAsAnOrdinaryUserWithoutNetworkOrSecrets() async throws {
@@ -154,8 +185,10 @@ struct SmallImage {
         defer { unsetenv("SCIFERRY_UNIT_SECRET") }
         let said = try await image.with { runner in
             try await runner.run(
-                script: "id -u; ls /sys/class/net 2>/dev/null | tr '\\n' ' '; grep -c : /proc/net/dev; env; ls -a /root /home 2>&1", name: "who",
-                ImageRunner.Terms(timeout: 30, network: false)).output
+                script: "id -u; ls /sys/class/net 2>/dev/null | tr '\\n' ' '; grep -c : /proc/net/dev; env; ls -a /root /home 2>&1",
+                name: "who",
+                ImageRunner.Terms(timeout: 30, network: false)
+            ).output
         }
         let lines = said.split(separator: "\n").map(String.init)
         #expect(lines.first != "0", "\(said)")
@@ -165,8 +198,11 @@ struct SmallImage {
     @Test func aSuiteRunsWhole() async throws {
         let image = try await SmallImage(["double": "echo $(($1 * 2))"])
         var suite = TestSuite(tests: [
-            FunctionalTest(name: "counts", command: "double ${number} | tee ${output_dir}/n.txt", expectedOutput: ["42"], outputFiles: ["${output_dir}/n.txt"]),
-            FunctionalTest(name: "sees it", command: "cat ${output_dir}/n.txt $SEEN", expectedOutput: ["42", "set up"], dependsOn: ["counts"]),
+            FunctionalTest(
+                name: "counts", command: "double ${number} | tee ${output_dir}/n.txt", expectedOutput: ["42"],
+                outputFiles: ["${output_dir}/n.txt"]),
+            FunctionalTest(
+                name: "sees it", command: "cat ${output_dir}/n.txt $SEEN", expectedOutput: ["42", "set up"], dependsOn: ["counts"]),
             FunctionalTest(name: "fails", command: "echo loud; exit 4"),
             FunctionalTest(name: "stands on it", command: "true", dependsOn: ["fails"]),
             FunctionalTest(name: "hangs", command: "sleep 100", timeoutSeconds: 1),
@@ -178,7 +214,9 @@ struct SmallImage {
         suite.preparation = "export SEEN=seen.txt"
         suite.cleanup = "echo cleaned"
         suite.hostSetup = "python3 -c 'print(6 * 7)' >host.txt; ls / >>host.txt"
-        suite.variables = [SuiteVariable(name: "number", value: "21", kind: .text), SuiteVariable(name: "output_dir", value: "out", kind: .output)]
+        suite.variables = [
+            SuiteVariable(name: "number", value: "21", kind: .text), SuiteVariable(name: "output_dir", value: "out", kind: .output),
+        ]
         suite.isParallel = true
         let ready = suite
         let (records, host) = try await image.with { runner in
@@ -187,7 +225,8 @@ struct SmallImage {
         }
         let outcomes = Dictionary(records.map { ($0.outcome.name, $0) }) { first, _ in first }
         #expect(records.map(\.outcome.name) == suite.tests.map(\.name))
-        #expect(records.filter(\.outcome.passed).map(\.outcome.name) == ["counts", "sees it", "runs a script", "prepares itself"], "\(records)")
+        #expect(
+            records.filter(\.outcome.passed).map(\.outcome.name) == ["counts", "sees it", "runs a script", "prepares itself"], "\(records)")
         #expect(outcomes["fails"]?.outcome.problems == ["ended with status 4, expected 0"] && outcomes["fails"]?.tail == ["loud"])
         #expect(outcomes["stands on it"]?.outcome.wasSkipped == true && outcomes["hangs"]?.outcome.problems == ["took longer than 1 s"])
         #expect(outcomes["cannot look outside"]?.outcome.problems.first?.contains("lies outside") == true)

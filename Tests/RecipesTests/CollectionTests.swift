@@ -232,7 +232,7 @@ import Testing
             "r/build.yaml:2:10 yaml.reads-as", "r/build.yaml:5:15 base.latest", "r/build.yaml:8:13 yaml.reads-as",
             "r/build.yaml:10:11 packages.left-behind", "r/build.yaml:11:11 download.plain-http", "r/build.yaml:11:11 download.unchecked",
             "r/build.yaml:14:16 template.truth-value", "r/build.yaml:15:9 template.unknown-argument", "r/build.yaml:16:13 tests.dead",
-            "r/fulltest.yaml:4:5 suite.idle-key", "r/fulltest.yaml:5:1 suite.idle-key",
+            "r/fulltest.yaml:4:5 recipe.unknown-key", "r/fulltest.yaml:5:1 suite.idle-key",
         ] { #expect(places.contains(place), "\(place) in \(places)") }
         #expect(found.first { $0.code == "template.unknown-argument" }?.advice == "did you mean \"mamba\"?")
     }

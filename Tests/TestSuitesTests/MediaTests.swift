@@ -14,7 +14,8 @@ struct MediaTests {
 
     @Test func aVolumeTellsOfItself() throws {
         let volume = try NiftiVolume(Self.volume, source: "v")
-        #expect(volume.dimensions == [24, 32, 12] && volume.type == "int16" && volume.orientation == "RAS" && volume.voxelSize == [1, 1, 2])
+        #expect(
+            volume.dimensions == [24, 32, 12] && volume.type == "int16" && volume.orientation == "RAS" && volume.voxelSize == [1, 1, 2])
         let summary = volume.summary
         #expect(summary.mean == 577 && summary.least == 0 && summary.most == 1154 && summary.strange == 0 && summary.count == 9216)
         let series = try NiftiVolume(Phantoms.dataset.files["series.nii"] ?? [], source: "s")
@@ -24,7 +25,9 @@ struct MediaTests {
     /// Byte order turned round, field by field.
     @Test func theOtherByteOrderIsRead() throws {
         var bytes = Self.volume
-        for (place, width, count) in [(0, 4, 1), (40, 2, 8), (70, 2, 2), (76, 4, 8), (108, 4, 3), (252, 2, 2), (256, 4, 18), (352, 2, 9216)] {
+        for (place, width, count) in [
+            (0, 4, 1), (40, 2, 8), (70, 2, 2), (76, 4, 8), (108, 4, 3), (252, 2, 2), (256, 4, 18), (352, 2, 9216),
+        ] {
             for index in 0..<count {
                 let start = place + index * width
                 bytes.replaceSubrange(start..<start + width, with: bytes[start..<start + width].reversed())
@@ -69,8 +72,10 @@ struct MediaTests {
 
     @Test func whatIsNoVolumeIsRefused() {
         let bads: [[UInt8]] = [
-            [], Array(Self.volume.prefix(300)), Array(Self.volume.dropLast(10)), changed(344, [0]), changed(40, [9, 0]), changed(42, [0, 0]),
-            changed(70, [77, 0]), changed(42, [255, 127, 255, 127, 255, 127]), [0x1f, 0x8b, 8, 0, 1, 2, 3], changed(108, [0, 0, 0xc0, 0x7f]),
+            [], Array(Self.volume.prefix(300)), Array(Self.volume.dropLast(10)), changed(344, [0]), changed(40, [9, 0]),
+            changed(42, [0, 0]),
+            changed(70, [77, 0]), changed(42, [255, 127, 255, 127, 255, 127]), [0x1f, 0x8b, 8, 0, 1, 2, 3],
+            changed(108, [0, 0, 0xc0, 0x7f]),
         ]
         for bad in bads { #expect(throws: FarmError.self) { try NiftiVolume(bad, source: "v") } }
     }
@@ -109,7 +114,9 @@ struct MediaTests {
 
     @Test func phantomsAreTheSameEverywhere() {
         let dataset = Phantoms.dataset.dataset
-        #expect(dataset.files.count == 15 && dataset.files.allSatisfy { Phantoms.dataset.files[$0.path].map(Digest.init(hashing:)) == $0.digest })
+        #expect(
+            dataset.files.count == 15
+                && dataset.files.allSatisfy { Phantoms.dataset.files[$0.path].map(Digest.init(hashing:)) == $0.digest })
         let all = Digest(hashing: dataset.files.map { "\($0.path) \($0.digest.hex)" }.joined(separator: "\n"))
         #expect(all.hex == "a2921c9f1f47bb3ba6b2162ce9a4b4e48a1e938127b5136f16f13c1f0bec3ccd", "\(all.hex)")
     }
@@ -125,16 +132,23 @@ struct MediaTests {
     }
 
     @Test func crashesAreToldFromOtherEnds() {
-        func problem(_ code: Int32, _ output: String = "") -> String? { StartCheck.problem(TestObservation(exitCode: code, output: output)) }
+        func problem(_ code: Int32, _ output: String = "") -> String? {
+            StartCheck.problem(TestObservation(exitCode: code, output: output))
+        }
         for code: Int32 in [0, 1, 2, 64, 130, 143, 255] { #expect(problem(code, "usage: x") == nil) }
-        #expect(problem(139)?.contains("segmentation") == true && problem(132)?.contains("illegal") == true && problem(127, "sh: x: not found") != nil)
+        #expect(
+            problem(139)?.contains("segmentation") == true && problem(132)?.contains("illegal") == true
+                && problem(127, "sh: x: not found") != nil)
         #expect(problem(1, "x: error while loading shared libraries: liby.so.1: cannot open") != nil)
-        #expect(problem(1, "cannot create /opt/x: Read-only file system")?.contains("write") == true && problem(0, "Read-only file system") == nil)
+        #expect(
+            problem(1, "cannot create /opt/x: Read-only file system")?.contains("write") == true
+                && problem(0, "Read-only file system") == nil)
         #expect(StartCheck.problem(TestObservation(exitCode: 137, output: "", timedOut: true)) == "it did not end")
     }
 
     @Test func factsOfCommandsAreRead() {
-        let facts = CommandFacts.read("a\tthere\t/bin/a\t62\t\nb\tabsent\t\t\t\nc\tdenied\t/x/c\t\t\nd\tthere\t/bin/d\t183\tlibx.so.1 liby.so \n")
+        let facts = CommandFacts.read(
+            "a\tthere\t/bin/a\t62\t\nb\tabsent\t\t\t\nc\tdenied\t/x/c\t\t\nd\tthere\t/bin/d\t183\tlibx.so.1 liby.so \n")
         #expect(facts.map { $0.problems(architecture: "x86_64").isEmpty } == [true, false, false, false])
         #expect(facts[3].problems(architecture: "x86_64")[0].contains("AArch64"))
         #expect(facts[3].problems(architecture: "aarch64") == ["/bin/d needs libraries that the image does not have: libx.so.1, liby.so"])

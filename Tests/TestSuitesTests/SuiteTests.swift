@@ -22,8 +22,10 @@ struct SuiteTests {
     private let variables = SuiteVariables([("out", "/w/o"), ("out_dir", "/w/d"), ("deep", "${out}/x"), ("round", "$round.")])
 
     @Test(arguments: [
-        ("a ${out} b", "a /w/o b"), ("$out/x", "/w/o/x"), ("$out_dir", "/w/d"), ("$output", "$output"), ("$out2", "$out2"), ("${deep}", "/w/o/x"),
-        ("${nobody} $", "${nobody} $"), ("cost: 5$", "cost: 5$"), ("$(out)", "$(out)"), ("'$out'", "'/w/o'"), ("${out", "${out"), ("ü$out脳", "ü/w/o脳"),
+        ("a ${out} b", "a /w/o b"), ("$out/x", "/w/o/x"), ("$out_dir", "/w/d"), ("$output", "$output"), ("$out2", "$out2"),
+        ("${deep}", "/w/o/x"),
+        ("${nobody} $", "${nobody} $"), ("cost: 5$", "cost: 5$"), ("$(out)", "$(out)"), ("'$out'", "'/w/o'"), ("${out", "${out"),
+        ("ü$out脳", "ü/w/o脳"),
     ])
     func namesAreReplacedWhole(_ text: String, _ expected: String) { #expect(variables.replaced(in: text) == expected) }
 
@@ -49,7 +51,9 @@ struct SuiteTests {
         #expect(problems(plain, TestObservation(exitCode: 2, output: "")).isEmpty)
         var other = FunctionalTest(name: "t", command: "c")
         other.rejectedExitCode = 0
-        #expect(problems(other, TestObservation(exitCode: 0, output: "")).count == 1 && problems(other, TestObservation(exitCode: 9, output: "")).isEmpty)
+        #expect(
+            problems(other, TestObservation(exitCode: 0, output: "")).count == 1
+                && problems(other, TestObservation(exitCode: 9, output: "")).isEmpty)
         other.ignoresExitCode = true
         #expect(problems(other, TestObservation(exitCode: 0, output: "")).isEmpty)
         // A time limit is no exit code.
@@ -57,7 +61,9 @@ struct SuiteTests {
         #expect(problems(other, TestObservation(exitCode: 137, output: "", outOfMemory: true, memoryBytes: 5 << 20))[0].contains("5 MiB"))
     }
 
-    private func check(_ check: TestCheck, output: String = "", files: [String: String] = [:], memory: Int64 = 0, seconds: Double = 0) -> [String] {
+    private func check(_ check: TestCheck, output: String = "", files: [String: String] = [:], memory: Int64 = 0, seconds: Double = 0)
+        -> [String]
+    {
         let test = FunctionalTest(name: "t", command: "c", checks: [check])
         return problems(
             test, TestObservation(exitCode: 0, output: output, seconds: seconds, memoryBytes: memory), files.mapValues { Array($0.utf8) })
@@ -71,7 +77,8 @@ struct SuiteTests {
         #expect(check(number(.json("stats.0.mean"), 59.5), files: json).isEmpty)
         #expect(check(number(.json("stats.-1.text"), 0.7), files: json).isEmpty)
         #expect(check(number(.json("stats.0.mean"), 59.51, within: 0.02), files: json).isEmpty)
-        #expect(check(number(.json("stats.0.mean"), 60, within: 0.1), files: json)[0].contains("is 59.5, expected 60 within 0.1: off by 0.5"))
+        #expect(
+            check(number(.json("stats.0.mean"), 60, within: 0.1), files: json)[0].contains("is 59.5, expected 60 within 0.1: off by 0.5"))
         #expect(check(number(.json("stats.1.mean"), 1), files: json)[0].contains("has no number"))
         #expect(check(number(.json("flag"), 1), files: json)[0].contains("has no number"), "truth is no number")
         #expect(check(number(.pattern("mean ([0-9.]+)"), 4.5, file: nil), output: "the mean 4.5 mm").isEmpty)
@@ -89,7 +96,8 @@ struct SuiteTests {
     @Test func figuresAndFilesAreCompared() {
         #expect(check(.memory(mostMiB: 10), memory: 9 << 20).isEmpty && check(.memory(mostMiB: 10), memory: 11 << 20).count == 1)
         #expect(check(.seconds(most: 1.5), seconds: 1).isEmpty && check(.seconds(most: 1.5), seconds: 2)[0].contains("1.5"))
-        #expect(check(.output(pattern: "^two$"), output: "one\ntwo\n").isEmpty && check(.output(pattern: "three"), output: "one").count == 1)
+        #expect(
+            check(.output(pattern: "^two$"), output: "one\ntwo\n").isEmpty && check(.output(pattern: "three"), output: "one").count == 1)
         let files = ["a.txt": "x", "b.txt": "y"]
         #expect(check(.fileCount(pattern: "*.txt", least: 2, most: 2), files: files).isEmpty)
         #expect(check(.fileCount(pattern: "*.txt", least: 3, most: .max), files: files) == ["2 files match *.txt, expected at least 3"])
@@ -127,7 +135,8 @@ struct SuiteTests {
             tests: [
                 TestRecord(outcome: TestOutcome(name: "one", passed: true, problems: [], seconds: 0.5)),
                 TestRecord(
-                    outcome: TestOutcome(name: "two & \"three\"", passed: false, problems: ["x < y", "second\u{1}"], seconds: 1), command: "c > d",
+                    outcome: TestOutcome(name: "two & \"three\"", passed: false, problems: ["x < y", "second\u{1}"], seconds: 1),
+                    command: "c > d",
                     tail: ["last <line>"], exitCode: 1),
                 TestRecord(outcome: TestOutcome(name: "four", passed: false, problems: ["not run"], seconds: 0, wasSkipped: true)),
             ], seconds: 2)
@@ -183,7 +192,9 @@ struct TestOrderTests {
         let tests = (0..<Int.random(in: 1...12, using: &generator)).map { index in
             FunctionalTest(
                 name: "t\(index)", command: "c",
-                dependsOn: index == 0 ? nil : (0..<Int.random(in: 0...2, using: &generator)).map { _ in "t\(Int.random(in: 0..<index + 1, using: &generator))" })
+                dependsOn: index == 0
+                    ? nil
+                    : (0..<Int.random(in: 0...2, using: &generator)).map { _ in "t\(Int.random(in: 0..<index + 1, using: &generator))" })
         }
         let most = Int.random(in: 1...3, using: &generator)
         var order = TestOrder(tests, most: most)

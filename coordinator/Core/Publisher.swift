@@ -292,7 +292,8 @@ package struct Publisher: Sendable {
         let result = record.result
         guard !result.tests.isEmpty else { return [:] }
         let own = Verification(
-            asked: plan.target, hostTarget: result.hostTarget, emulator: result.emulator, worker: record.builtOn, runtime: result.testRuntime,
+            asked: plan.target, hostTarget: result.hostTarget, emulator: result.emulator, worker: record.builtOn,
+            runtime: result.testRuntime,
             tests: result.tests)
         var written: [String: Digest] = [:]
         for (kind, found) in [(ImageRecord.tests, own)] + (record.verified ?? []).map({ (ImageRecord.tests(on: $0.asked), $0) }) {

@@ -23,7 +23,8 @@ extension FarmAPI {
         }
         router.put("api/v1/datasets/files/:digest/:size") { request, context in
             try await require(.maintainer, request)
-            guard let digest = Digest(try context.parameters.require("digest")), let size = Int64(try context.parameters.require("size")) else {
+            guard let digest = Digest(try context.parameters.require("digest")), let size = Int64(try context.parameters.require("size"))
+            else {
                 throw FarmError("dataset.file", .invalid, "a file of a dataset is sent under its digest and size")
             }
             let path = "\(coordinator.home.uploads)/\(Nonce.hex(bytes: 12))"

@@ -54,7 +54,8 @@ extension BuildPipeline {
                 throw FarmError("test.unknown", .fault, "the plan does not have the tests that are wanted")
             }
             suite.tests = wanted
-            let records = try await SuiteRunner(suite, name: plan.name, in: image, jobs: jobs).run(provide: { try await dataset($0) }, watchers)
+            let records = try await SuiteRunner(suite, name: plan.name, in: image, jobs: jobs).run(
+                provide: { try await dataset($0) }, watchers)
             // Others were run because these stand on them.
             let asked = Set(only)
             tested.outcomes = records.map(\.outcome).filter { asked.contains($0.name) }
@@ -75,7 +76,9 @@ extension BuildPipeline {
             plan.suite, name: plan.name, in: image, jobs: jobs, budget: context.configuration.testMinutes * 60
         ).run(provide: { try await dataset($0) }, watchers)
         let left = records.count { $0.outcome.wasLeft ?? false }
-        if left > 0 { await log.say("\(left) tests are left to other workers: the suite has taken \(context.configuration.testMinutes) minutes") }
+        if left > 0 {
+            await log.say("\(left) tests are left to other workers: the suite has taken \(context.configuration.testMinutes) minutes")
+        }
         (tested.commands, tested.screenshots) = (programs.found, windows.screenshots)
         tested.outcomes = records.map(\.outcome)
         return records
@@ -86,7 +89,9 @@ extension BuildPipeline {
         let (context, log) = (context, log)
         let again = "sciferry test \(keptDirectory)/image.sif"
         return SuiteRunner.Watchers(
-            began: { done, all, name in await context.report(.test, done * 1000 / max(1, all), "test \(done + 1)/\(all): \(name.prefix(60))") },
+            began: { done, all, name in
+                await context.report(.test, done * 1000 / max(1, all), "test \(done + 1)/\(all): \(name.prefix(60))")
+            },
             ended: { record in
                 let outcome = record.outcome
                 let state = outcome.passed ? "passed" : outcome.wasSkipped ?? false ? "not run" : "FAILED"
@@ -101,7 +106,8 @@ extension BuildPipeline {
     /// What runs programs of the image, through the launcher that sites use.
     func runner(_ plan: Plan, _ imageDirectory: String, _ offset: Int64) async throws -> ImageRunner {
         try await ImageRunner(
-            "\(imageDirectory)/image.sif", launch: Launcher.imageLaunch(offset: offset), place: ImageRunner.place(home: context.home.root, name: context.attempt.description),
+            "\(imageDirectory)/image.sif", launch: Launcher.imageLaunch(offset: offset),
+            place: ImageRunner.place(home: context.home.root, name: context.attempt.description),
             marks: marks, patience: min(30, try emulator(for: plan.architecture)?.cost ?? 1))
     }
 

@@ -214,7 +214,7 @@ let package = Package(
             dependencies: [
                 "Attestation", "BucketSync", "ChunkStore", "CoordinatorCore", "FarmIdentity", "FarmModel", "FarmWire", "ISAProof",
                 "ImageAssembly", "ImageCatalogues", "Microarchitecture", "ObjectStorage", "Recipes", "SingularityImage", "SitePolicy",
-                "Support", "SystemIO", "TemplateEngine",
+                "Support", "SystemIO", "TemplateEngine", "TestSuites",
                 "Upstream", "WorkerCore", "Zstandard", nioCore,
             ], path: "Tests/FuzzTargets", exclude: ["culprits"], swiftSettings: settings),
         .testTarget(

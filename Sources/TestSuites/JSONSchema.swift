@@ -99,17 +99,17 @@ package struct JSONSchema: Sendable {
             }
         case .text(let text):
             let length = Double(text.unicodeScalars.count)
-            if let least = number("minLength"), length < least { found.append("\(here) is shorter than \(Int(least))") }
-            if let most = number("maxLength"), length > most { found.append("\(here) is longer than \(Int(most))") }
+            if let least = number("minLength"), length < least { found.append("\(here) is shorter than \(shown(least))") }
+            if let most = number("maxLength"), length > most { found.append("\(here) is longer than \(shown(most))") }
             if case .text(let pattern)? = rules["pattern"], let expression = try? Regex(pattern), text.firstMatch(of: expression) == nil {
                 found.append("\(here) is \(value.printed), which \(pattern) does not match")
             }
         case .array(let items):
             if let least = number("minItems"), Double(items.count) < least {
-                found.append("\(here) has \(items.count) items, fewer than \(Int(least))")
+                found.append("\(here) has \(items.count) items, fewer than \(shown(least))")
             }
             if let most = number("maxItems"), Double(items.count) > most {
-                found.append("\(here) has \(items.count) items, more than \(Int(most))")
+                found.append("\(here) has \(items.count) items, more than \(shown(most))")
             }
             if rules["uniqueItems"] == .bool(true), Set(items).count != items.count { found.append("\(here) has equal items") }
             if let schema = rules["items"] {

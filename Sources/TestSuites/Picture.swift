@@ -53,8 +53,8 @@ package struct Picture: Sendable {
             throw invalid("its pixels are of kind \(kind) with \(depth) bits")
         }
         guard head[12] == 0 else { throw invalid("it is interlaced") }
-        let rows = try Unzip.gzip(packed, source: source)
         let stride = (width * count * depth + 7) / 8
+        let rows = try Unzip.gzip(packed, most: height * (stride + 1) + (1 << 16), source: source)
         guard rows.count >= height * (stride + 1) else { throw invalid("rows are missing") }
         let plain =
             try Picture.unfiltered(rows, height: height, stride: stride, step: max(1, count * depth / 8))

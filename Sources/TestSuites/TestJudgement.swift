@@ -206,7 +206,8 @@ struct Table {
     }
 
     func text(column: String, row: Int) -> String? {
-        guard let head = rows.first, let at = head.firstIndex(of: column) ?? Int(column).map({ $0 - 1 }) else { return nil }
+        guard let head = rows.first, let at = head.firstIndex(of: column) ?? UInt32(column).map({ Int($0) - 1 }) else { return nil }
+        guard abs(Double(row)) < 1e9 else { return nil }
         let body = rows.dropFirst()
         let index = row < 0 ? body.endIndex + row : body.startIndex + row - 1
         guard row != 0, body.indices.contains(index), body[index].indices.contains(at) else { return nil }

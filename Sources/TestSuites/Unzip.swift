@@ -4,10 +4,12 @@ import FarmModel
 /// Unpacks what lies in memory.
 enum Unzip {
     /// What a packed file may become.
-    private static let most = 4 << 30
+    static let most = 4 << 30
 
     /// gzip members one behind the other, or one zlib stream; throws `gzip.damaged`.
-    static func gzip(_ bytes: [UInt8], source: String) throws -> [UInt8] {
+    ///
+    /// - Parameter most: bytes; what has more is refused.
+    static func gzip(_ bytes: [UInt8], most: Int = most, source: String) throws -> [UInt8] {
         var stream = z_stream()
         guard sciferry_zlib_begin(&stream) == Z_OK else { throw FarmError("gzip.failed", .fault, "zlib cannot begin") }
         defer { inflateEnd(&stream) }
@@ -29,7 +31,7 @@ enum Unzip {
                 }
                 result += buffer[..<(room - left)]
                 guard result.count <= most else {
-                    throw FarmError("gzip.large", .invalid, "\(source) has more than \(most >> 30) GiB when unpacked")
+                    throw FarmError("gzip.large", .invalid, "\(source) has more than \(most) bytes when unpacked")
                 }
                 switch status {
                 case Z_STREAM_END:

@@ -21,6 +21,7 @@ extension Bench {
             }
             if let record = state.publications[job.id], [.release, .pointer].contains(record.step) {
                 #expect(Set(record.verified?.map(\.asked) ?? []) == Set(job.verifyOn ?? []))
+                #expect(!record.result.tests.contains { $0.wasLeft ?? false }, "nobody has run what was left to others")
             }
             #expect(job.setbacks <= state.rules.mostSetbacks || job.kind == .verify)
             if let leader = job.joined, !job.state.isFinal { #expect(state.jobs[leader].map { !$0.state.isFinal } ?? false, "\(job.id)") }

@@ -97,6 +97,22 @@ struct Bench {
         tests: [TestOutcome(name: "runs", passed: true, problems: [], seconds: 1)], testRuntime: "r", commands: [], hostTarget: "t",
         phaseSeconds: [:])
 
+    /// A build that has left two of its tests to others.
+    static var partly: BuildResult {
+        var result = result
+        for name in ["left", "left, too"] {
+            result.tests.append(TestOutcome(name: name, passed: false, problems: [], seconds: 0, wasLeft: true))
+        }
+        return result
+    }
+
+    /// What a worker says that has run what was wanted.
+    static func answer(to order: VerifyOrder, tests: BuildResult = result) -> Verification {
+        var found = verification(order.on)
+        found.tests = (order.only ?? tests.tests.map(\.name)).map { TestOutcome(name: $0, passed: true, problems: [], seconds: 1) }
+        return found
+    }
+
     static func verification(_ asked: String) -> Verification {
         Verification(asked: asked, hostTarget: asked, emulator: nil, worker: "?", runtime: "r", tests: result.tests)
     }

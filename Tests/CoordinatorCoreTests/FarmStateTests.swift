@@ -253,12 +253,12 @@ import Testing
                 var reports = mine.map { bench.running($0) }
                 if !reports.isEmpty, pick(3) == 0 {
                     let outcomes: [AttemptOutcome] = [
-                        .built(Bench.result), .failed(Failure(.recipe, code: "r", message: "")),
+                        .built(pick(2) == 0 ? Bench.result : Bench.partly), .failed(Failure(.recipe, code: "r", message: "")),
                         .failed(Failure(.infrastructure, code: "i", message: "")),
                     ]
                     reports[0].outcome = outcomes[pick(3)]
                     if let order = bench.state.jobs[mine[0].job]?.verify, pick(2) == 0 {
-                        reports[0].outcome = .verified(Bench.verification(order.on))
+                        reports[0].outcome = .verified(Bench.answer(to: order))
                     }
                 }
                 let slots = max(0, 2 - mine.count)

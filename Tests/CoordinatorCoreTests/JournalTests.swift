@@ -83,6 +83,21 @@ private func checkConformance(_ journal: any FarmJournal, reopen: () throws -> a
     #expect(try journal.job(JobID("j99")) == nil)
     #expect(try journal.jobs(before: 6, limit: 2) == [JobID("j4"), JobID("j5")])
 
+    // How suites went: of one tool, oldest first, one for each attempt, and not for ever.
+    func run(_ number: Int, _ name: String = "t") -> TestRun {
+        TestRun(
+            name: name, version: "1", target: "x86_64", buildKey: key, attempt: "j\(number).1", worker: "w", host: "zen4",
+            at: Timestamp(seconds: Int64(number)), tests: [TestOutcome(name: "a", passed: true, problems: [], seconds: 1)])
+    }
+    try journal.commit([.testRun(run(1)), .testRun(run(2, "other")), .testRun(run(3))])
+    try journal.commit([.testRun(run(1))])
+    #expect(try Set(journal.testRuns(of: "t", limit: 9)) == [run(1), run(3)] && journal.testRuns(of: "nobody", limit: 9).isEmpty)
+    try journal.commit((10..<620).map { .testRun(run($0)) })
+    #expect(try journal.testRuns(of: "t", limit: 1000).map(\.attempt) == (120..<620).map { "j\($0).1" })
+    #expect(
+        try journal.testRuns(of: "t", limit: 2).map(\.attempt) == ["j618.1", "j619.1"] && journal.testRuns(of: "other", limit: 9).count == 1
+    )
+
     // Nights are numbered; the newest comes along, with its entries as long as it goes on.
     var night = NightRecord(
         number: 1, dueAt: nil, startedBy: "me", startedAt: Timestamp(seconds: 5), collection: "/r", commit: nil, rules: .init(),

@@ -45,6 +45,50 @@ import Testing
         #expect(release.release.verified?.map(\.hostTarget) == ["x86_64_v2", "zen3"])
     }
 
+    @Test func whatABuildLeavesIsSpreadAndWaitedFor() throws {
+        var bench = Bench()
+        for name in ["a", "b"] { try bench.enrol(name, target: Microarchitecture.named("zen3")) }
+        let id = try bench.submit("k", verifyOn: ["zen2"])
+        _ = try bench.report("b", slots: 0)
+        let attempt = try #require(try bench.report("a").assignments.first?.attempt)
+        var result = Bench.partly
+        result.hostTarget = "zen3"
+        _ = try bench.report("a", [bench.running(attempt, .built(result))])
+        try bench.stored(id)
+        #expect(
+            try bench.job(id).state == .verifying && bench.state.publications[id]?.verified == nil,
+            "first all that was left, then what is asked for")
+        var runners: [String: String] = [:]
+        for name in ["b", "a"] {
+            let given = try #require(try bench.report(name).assignments.first)
+            guard case .verify(let order) = given.order else { return #expect(Bool(false), "\(given.order)") }
+            #expect(order.only?.count == 1 && order.on == "x86_64", "\(order)")
+            var wrong = Bench.answer(to: order)
+            wrong.tests[0].name = "another"
+            if name == "b" {
+                // What was not asked for counts for nothing; the part is given out again.
+                _ = try bench.report(name, [bench.running(given.attempt, .verified(wrong))], slots: 0)
+                bench.now = bench.now.adding(seconds: 3600)
+                _ = try bench.report("a", slots: 0)
+                let again = try #require(try bench.report(name).assignments.first)
+                guard case .verify(let order) = again.order else { return #expect(Bool(false), "\(again.order)") }
+                runners[order.only?.first ?? ""] = name
+                _ = try bench.report(name, [bench.running(again.attempt, .verified(Bench.answer(to: order)))], slots: 0)
+            } else {
+                runners[order.only?.first ?? ""] = name
+                _ = try bench.report(name, [bench.running(given.attempt, .verified(Bench.answer(to: order)))], slots: 0)
+            }
+        }
+        let tests = try #require(bench.state.publications[id]?.result.tests)
+        #expect(
+            tests.map(\.passed) == [true, true, true] && tests.map(\.worker) == [nil, runners["left"], runners["left, too"]],
+            "\(tests) \(runners)")
+        #expect(Set(runners.values) == ["a", "b"])
+        // The builder's own CPU is what the recipe asks for, and all its tests are there now.
+        #expect(bench.state.publications[id]?.verified?.first?.tests.count == 3)
+        #expect(try bench.job(id).state == .publishing && bench.state.duePublications(now: bench.now).map(\.step) == [.release])
+    }
+
     @Test func theNearestCPURunsThem() throws {
         var bench = Bench()
         try bench.enrol("low", target: Microarchitecture.named("x86_64_v3"))

@@ -6,6 +6,7 @@ import ObjectStorage
 import Foundation
 import SingularityImage
 import Support
+import TestSuites
 import SystemIO
 import Zstandard
 
@@ -86,6 +87,21 @@ extension FuzzTarget {
                 Array("/usr/bin/a b".utf8), kind: "f", mode: 0o755, owner: 0, group: 0, size: "12", content: Digest(hashing: "c").hex)
             listing.add(Array("/dev/null".utf8), kind: "c", mode: 0o666, owner: 0, group: 0, size: "1:3")
             return [listing.bytes]
+        case .suite:
+            return try ["dcm2niix", "nibabel", "nifti-header"].map { try Repository.file("recipes/\($0)/fulltest.yaml") }
+                + ["script", "matlab-runtime", "strict-checks", "idle-keys", "variables"].map {
+                    try Repository.file("Tests/EndToEndTests/suites/\($0).yaml")
+                }
+        case .media:
+            let picture = Picture(width: 5, height: 3, pixels: (0..<60).map { UInt8($0 * 4) })
+            let volume = Array((Phantoms.dataset.files["volume.nii"] ?? []).prefix(352 + 64))
+            // Eight by four voxels in one slice.
+            let small = volume[..<42] + [8, 0, 4, 0, 1, 0] + volume[48...]
+            let schema = #"{"type":"object","required":["a"],"properties":{"a":{"minimum":1e300,"type":"number"},"b":{"minItems":2}}}"#
+            return [
+                [UInt8(ascii: "n")] + small, [UInt8(ascii: "p")] + picture.png, [UInt8(ascii: "x")] + [UInt8](repeating: 0, count: 120),
+                Array("j\(schema)\n{\"a\": 3, \"b\": [1]}".utf8), Array("t{}\na,b\n1,\"2,3\"\n".utf8),
+            ]
         case .bucket:
             return [
                 "l<ListBucketResult><Contents><Key>p/a&amp;&#x41;</Key><LastModified>2026-11-23T03:12:40.000Z</LastModified><ETag>&quot;0a-2&quot;</ETag><Size>5</Size></Contents><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken></ListBucketResult>",

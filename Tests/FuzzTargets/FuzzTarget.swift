@@ -19,6 +19,7 @@ import SitePolicy
 import Support
 import SystemIO
 import TemplateEngine
+import TestSuites
 import Upstream
 import WorkerCore
 
@@ -67,6 +68,10 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case catalogue
     /// A program or library, and where its code leads.
     case elf
+    /// Functional tests of a recipe, strictly and as the collection's runner reads them.
+    case suite
+    /// What tests leave: the first byte chooses NIfTI, PNG, a screen, JSON against a schema, or a table.
+    case media
     case envelope
     case joinToken = "join-token"
 
@@ -142,6 +147,15 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .elf:
             guard let target = Microarchitecture.named("x86_64") else { return }
             _ = try ImageProof(target: target).prove([.init(path: "/fuzz") { bytes }])
+        case .suite:
+            let bytes = Array(bytes.prefix(1 << 16))
+            for mode in [RecipeSuite.Mode.strict, .compatible] {
+                let suite = try RecipeSuite(bytes, path: "fulltest.yaml", mode: mode).suite
+                guard try CanonicalJSON.decode(TestSuite.self, from: CanonicalJSON.encode(suite), source: "fuzz") == suite else {
+                    fatalError("a suite is read as another")
+                }
+            }
+        case .media: try FuzzTarget.media(bytes)
         case .envelope:
             let envelope: Envelope = try CanonicalJSON.decode(from: bytes, source: "fuzz")
             let _: Release = try envelope.verified(payloadType: PayloadType.release, by: [], source: "fuzz")
@@ -256,6 +270,33 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
 }
 
 extension FuzzTarget {
+    private static func media(_ bytes: [UInt8]) throws {
+        let rest = Array(bytes.dropFirst())
+        switch bytes.first {
+        case UInt8(ascii: "n"):
+            let volume = try NiftiVolume(rest, source: "fuzz")
+            _ = (volume.summary, volume.checksum(step: 0.5))
+        case UInt8(ascii: "p"): _ = try Picture(png: rest, source: "fuzz").drawn
+        case UInt8(ascii: "x"): _ = Picture(windowDump: rest)?.drawn
+        default:
+            // The schema, a line, and the document, which is a table, too.
+            let parts = rest.split(separator: 10, maxSplits: 1, omittingEmptySubsequences: false)
+            let document = Array(parts.count > 1 ? parts[1] : [])
+            for row in [1, -1, Int.max, Int.min] {
+                let check = NumberCheck(file: nil, place: .table(column: "a", row: row), expected: 1)
+                let test = FunctionalTest(name: "t", command: "", checks: [.number(check)])
+                _ = test.judge(TestObservation(exitCode: 0, output: String(decoding: document, as: UTF8.self)), files: NoFiles())
+            }
+            _ = try JSONSchema(String(decoding: parts.first ?? [], as: UTF8.self)).problems(of: document, source: "fuzz")
+        }
+    }
+
+    private struct NoFiles: TestFiles {
+        func exists(_ path: String) throws -> Bool { false }
+        func read(_ path: String) throws -> [UInt8] { throw FarmError("test.no-file", .notFound, path) }
+        func matching(_ pattern: String) throws -> [String] { [] }
+    }
+
     private static func bucket(_ bytes: [UInt8]) throws {
         let rest = Array(bytes.dropFirst())
         let text = String(decoding: rest.prefix(300), as: UTF8.self)

@@ -164,8 +164,10 @@ struct SmallImage {
             for library in $(ldd \(logo) | grep -o '/[^ ]*'); do mkdir -p ".$(dirname "$library")"; cp -L "$library" ".$library"; done
             """)
         let plan = image.plan(["xlogo"])
-        let programs = [GraphicalProgram(name: "Logo", command: "xlogo"), GraphicalProgram(name: "Blank", command: "sleep 60"),
-            GraphicalProgram(name: "Gone", command: "echo no screen; exit 3")]
+        let programs = [
+            GraphicalProgram(name: "Logo", command: "xlogo"), GraphicalProgram(name: "Blank", command: "sleep 60"),
+            GraphicalProgram(name: "Gone", command: "echo no screen; exit 3"),
+        ]
         let (records, screenshots) = try await image.with { runner in
             try await BuiltInChecks(plan, found: [], in: runner).windows(programs, seconds: 5, SuiteRunner.Watchers())
         }

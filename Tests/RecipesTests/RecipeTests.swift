@@ -239,6 +239,48 @@ import Testing
         #expect(!plan.commands.isEmpty)
     }
 
+    /// What a suite has against it, as `line code` or the error's own text.
+    private func findings(_ suite: String, _ mode: RecipeSuite.Mode) -> [String] {
+        do {
+            return try RecipeSuite(Array(suite.utf8), path: "fulltest.yaml", mode: mode).findings.map {
+                "\($0.line) \($0.severity.rawValue) \($0.code)"
+            }
+        } catch { return ["\((error as? FarmError)?.code.rawValue ?? "?")"] }
+    }
+
+    @Test func whatASuiteMeansIsHeldStrictlyOrFound() {
+        let idle =
+            "tests:\n  - {name: a, command: x, tags: [t]}\n  - {name: a, command: x, depends_on: c}\n  - {name: c, script: y, validate: [{is_3d: f}]}\n"
+        #expect(
+            findings(idle, .compatible) == [
+                "2 warning suite.idle-key", "3 warning suite.name", "3 warning suite.dependency", "4 warning suite.idle-key",
+            ])
+        #expect(findings(idle, .strict).allSatisfy { $0.contains("error") } && findings(idle, .own) == findings(idle, .compatible))
+        #expect(findings("x-sciferry: {}\n" + idle, .own) == findings("x-sciferry: {}\n" + idle, .strict))
+        // A slip of the pen is none that anybody means.
+        let slip = "tests:\n  - {name: a, comand: x, command: y}\n"
+        #expect(findings(slip, .compatible) == ["2 error recipe.unknown-key"])
+        let prefix = "out: o\ntests:\n  - {name: a, command: \"echo $output $out\"}\n"
+        #expect(findings(prefix, .compatible) == ["3 warning suite.prefix"])
+        for (bad, code) in [
+            ("tests: []\n", "suite.empty"), ("tests:\n  - {name: a}\n", "recipe.missing-key"),
+            ("tests:\n  - {command: a}\n", "recipe.missing-key"),
+            ("tests:\n  - {name: a, command: x, timeout: 0}\n", "suite.timeout"), ("tests: 3\n", "suite.empty"), ("a: [\n", "recipe.yaml"),
+            ("tests:\n  - {name: a, command: x, validate: [{nifti: {file: f, type: int17}}]}\n", "suite.check"),
+            ("tests:\n  - {name: a, command: x, validate: [{number: {at: a}}]}\n", "suite.check"),
+            ("tests:\n  - {name: a, command: x, validate: [{number: {at: a, column: b, is: 1}}]}\n", "suite.check"),
+            ("tests:\n  - {name: a, command: x, validate: [{sha256: {file: f, is: abc}}]}\n", "suite.check"),
+            ("tests:\n  - {name: a, command: x, validate: [{output_matches: \"(\"}]}\n", "suite.check"),
+            ("tests:\n  - {name: a, command: x, validate: [{json_schema: {file: f, schema: {typ: object}}}]}\n", "suite.check"),
+            ("tests:\n  - {name: a, command: x, validate: [{file_count: {files: x}}]}\n", "suite.check"),
+            ("required_files: [{dataset: ../x, files: [a]}]\ntests:\n  - {name: a, command: x}\n", "suite.dataset"),
+            ("required_files: [{dataset: d, files: [/etc/passwd]}]\ntests:\n  - {name: a, command: x}\n", "suite.path"),
+            ("test_data: {a: ../../x}\ntests:\n  - {name: a, command: x}\n", "suite.path"),
+            ("test_data: {a b: x}\ntests:\n  - {name: a, command: x}\n", "suite.variable"),
+            ("x-sciferry: {memory_mib: 1}\ntests:\n  - {name: a, command: x}\n", "suite.memory"),
+        ] { #expect(findings(bad, .compatible) == [code], "\(bad)") }
+    }
+
     @Test func suitesMayNotReachOutside() {
         let suite = "tests:\n  - name: t\n    command: x\n    validate:\n      - output_exists: ../../etc/passwd\n"
         let error = #expect(throws: FarmError.self) { try RecipeSuite.read(source(Self.sound, ["fulltest.yaml": suite])) }

@@ -12,6 +12,8 @@ package struct ImageRunner: Sendable {
     private let environment: [String: String?]
     /// What time limits are multiplied with, for a host on which programs run slower.
     let patience: Double
+    /// Why it runs as root, where an ordinary user would do.
+    private var reason: String?
 
     /// How something is run.
     struct Terms: Sendable {
@@ -37,8 +39,23 @@ package struct ImageRunner: Sendable {
     ///   - marks: variables by which everything that is started is found again.
     ///   - patience: what time limits are multiplied with.
     package init(_ path: String, launch: String, place root: String, marks: [String: String] = [:], patience: Double = 1) async throws {
+        let user = TestUser.ordinary
+        var runner = try await ImageRunner(path, launch, root, marks, patience, user: user)
+        if user != nil, runner.place.user != nil {
+            let start = try await runner.start()
+            // An image that does not start for anybody is told apart from a machine on which ordinary users may not mount.
+            if !start.passed {
+                await runner.cleanUp()
+                runner = try await ImageRunner(path, launch, root, marks, patience, user: nil)
+                runner.reason = start.problems.first
+            }
+        }
+        self = runner
+    }
+
+    private init(_ path: String, _ launch: String, _ root: String, _ marks: [String: String], _ patience: Double, user: TestUser?) async throws {
         self.patience = patience
-        place = try await Blocking.run { try TestPlace(root: root, image: path, launch: launch, user: TestUser.ordinary) }
+        place = try await Blocking.run { try TestPlace(root: root, image: path, launch: launch, user: user) }
         var environment: [String: String?] = [
             "SCIFERRY_MOUNTS": place.mounts, "PWD": nil, "TMPDIR": nil, "HOME": place.work, "XDG_RUNTIME_DIR": nil,
             "SCIFERRY_TEMPORARY": place.temporary,
@@ -83,7 +100,11 @@ package struct ImageRunner: Sendable {
     package var root: String { place.root }
 
     /// Whom the image's programs run as.
-    package var userName: String { place.user?.name ?? (geteuid() == 0 ? "root" : "uid \(geteuid())") }
+    package var userName: String {
+        if let user = place.user { return user.name }
+        guard geteuid() == 0 else { return "uid \(geteuid())" }
+        return reason.map { "root, because it does not start for an ordinary user here (\($0))" } ?? "root"
+    }
 
     /// The runtime that the launcher takes here, with its version; throws `runtime.missing`.
     package func runtime() async throws -> String {

@@ -48,6 +48,10 @@ extension Launcher {
             if [ -n "${SCIFERRY_CONTAIN:-}" ]; then
                 add --containall --no-privs
                 [ "$SCIFERRY_CONTAIN" = strict ] || add --writable-tmpfs
+                # By these whoever tests finds what is left, and what holds how much memory.
+                for _name in SCIFERRY_TEST SCIFERRY_ATTEMPT SCIFERRY_WORKER; do
+                    eval "[ -z \"\${$_name+set}\" ] || export APPTAINERENV_$_name=\"\$$_name\" SINGULARITYENV_$_name=\"\$$_name\""
+                done
                 [ "${SCIFERRY_NETWORK:-}" != none ] || add --net --network none
                 if [ -n "${SCIFERRY_TEMPORARY:-}" ]; then
                     replaced "$SCIFERRY_TEMPORARY" '"' '""'

@@ -22,6 +22,20 @@ extension FarmTests {
         let refused = try await farm.sciferry(["dataset", "add", "../x", data, "--licence", "CC0-1.0"])
         #expect(refused.status == 64 && refused.text.contains("no name for a dataset"), "\(refused.text)")
 
+        // From where it is published; what the farm has of it stays.
+        let port = try FreePort.find()
+        let server = try Child(
+            "/usr/bin/python3", ["-m", "http.server", "\(port)", "--bind", "127.0.0.1", "--directory", farm.scratch.path],
+            log: "\(farm.scratch.path)/www.log")
+        defer { server.kill() }
+        try await farm.eventually("the server answers") { FreePort.answers("127.0.0.1", port) }
+        try Disk.replace("\(data)/more.txt", with: Array("more\n".utf8))
+        let from = ["--from", "http://127.0.0.1:\(port)/data", "--licence", "CC0-1.0", "--source", "made here"]
+        let fetched = try await farm.sciferry(["dataset", "add", "ds-small", "--file", "more.txt"] + from)
+        #expect(fetched.succeeded && fetched.text.contains("2 files, 19 B"), "\(fetched.text)")
+        let absent = try await farm.sciferry(["dataset", "add", "ds-small", "--file", "absent.txt"] + from)
+        #expect(absent.status == 69 && absent.text.contains("/data/absent.txt answers with status 404"), "\(absent.text)")
+
         let recipe = try await farm.recipe(tests: "")
         let suite = """
             x-sciferry: {network: false}

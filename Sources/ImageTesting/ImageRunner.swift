@@ -53,7 +53,9 @@ package struct ImageRunner: Sendable {
         self = runner
     }
 
-    private init(_ path: String, _ launch: String, _ root: String, _ marks: [String: String], _ patience: Double, user: TestUser?) async throws {
+    private init(_ path: String, _ launch: String, _ root: String, _ marks: [String: String], _ patience: Double, user: TestUser?)
+        async throws
+    {
         self.patience = patience
         place = try await Blocking.run { try TestPlace(root: root, image: path, launch: launch, user: user) }
         var environment: [String: String?] = [

@@ -104,3 +104,10 @@ int sciferry_sync_file_system(int fd) { return (int)syscall(SYS_syncfs, fd); }
 int sciferry_exchange(const char *one, const char *other) {
     return (int)syscall(SYS_renameat2, AT_FDCWD, one, AT_FDCWD, other, 1 << 1 /* RENAME_EXCHANGE */);
 }
+
+void sciferry_file_user(unsigned user, unsigned group) {
+    // The one of them that goes first must still be allowed to change the other.
+    if (user == 0) syscall(SYS_setfsuid, user);
+    syscall(SYS_setfsgid, group);
+    if (user != 0) syscall(SYS_setfsuid, user);
+}

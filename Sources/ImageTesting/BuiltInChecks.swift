@@ -178,7 +178,7 @@ package struct BuiltInChecks: Sendable {
         let seen = try await image.run(
             "/bin/sh", ["-c", "for word; do printf '%s\\0' \"$word\"; done >.sciferry-words", "sh"] + BuiltInChecks.words, name: "words",
             terms)
-        let files = PlaceFiles(work: image.place.work, temporary: image.place.temporary)
+        let files = PlaceFiles(image.place)
         let came = (try? files.read(".sciferry-words")) ?? []
         let expected: [UInt8] = BuiltInChecks.words.reduce(into: []) { $0 += Array($1.utf8) + [0] }
         let isSame = seen.exitCode == 0 && came == expected

@@ -227,7 +227,7 @@ package struct ImageRunner: Sendable {
         let copy = "\(place.work)/.sciferry-copy"
         defer { try? Disk.remove(copy) }
         let seen = try await run("/bin/sh", ["-c", "cat -- \"$0\" >.sciferry-copy", path], name: "copy", Terms(timeout: 60))
-        return seen.exitCode == 0 ? try PlaceFiles(work: place.work, temporary: place.temporary).read(".sciferry-copy") : nil
+        return seen.exitCode == 0 ? try PlaceFiles(place).read(".sciferry-copy") : nil
     }
 
     /// Removes the place and unmounts.

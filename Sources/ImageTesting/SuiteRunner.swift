@@ -29,7 +29,7 @@ package struct SuiteRunner: Sendable {
         self.jobs = suite.isParallel ?? false ? jobs : 1
         data = suite.files == nil ? image.place.work : "\(image.place.work)/\(name)"
         variables = SuiteVariables(suite, work: image.place.work, data: data)
-        files = PlaceFiles(work: image.place.work, temporary: image.place.temporary)
+        files = PlaceFiles(image.place)
     }
 
     /// What is told while tests run.

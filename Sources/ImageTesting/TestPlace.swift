@@ -112,9 +112,14 @@ struct TestUser: Sendable, Hashable {
 }
 
 /// What a test left, looked at from outside. Links that lead elsewhere are not followed: the tests' user made them.
+///
+/// They are opened with that user's rights: whatever a name leads to in the moment when it is opened, it is theirs to read.
 struct PlaceFiles: TestFiles {
     let work: String
     let temporary: String
+    private let user: (id: UInt32, group: UInt32)?
+
+    init(_ place: TestPlace) { (work, temporary, user) = (place.work, place.temporary, place.user.map { ($0.id, $0.group) }) }
 
     private func place(_ path: String) -> String {
         if !path.hasPrefix("/") { return "\(work)/\(path)" }
@@ -130,16 +135,20 @@ struct PlaceFiles: TestFiles {
         return real
     }
 
-    func exists(_ path: String) throws -> Bool { try real(path) != nil }
+    func exists(_ path: String) throws -> Bool { try Disk.asUser(user) { try real(path) != nil } }
 
-    func read(_ path: String) throws -> [UInt8] {
+    func read(_ path: String) throws -> [UInt8] { try Disk.asUser(user) { try readFile(path) } }
+
+    private func readFile(_ path: String) throws -> [UInt8] {
         guard let real = try real(path) else { throw FarmError("test.no-file", .notFound, "\(path) was not made") }
         // A pipe or device would never end.
         guard Disk.kind(real) == .file else { throw FarmError("test.no-file", .invalid, "\(path) is no file") }
         return try Disk.read(real, limit: 4 << 30)
     }
 
-    func matching(_ pattern: String) throws -> [String] {
+    func matching(_ pattern: String) throws -> [String] { try Disk.asUser(user) { try find(pattern) } }
+
+    private func find(_ pattern: String) throws -> [String] {
         let isDeep = pattern.contains("**")
         let flags = isDeep ? FNM_PERIOD : FNM_PATHNAME | FNM_PERIOD
         var wanted = pattern.hasPrefix("\(work)/") ? String(pattern.dropFirst(work.count + 1)) : pattern

@@ -160,6 +160,15 @@ package enum Disk {
         package var device: UInt64
     }
 
+    /// Runs `body`, which may not wait for other tasks, with the rights of another user where it opens files: for root, in directories where
+    /// that user may change what names lead to at any time.
+    package static func asUser<Value>(_ user: (id: UInt32, group: UInt32)?, _ body: () throws -> Value) rethrows -> Value {
+        guard let user else { return try body() }
+        sciferry_file_user(user.id, user.group)
+        defer { sciferry_file_user(0, 0) }
+        return try body()
+    }
+
     /// What lies at a path, links followed; `nil` when there is nothing. Throws when that cannot be told.
     package static func entry(_ path: String) throws -> Entry? {
         var info = stat()

@@ -236,6 +236,25 @@ struct SmallImage {
         #expect(host.hasPrefix("42\n") && !host.contains("root\n") && !host.contains("home"), "\(host)")
     }
 
+    /// What only root may read is read for nobody, however a test comes to name it.
+    @Test func filesAreOpenedWithTheTestsOwnRights() async throws {
+        guard geteuid() == 0 else { return }
+        let image = try await SmallImage([:])
+        try await image.with { runner in
+            let files = PlaceFiles(runner.place)
+            let secret = "\(runner.place.work)/secret"
+            try Disk.replace(secret, with: Array("root's\n".utf8), mode: 0o600)
+            #expect(try files.exists("secret"))
+            #expect(throws: FarmError.self) { try files.read("secret") }
+            try runner.place.give(secret)
+            #expect(try files.read("secret") == Array("root's\n".utf8))
+            #expect(try files.matching("*") == ["secret"])
+            // This thread is root again.
+            try Disk.replace(secret, with: [], mode: 0o600)
+            #expect(try Disk.read(secret).isEmpty)
+        }
+    }
+
     @Test func whatTakesLongIsLeft() async throws {
         let image = try await SmallImage([:])
         var suite = TestSuite(tests: (0..<6).map { FunctionalTest(name: "t\($0)", command: "sleep 0.4") })

@@ -26,6 +26,9 @@ int sciferry_sync_file_system(int fd);
 /// Whether something is mounted at a path, which is not followed if it is a link; false where the kernel does not tell (before 5.8).
 int sciferry_is_mount_point(const char *path);
 
+/// As whom this thread alone opens files from now on (setfsuid(2)). Of no effect where the caller may not.
+void sciferry_file_user(unsigned user, unsigned group);
+
 /// Lets two paths change places in one step (renameat2(2), RENAME_EXCHANGE). 0, or -1 with errno.
 int sciferry_exchange(const char *one, const char *other);
 

@@ -52,8 +52,8 @@ struct TestCommand: AsyncParsableCommand {
 
     private func test(_ subject: String) async throws {
         let image = try await TestSubject.find(subject, site: site, farm: farm)
-        let place = "/tmp/sciferry-tests-\(getpid())-\(Nonce.hex(bytes: 4))"
-        let runner = try await ImageRunner(image.path, launch: image.launch, place: place, marks: ["SCIFERRY_TESTER": "\(getpid())"])
+        await ImageRunner.sweep()
+        let runner = try await ImageRunner(image.path, launch: image.launch, place: ImageRunner.passingPlace, marks: ["SCIFERRY_TESTER": "\(getpid())"])
         do {
             let report = try await test(image, subject, in: runner)
             await runner.cleanUp()

@@ -98,6 +98,20 @@ package struct ImageRunner: Sendable {
     /// - Parameter home: of whoever runs them.
     package static func place(home: String, name: String) -> String { "/tmp/sciferry-tests-\(Digest(hashing: home).short)-\(name)" }
 
+    /// Removes places of processes that were killed: those whose names begin with the number of a process that is gone.
+    package static func sweep() async {
+        for name in (try? Disk.list("/tmp")) ?? [] {
+            guard let match = name.wholeMatch(of: /sciferry-tests-p([0-9]{1,9})-[0-9a-f]{8}/), let process = pid_t(match.output.1),
+                kill(process, 0) != 0, errno == ESRCH, Disk.isOwnDirectory("/tmp/\(name)")
+            else { continue }
+            await Mounts.release(below: "/tmp/\(name)")
+            try? Disk.remove("/tmp/\(name)")
+        }
+    }
+
+    /// A place that `sweep` finds when this process is gone.
+    package static var passingPlace: String { "/tmp/sciferry-tests-p\(getpid())-\(Nonce.hex(bytes: 4))" }
+
     /// Its place, for what else belongs there.
     package var root: String { place.root }
 

@@ -74,12 +74,12 @@ struct TestPlace: Sendable {
 
     /// The words that become the user and then a program.
     func words(_ program: String, _ arguments: [String], processes: Int) -> [String] {
-        guard let user else { return ["prlimit", "--nproc=\(processes)", "--", program] + arguments }
-        return [
-            "prlimit", "--nproc=\(processes)", "--", "setpriv", "--reuid=\(user.id)", "--regid=\(user.group)", "--clear-groups", "--",
-            program,
-        ]
-            + arguments
+        // Nobody but root may go beyond what is allowed already.
+        var allowed = rlimit()
+        getrlimit(__rlimit_resource_t(__RLIMIT_NPROC.rawValue), &allowed)
+        let limit = geteuid() == 0 ? UInt64(processes) : min(UInt64(processes), UInt64(allowed.rlim_max))
+        let become = user.map { ["setpriv", "--reuid=\($0.id)", "--regid=\($0.group)", "--clear-groups", "--"] } ?? []
+        return ["prlimit", "--nproc=\(limit)", "--"] + become + [program] + arguments
     }
 
     func remove() async {

@@ -377,11 +377,17 @@ package actor WorkerAgent {
         }
     }
 
-    /// Removes images of failed tests whose time is over.
+    /// Bytes of test data that a machine keeps.
+    private static let mostData: Int64 = 20 << 30
+
+    /// Removes images of failed tests whose time is over, and test data that nobody has used for longest where there is much.
     private func expireKept() async {
         keptLookedAt = .now
         let (kept, limit) = (home.kept, configuration.keepDays * 86400)
+        let shelf = DatasetShelf(home.datasets)
         try? await Blocking.run {
+            // What tests read can be had again.
+            try? shelf.tidy(most: WorkerAgent.mostData)
             for name in try Disk.list(kept) {
                 let age = Timestamp.now.seconds(since: Disk.modified("\(kept)/\(name)") ?? .now)
                 if age > limit { try? Disk.remove("\(kept)/\(name)") }

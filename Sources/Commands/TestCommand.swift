@@ -53,7 +53,8 @@ struct TestCommand: AsyncParsableCommand {
     private func test(_ subject: String) async throws {
         let image = try await TestSubject.find(subject, site: site, farm: farm)
         await ImageRunner.sweep()
-        let runner = try await ImageRunner(image.path, launch: image.launch, place: ImageRunner.passingPlace, marks: ["SCIFERRY_TESTER": "\(getpid())"])
+        let runner = try await ImageRunner(
+            image.path, launch: image.launch, place: ImageRunner.passingPlace, marks: ["SCIFERRY_TESTER": "\(getpid())"])
         do {
             let report = try await test(image, subject, in: runner)
             await runner.cleanUp()

@@ -23,10 +23,8 @@ package struct ImageRunner: Sendable {
         var isStrict = true
         /// The most memory that its processes may hold together; `nil` for what the machine leaves.
         var memoryBytes: Int64?
-        /// A text that its standard input gives.
+        /// Of a script.
         var arguments: [String] = []
-        /// Called while it runs, with a function that ends it.
-        var variables: [String: String] = [:]
     }
 
     /// Of one test at a time; ordinary programs come nowhere near it.

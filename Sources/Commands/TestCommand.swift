@@ -196,9 +196,26 @@ private struct TestSubject {
             release: release)
     }
 
+    /// Refuses names that could leave the directories that are made of them: an image says of itself what it likes.
+    private static func check(_ plan: Plan) throws {
+        func isPlain(_ text: String) -> Bool { !text.isEmpty && !text.hasPrefix(".") && !text.contains { "/\n\0".contains($0) } }
+        let files = plan.suite.files ?? []
+        let isSound =
+            isPlain(plan.name) && isPlain(plan.version) && plan.commands.allSatisfy(CommandName.isValid)
+            && files.allSatisfy { file in
+                TestDataset.isName(file.dataset)
+                    && file.path.split(separator: "/", omittingEmptySubsequences: false).allSatisfy { !["", ".", ".."].contains($0) }
+            }
+        guard isSound else { throw FarmError("test.plan", .corrupt, "what the image says of itself has names that can be no files'") }
+    }
+
     /// What the image says it was built by; for one that says nothing, what its release or its name tells.
     func plan(in runner: ImageRunner) async throws -> Plan {
-        if let bytes = try await runner.file("/.singularity.d/sciferry/plan.json") { return try Plan.read(bytes) }
+        if let bytes = try await runner.file("/.singularity.d/sciferry/plan.json") {
+            let plan = try Plan.read(bytes)
+            try TestSubject.check(plan)
+            return plan
+        }
         let name = release?.name ?? (Disk.name(of: path).split(separator: ".").first.map(String.init) ?? "image")
         let family = try SiteAccess.host().family
         return Plan(

@@ -38,17 +38,23 @@ package struct ImageRunner: Sendable {
     ///   - patience: what time limits are multiplied with.
     package init(_ path: String, launch: String, place root: String, marks: [String: String] = [:], patience: Double = 1) async throws {
         let user = TestUser.ordinary
-        var runner = try await ImageRunner(path, launch, root, marks, patience, user: user)
-        if user != nil, runner.place.user != nil {
-            let start = try await runner.start()
-            // An image that does not start for anybody is told apart from a machine on which ordinary users may not mount.
-            if !start.passed {
-                await runner.cleanUp()
-                runner = try await ImageRunner(path, launch, root, marks, patience, user: nil)
-                runner.reason = start.problems.first
-            }
+        let refusal = user == nil ? nil : try await ImageRunner.refusal(of: user)
+        self = try await ImageRunner(path, launch, root, marks, patience, user: refusal == nil ? user : nil)
+        reason = refusal
+    }
+
+    /// Why ordinary users cannot start any image on this machine; `nil` where they can. An image that does not start for them is another matter.
+    private static func refusal(of user: TestUser?) async throws -> String? {
+        guard let user else { return nil }
+        if ["apptainer", "singularity"].contains(where: { ProcessRunner.find($0) != nil }) {
+            var info = stat()
+            return stat("/dev/fuse", &info) == 0 && info.st_mode & 0o006 == 0o006 ? nil : "they may not open /dev/fuse here"
         }
-        self = runner
+        let words = [
+            "--reuid=\(user.id)", "--regid=\(user.group)", "--clear-groups", "--", "bwrap", "--ro-bind", "/", "/", "--unshare-pid", "true",
+        ]
+        let probe = try await ProcessRunner.run(Command("setpriv", words, directory: "/", deadlineSeconds: 20))
+        return probe.succeeded ? nil : String(probe.text.split(separator: "\n").last ?? "they may not make name spaces here")
     }
 
     private init(_ path: String, _ launch: String, _ root: String, _ marks: [String: String], _ patience: Double, user: TestUser?)
@@ -117,7 +123,7 @@ package struct ImageRunner: Sendable {
     package var userName: String {
         if let user = place.user { return user.name }
         guard geteuid() == 0 else { return "uid \(geteuid())" }
-        return reason.map { "root, because it does not start for an ordinary user here (\($0))" } ?? "root"
+        return reason.map { "root, because ordinary users cannot start images here (\($0))" } ?? "root"
     }
 
     /// The runtime that the launcher takes here, with its version; throws `runtime.missing`.
@@ -162,7 +168,7 @@ package struct ImageRunner: Sendable {
     /// - Parameter name: tells it from everything else that runs here at the same time.
     func run(script: String, name: String, _ terms: Terms) async throws -> TestObservation {
         let file = try await Blocking.run { [place] in try place.write(".sciferry-\(name).sh", script) }
-        defer { try? Disk.remove(file) }
+        defer { place.discard(file) }
         return try await run(
             "/bin/sh",
             ["-c", "if command -v bash >/dev/null; then exec bash \"$0\" \"$@\"; else exec sh \"$0\" \"$@\"; fi", file] + terms.arguments,
@@ -237,7 +243,7 @@ package struct ImageRunner: Sendable {
     /// A file of the image; `nil` where it has none.
     package func file(_ path: String) async throws -> [UInt8]? {
         let copy = "\(place.work)/.sciferry-copy"
-        defer { try? Disk.remove(copy) }
+        defer { place.discard(copy) }
         let seen = try await run("/bin/sh", ["-c", "cat -- \"$0\" >.sciferry-copy", path], name: "copy", Terms(timeout: 60))
         return seen.exitCode == 0 ? try PlaceFiles(place).read(".sciferry-copy") : nil
     }

@@ -109,6 +109,7 @@ package struct SuiteRunner: Sendable {
     /// Datasets, directories and setups; the record of what failed.
     private func prepare(_ provide: @Sendable (SuiteFile) async throws -> String) async throws -> TestRecord? {
         let place = image.place
+        try await Blocking.run { try place.renew() }
         do {
             for file in suite.files ?? [] {
                 let source = try await provide(file)
@@ -118,7 +119,7 @@ package struct SuiteRunner: Sendable {
                 try await ProcessRunner.require(Command("cp", ["--reflink=auto", "--no-preserve=all", "--", source, path]))
                 try await Blocking.run { try place.give(path) }
             }
-        } catch let error as FarmError {
+        } catch let error as FarmError where error.code == "dataset.absent" {
             return TestRecord(outcome: TestOutcome(name: "test data", passed: false, problems: [error.message], seconds: 0))
         }
         for variable in suite.variables ?? [] where variable.kind == .output {
@@ -160,7 +161,7 @@ package struct SuiteRunner: Sendable {
         }
         let place = image.place
         let file = try await Blocking.run { try place.write(".sciferry-host.sh", script) }
-        defer { try? Disk.remove(file) }
+        defer { place.discard(file) }
         var words = ["--unshare-all", "--die-with-parent", "--new-session", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
         for path in ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ld.so.cache", "/etc/passwd"] {
             if Disk.kind(path) == .link {
@@ -196,7 +197,7 @@ package struct SuiteRunner: Sendable {
             written = path
             command = script.runner.isEmpty ? path : "\(variables.replaced(in: script.runner)) \(path)"
         }
-        defer { if let written { try? Disk.remove(written) } }
+        defer { if let written { image.place.discard(written) } }
         let preparation = variables.replaced(in: test.preparation ?? suite.preparation ?? "")
         let seen = try await image.run(
             script: preparation.isEmpty ? "\(command)\n" : "\(preparation)\n\(command)\n", name: "test-\(index)", terms(test.timeoutSeconds)

@@ -17,7 +17,8 @@ struct TestPlace: Sendable {
     var work: String { "\(root)/work" }
     var temporary: String { "\(root)/tmp" }
     var mounts: String { "\(root)/mounts" }
-    var launcher: String { "\(root)/sciferry-launch" }
+    /// Below a directory of its own: the launcher reads what stands above its directory.
+    var launcher: String { "\(root)/bin/sciferry-launch" }
     /// Holds `image.sif` and `launch`.
     var imageDirectory: String { "\(root)/image" }
 
@@ -40,7 +41,8 @@ struct TestPlace: Sendable {
         }
         if user == nil { try Disk.link(shown, to: Disk.absolute(image)) }
         self.user = user
-        try Disk.replace("\(root)/sciferry-launch", with: Array(Launcher.script.utf8), mode: 0o755)
+        try Disk.makeDirectory("\(root)/bin")
+        try Disk.replace("\(root)/bin/sciferry-launch", with: Array(Launcher.script.utf8), mode: 0o755)
         for path in [
             "\(root)/work", "\(root)/mounts", "\(root)/tmp",
             "\(root)/tmp\(root.hasPrefix("/tmp/") ? String(root.dropFirst(4)) : root)/work",
@@ -66,10 +68,24 @@ struct TestPlace: Sendable {
     /// Writes a script that the image's programs can read.
     func write(_ name: String, _ text: String, mode: mode_t = 0o644) throws -> String {
         let path = "\(work)/\(name)"
-        try Disk.remove(path)
-        try Disk.replace(path, with: Array(text.utf8), mode: mode)
-        try give(path)
+        // With that user's rights, who may change what the name leads to at any time.
+        try Disk.asUser(owner) {
+            try Disk.remove(path)
+            try Disk.replace(path, with: Array(text.utf8), mode: mode)
+        }
         return path
+    }
+
+    /// Removes what `write` has written.
+    func discard(_ path: String) { Disk.asUser(owner) { try? Disk.remove(path) } }
+
+    private var owner: (id: UInt32, group: UInt32)? { user.map { ($0.id, $0.group) } }
+
+    /// An empty working directory: what runs next must not find links that the image's programs have left. Nothing may run there meanwhile.
+    func renew() throws {
+        try Disk.remove(work)
+        try Disk.makeNewDirectory(work, mode: 0o700)
+        try give(work)
     }
 
     /// The words that become the user and then a program.

@@ -253,6 +253,7 @@ package struct RecipeSuite: Sendable {
             name: try test.requireText("name"), command: command,
             expectedExitCode: Int32(clamping: try test.integer("expected_exit_code") ?? 0),
             expectedOutput: try test.texts("expected_output_contains"), timeoutSeconds: try test.integer("timeout") ?? timeout)
+        guard result.name.count <= 200 else { throw document.fail("suite.name", node, "a test's name has 200 characters at most") }
         guard (1...604_800).contains(result.timeoutSeconds) else {
             throw document.fail("suite.timeout", node, "\(result.timeoutSeconds) s is no time for a test", hint: "from 1 s to a week")
         }

@@ -27,17 +27,20 @@ package struct SuiteVariables: Sendable {
         var text = text
         for _ in 0..<10 {
             let next = once(text)
-            if next == text { break }
+            // Names that stand for themselves many times would fill the memory.
+            if next == text || next.utf8.count > SuiteVariables.mostBytes { break }
             text = next
         }
         return text
     }
 
+    private static let mostBytes = 4 << 20
+
     private func once(_ text: String) -> String {
         let bytes = Array(text.utf8)
         var result: [UInt8] = []
         var place = 0
-        while place < bytes.count {
+        while place < bytes.count, result.count <= SuiteVariables.mostBytes {
             guard bytes[place] == UInt8(ascii: "$"), place + 1 < bytes.count else {
                 result.append(bytes[place])
                 place += 1

@@ -46,6 +46,11 @@ extension Coordinator {
                 throw FarmError("dataset.path", .invalid, "\(dataset.name) cannot have a file \"\(file.path.prefix(200))\"")
             }
         }
+        for file in dataset.files {
+            if let known = Disk.size(blobs.path(file.digest)) ?? archived[file.digest], known != file.size {
+                throw FarmError("dataset.size", .invalid, "\(dataset.name): \(file.path) has \(known) bytes, not \(file.size)")
+            }
+        }
         let missing = Set(dataset.files.map(\.digest)).filter { !blobs.contains($0) && archived[$0] == nil }
         if missing.isEmpty {
             try keep(dataset)

@@ -6,7 +6,12 @@ extension FarmState {
     /// The image lies in the store: asks for its tests on every CPU that the recipe names.
     mutating func startVerification(_ id: JobID, now: Timestamp) {
         guard let job = jobs[id], var record = publications[id], record.step == .verify else { return }
-        if askForRest(of: record, for: job, now: now) { return }
+        if record.attempt.job != record.job {
+            // Which tests there are is not for a builder of the untrusted pool to say.
+            record.result.tests.removeAll { $0.wasLeft ?? false }
+        } else if askForRest(of: record, for: job, now: now) {
+            return
+        }
         var found: [Verification] = []
         var asking = job.verifyJobs ?? []
         for asked in job.verifyOn ?? [] {
@@ -79,6 +84,7 @@ extension FarmState {
         record.result.tests = record.result.tests.map { test in
             guard test.wasLeft ?? false, var outcome = came[test.name] else { return test }
             outcome.worker = found.worker
+            outcome.wasLeft = nil
             return outcome
         }
         put(record)

@@ -82,7 +82,7 @@ extension BuildPipeline {
         context.layers.change { $0.left(cacheTag(plan), seconds: seconds, bytes: bytes, now: .now) }
         let imageDirectory = Disk.parent(of: sif.path)
         await enter(.test)
-        let tested = try await test(plan, imageDirectory, sif.partitionOffset, listsRPM: sif.survey.hasRPM)
+        let tested = try await test(plan, imageDirectory, sif.partitionOffset, listsRPM: sif.survey.hasRPM, leaves: true)
         await enter(.chunk)
         let content = try await sign(sif.path)
         let growing = sif.growing

@@ -20,12 +20,16 @@ extension BuildPipeline {
 
     /// Runs the checks of every image and the plan's own tests; throws `test.failed` when one fails, and keeps the image then.
     ///
-    /// - Parameter only: the plan's tests that are wanted, and no checks; `nil` for all and the checks.
-    func test(_ plan: Plan, _ imageDirectory: String, _ offset: Int64, listsRPM lists: Bool, only: [String]? = nil) async throws -> Tested {
+    /// - Parameters:
+    ///   - only: the plan's tests that are wanted, and no checks; `nil` for all and the checks.
+    ///   - leaves: whether what takes long may be left to others.
+    func test(_ plan: Plan, _ imageDirectory: String, _ offset: Int64, listsRPM lists: Bool, only: [String]? = nil, leaves: Bool = false)
+        async throws -> Tested
+    {
         let image = try await runner(plan, imageDirectory, offset)
         do {
             var tested = Tested(runtime: try await image.runtime(), user: image.userName)
-            let records = try await test(plan, in: image, only, &tested)
+            let records = try await test(plan, in: image, only, leaves: leaves, &tested)
             if lists { tested.rpm = try await image.rpmPackages() }
             await image.cleanUp()
             let failed = records.filter { !$0.outcome.passed && !($0.outcome.wasLeft ?? false) }
@@ -37,7 +41,9 @@ extension BuildPipeline {
         }
     }
 
-    private func test(_ plan: Plan, in image: ImageRunner, _ only: [String]?, _ tested: inout Tested) async throws -> [TestRecord] {
+    private func test(_ plan: Plan, in image: ImageRunner, _ only: [String]?, leaves: Bool, _ tested: inout Tested) async throws
+        -> [TestRecord]
+    {
         let log = log
         await log.say("running \(plan.suite.tests.count) tests through \(tested.runtime) as \(tested.user)")
         if !plan.suite.skipped.isEmpty { await log.say("the recipe's own tests are not run: \(plan.suite.skipped)") }
@@ -51,7 +57,7 @@ extension BuildPipeline {
         if let only {
             var suite = plan.suite
             guard let wanted = TestOrder.only(only, of: suite.tests) else {
-                throw FarmError("test.unknown", .fault, "the plan does not have the tests that are wanted")
+                throw AttemptFailure(Failure(.recipe, code: "test.unknown", message: "the plan does not have the tests that are wanted"))
             }
             suite.tests = wanted
             let records = try await SuiteRunner(suite, name: plan.name, in: image, jobs: jobs).run(
@@ -73,7 +79,7 @@ extension BuildPipeline {
         let windows = try await checks.windows(plan.programs, watchers)
         records += windows.records
         records += try await SuiteRunner(
-            plan.suite, name: plan.name, in: image, jobs: jobs, budget: context.configuration.testMinutes * 60
+            plan.suite, name: plan.name, in: image, jobs: jobs, budget: leaves ? context.configuration.testMinutes * 60 : nil
         ).run(provide: { try await dataset($0) }, watchers)
         let left = records.count { $0.outcome.wasLeft ?? false }
         if left > 0 {

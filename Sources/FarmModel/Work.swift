@@ -128,8 +128,10 @@ package struct TestOutcome: Codable, Sendable, Hashable {
     package var wantsMore: Bool?
     /// It was left to another worker, because the suite takes long; nothing is known of it yet.
     package var wasLeft: Bool?
-    /// The worker that ran it, where it was another one than the builder.
+    /// The worker that ran it, where it was another one than the builder, with its CPU target and runtime.
     package var worker: String?
+    package var host: String?
+    package var runtime: String?
 
     package init(
         name: String, passed: Bool, problems: [String], seconds: Double, memoryBytes: Int64? = nil, wasSkipped: Bool? = nil,

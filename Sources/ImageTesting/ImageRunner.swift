@@ -9,7 +9,7 @@ import TestSuites
 /// Runs programs of a finished image through the very launcher that sites use: as an ordinary user, contained, within limits.
 package struct ImageRunner: Sendable {
     let place: TestPlace
-    private let environment: [String: String?]
+    let environment: [String: String?]
     /// What time limits are multiplied with, for a host on which programs run slower.
     let patience: Double
     /// Why it runs as root, where an ordinary user would do.

@@ -39,7 +39,7 @@ extension BuiltInChecks {
             try Disk.makeDirectory(screen, mode: 0o700)
             try image.place.give(screen)
         }
-        let display = try await Display.start(in: screen, image.place)
+        let display = try await Display.start(in: screen, image)
         defer { display.stop() }
         let started = Timestamp.now
         let script = "export DISPLAY=:\(display.number) QT_X11_NO_MITSHM=1 LIBGL_ALWAYS_SOFTWARE=1\n\(program.command)\n"
@@ -86,7 +86,7 @@ private struct Display {
     private let directory: String
     private let process: Task<Void, Never>
 
-    static func start(in directory: String, _ place: TestPlace) async throws -> Display {
+    static func start(in directory: String, _ image: ImageRunner) async throws -> Display {
         // Where the sockets of screens lie; only root can make it as it should be.
         let sockets = "/tmp/.X11-unix"
         if geteuid() == 0, !Disk.exists(sockets), mkdir(sockets, 0o1777) == 0 { chmod(sockets, 0o1777) }
@@ -94,12 +94,17 @@ private struct Display {
         // The number goes to a file, because the server's own descriptors would have to be handed on.
         let script =
             "exec Xvfb -displayfd 3 -screen 0 1280x800x24 -fbdir \(ShellWord.quoted(directory)) -ac -br -nolisten tcp 3>\(ShellWord.quoted(told))"
-        let words = place.words("/bin/sh", ["-c", script], processes: 256)
+        let words = image.place.words("/bin/sh", ["-c", script], processes: 256)
+        let environment = image.environment
         let process = Task {
-            _ = try? await ProcessRunner.run(Command(words[0], Array(words.dropFirst()), directory: "/tmp", deadlineSeconds: 3600))
+            _ = try? await ProcessRunner.run(
+                Command(words[0], Array(words.dropFirst()), environment: environment, directory: "/tmp", deadlineSeconds: 3600))
         }
         for _ in 0..<100 {
-            try await Task.sleep(for: .milliseconds(100))
+            do { try await Task.sleep(for: .milliseconds(100)) } catch {
+                process.cancel()
+                throw error
+            }
             if let text = try? Disk.read(told, limit: 64),
                 let number = Int(String(decoding: text, as: UTF8.self).filter(\.isNumber))
             {

@@ -83,7 +83,7 @@ extension FarmState {
         let came = Dictionary(found.tests.map { ($0.name, $0) }) { first, _ in first }
         record.result.tests = record.result.tests.map { test in
             guard test.wasLeft ?? false, var outcome = came[test.name] else { return test }
-            outcome.worker = found.worker
+            (outcome.worker, outcome.host, outcome.runtime) = (found.worker, found.emulator ?? found.hostTarget, found.runtime)
             outcome.wasLeft = nil
             return outcome
         }

@@ -140,10 +140,14 @@ struct ListCommand: AsyncParsableCommand {
 }
 
 extension ShowCommand {
-    /// The signed statements on the tests, and tests of which nobody knows how they will go next.
+    /// The signed statements on the tests; where their region does not answer, their names.
     private func showEvidence(_ release: Release) async throws {
         for (kind, digest) in (release.records ?? [:]).sorted(by: { $0.key < $1.key }) where kind.hasPrefix(ImageRecord.tests) {
-            let statement: Statement<TestEvidence> = try await farm.client().get("/api/v1/records/\(digest.hex)")
+            let statement: Statement<TestEvidence>
+            do { statement = try await farm.client().get("/api/v1/records/\(digest.hex)") } catch let error as FarmError {
+                Console.print("  evidence   sha256:\(digest.hex), which cannot be had now: \(error.message)")
+                continue
+            }
             let (result, details) = (statement.predicate, statement.predicate.details)
             let cpu = [details.host, details.emulator.map { "emulated by \($0)" }].compactMap { $0 }.joined(separator: ", ")
             Console.print(
@@ -151,7 +155,11 @@ extension ShowCommand {
             )
             for warning in result.warnedTests { Console.print("             \(warning)".printable()) }
         }
-        let runs: [TestRun] = try await farm.client().get("/api/v1/tests/\(release.name)")
+    }
+
+    /// Tests of which nobody knows how they will go next.
+    private func showFlaky(_ name: String) async throws {
+        let runs: [TestRun] = try await farm.client().get("/api/v1/tests/\(name)")
         let flaky = TestHistory(runs).tests.filter(\.isFlaky)
         if !flaky.isEmpty {
             Console.print("  flaky      \(flaky.map { "\($0.name) (\($0.passed) of \($0.runs))" }.joined(separator: ", "))".printable())
@@ -196,6 +204,7 @@ struct ShowCommand: AsyncParsableCommand {
                 for found in shown.verified ?? [] { Console.print("             \(found.title)") }
                 try await showEvidence(shown)
             }
+            try await showFlaky(name)
         }
     }
 }

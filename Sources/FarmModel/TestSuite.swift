@@ -1,7 +1,7 @@
 /// One functional test of a finished image.
 package struct FunctionalTest: Codable, Sendable, Hashable {
     package var name: String
-    /// A bash script, run inside the image. Placeholders for the suite's variables are still in it.
+    /// A bash script, run inside the image. It names the suite's variables; whoever runs it replaces them.
     package var command: String
     package var expectedExitCode: Int32
     /// Each text must occur in standard output or standard error.

@@ -194,7 +194,7 @@ package struct Publisher: Sendable {
         guard statement == expected, statement.predicate.target == plan.target, statement.predicate.format == 1 else {
             throw FarmError("upload.damaged", .corrupt, "the report on instructions is about another image than the result")
         }
-        return try CanonicalJSON.encode(try Envelope.sign(statement, type: PayloadType.statement, with: key))
+        return try envelope(of: statement)
     }
 
     /// The image's digest is believed only when all its bytes, read back from the store, give it.
@@ -287,6 +287,11 @@ package struct Publisher: Sendable {
         return result
     }
 
+    /// A statement as the farm signs it. The same bytes give the same envelope.
+    private func envelope(of statement: some Encodable) throws -> [UInt8] {
+        try CanonicalJSON.encode(try Envelope.sign(statement, type: PayloadType.statement, with: key))
+    }
+
     /// Writes signed statements on how the tests went, one for each machine that ran them. Returns their digests by kind.
     private func writeEvidence(_ record: PublicationRecord, _ plan: Plan) async throws -> [String: Digest] {
         let result = record.result
@@ -306,7 +311,7 @@ package struct Publisher: Sendable {
             try await first.put(ImageRecord.key(digest), bytes)
             try await first.put(
                 ImageRecord.attestationKey(digest),
-                try CanonicalJSON.encode(try Envelope.sign(statement, type: PayloadType.statement, with: key)))
+                try envelope(of: statement))
             written[kind] = digest
         }
         return written
@@ -405,7 +410,7 @@ package struct Publisher: Sendable {
             let statement = try CanonicalJSON.decode(Statement<TestEvidence>.self, from: bytes, source: ImageRecord.key(digest))
             try await target.put(
                 ImageRecord.attestationKey(digest),
-                try CanonicalJSON.encode(try Envelope.sign(statement, type: PayloadType.statement, with: key)))
+                try envelope(of: statement))
         }
         try await target.put(cover, coverBytes)
         let document = Array((record.document ?? "").utf8)
